@@ -1,0 +1,2 @@
+// Package lab makes real throwaway LXC containers for tests, demo and bench.
+package lab

@@ -1,0 +1,44 @@
+// Package version knows the form of NVIDIA's driver versions.
+package version
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Driver is a driver version of two or three parts, such as "580.142" or
+// "580.76.05". Two versions are equal only when their text is: the user space
+// must match the kernel module to the last digit.
+type Driver string
+
+var form = regexp.MustCompile(`^[1-9][0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3})?$`)
+
+// Parse returns s as a version, or an error that names the form expected.
+func Parse(s string) (Driver, error) {
+	if !form.MatchString(s) {
+		return "", fmt.Errorf("%q is no driver version such as 580.142 or 580.76.05", s)
+	}
+	return Driver(s), nil
+}
+
+// Compare orders versions by their parts as numbers; a missing part counts as 0.
+func Compare(a, b Driver) int {
+	as, bs := strings.Split(string(a), "."), strings.Split(string(b), ".")
+	for i := range max(len(as), len(bs)) {
+		if c := cmp.Compare(part(as, i), part(bs, i)); c != 0 {
+			return c
+		}
+	}
+	return 0
+}
+
+func part(parts []string, i int) int {
+	if i >= len(parts) {
+		return 0
+	}
+	n, _ := strconv.Atoi(parts[i])
+	return n
+}
