@@ -1,0 +1,89 @@
+// Package host reads what this node is: the NVIDIA kernel module that is
+// loaded, the processor, the device nodes.
+package host
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// Host is a node whose facts are read below Root; "" is the running system.
+type Host struct{ Root string }
+
+// Path returns where a file of the node is found.
+func (h Host) Path(name string) string { return filepath.Join("/", h.Root, name) }
+
+// module matches line 1 of /proc/driver/nvidia/version, of the proprietary and
+// of the open kernel module alike. Line 2 names a compiler, with numbers that
+// look like versions, and is never read.
+var module = regexp.MustCompile(`^NVRM version: NVIDIA UNIX .*Kernel Module(?: for \S+)?\s+([0-9]+\.[0-9]+(?:\.[0-9]+)?)(?:\s|$)`)
+
+// Module returns the version of the loaded NVIDIA kernel module, or "" when
+// none is loaded. An error means that a module is loaded whose version cannot
+// be read.
+func (h Host) Module() (version.Driver, error) {
+	proc := h.Path("proc/driver/nvidia/version")
+	line, err := firstLine(proc)
+	if err == nil {
+		m := module.FindStringSubmatch(line)
+		if m == nil {
+			return "", fmt.Errorf("read the kernel module's version: %s has the unknown form %q", proc, line)
+		}
+		return version.Parse(m[1])
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the kernel module's version: %w", err)
+	}
+	sys := h.Path("sys/module/nvidia/version")
+	line, err = firstLine(sys)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the kernel module's version: %w", err)
+	}
+	v, err := version.Parse(line)
+	if err != nil {
+		return "", fmt.Errorf("read the kernel module's version: %s: %w", sys, err)
+	}
+	return v, nil
+}
+
+// firstLine returns the first line of a small file without its newline.
+func firstLine(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	line, err := bufio.NewReader(io.LimitReader(f, 4096)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return strings.TrimSpace(line), nil
+}
+
+// Arch returns the processor as NVIDIA names it in its files, x86_64 or
+// aarch64, or an error for any other.
+func Arch() (string, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "", fmt.Errorf("ask the kernel for the processor: %w", err)
+	}
+	arch := unix.ByteSliceToString(u.Machine[:])
+	if arch != "x86_64" && arch != "aarch64" {
+		return "", fmt.Errorf("processor %s: NVIDIA has run files for x86_64 and aarch64 only", arch)
+	}
+	return arch, nil
+}

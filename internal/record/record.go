@@ -1,0 +1,120 @@
+// Package record keeps what is true after a run: in the container, what is
+// installed there (so that it travels with clone, restore and rollback), and on
+// the host, the last runs and failures of each container.
+package record
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+const (
+	// Folder in the container that belongs to this program.
+	Folder = "/var/lib/pve-nvidia-hook"
+	// Path of the record in the container.
+	Path = Folder + "/installed.json"
+
+	format    = 1
+	sizeLimit = 256 << 10 // bytes; a real record has about 10 kB
+	fileLimit = 2000
+)
+
+// Installed says what a run has installed and verified in a container. It is
+// written last, and read as the claim of an untrusted party: believing a false
+// one costs only the container that wrote it.
+type Installed struct {
+	Format    int             `json:"format"`
+	Version   version.Driver  `json:"version,omitempty"` // "" when no driver is installed
+	Arch      string          `json:"arch,omitempty"`
+	Files     []File          `json:"files,omitempty"`
+	Verified  string          `json:"verified,omitempty"`  // nvidia-smi | files
+	Delivered string          `json:"delivered,omitempty"` // mount | push
+	At        time.Time       `json:"at"`
+	Program   string          `json:"program"`
+	Toolkit   json.RawMessage `json:"toolkit,omitempty"` // belongs to internal/cuda
+}
+
+// File is an installed file or link of the driver.
+type File struct {
+	Path string `json:"path"`
+	Size int64  `json:"size,omitempty"` // bytes, of a file
+	Link string `json:"link,omitempty"` // target, of a symbolic link
+}
+
+// Container is what a record needs of a container.
+type Container interface {
+	ReadFile(name string, limit int64) ([]byte, error)
+	WriteFile(name string, data []byte, mode fs.FileMode) error
+	MkdirAll(name string, mode fs.FileMode) error
+	Remove(name string) error
+}
+
+// Read returns the record of a container, or nil when it has none. An error
+// means a record that cannot be believed; the caller goes on as without one.
+func Read(c Container) (*Installed, error) {
+	data, err := c.ReadFile(Path, sizeLimit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the record in the container: %w", err)
+	}
+	var in Installed
+	if err := json.Unmarshal(data, &in); err != nil {
+		return nil, fmt.Errorf("read the record in the container: %w", err)
+	}
+	if err := in.check(); err != nil {
+		return nil, fmt.Errorf("read the record in the container: %w", err)
+	}
+	return &in, nil
+}
+
+func (in Installed) check() error {
+	if in.Format != format {
+		return fmt.Errorf("format %d, this program writes %d", in.Format, format)
+	}
+	if in.Version != "" {
+		if _, err := version.Parse(string(in.Version)); err != nil {
+			return err
+		}
+	}
+	if len(in.Files) > fileLimit {
+		return fmt.Errorf("%d files, at most %d are believed", len(in.Files), fileLimit)
+	}
+	for _, f := range in.Files {
+		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path {
+			return fmt.Errorf("file %.80q is no clean absolute path", f.Path)
+		}
+	}
+	return nil
+}
+
+// Write puts the record into the container, in one step.
+func Write(c Container, in Installed) error {
+	in.Format = format
+	data, err := json.MarshalIndent(in, "", " ")
+	if err != nil {
+		return fmt.Errorf("write the record in the container: %w", err)
+	}
+	if err := c.MkdirAll(Folder, 0o755); err != nil {
+		return fmt.Errorf("write the record in the container: %w", err)
+	}
+	if err := c.WriteFile(Path, append(data, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write the record in the container: %w", err)
+	}
+	return nil
+}
+
+// Remove takes the record away: from here on nothing is claimed.
+func Remove(c Container) error {
+	if err := c.Remove(Path); err != nil {
+		return fmt.Errorf("remove the record in the container: %w", err)
+	}
+	return nil
+}
