@@ -1,0 +1,39 @@
+package snippet_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
+)
+
+// place writes the snippet with another path of the program in it.
+func place(t *testing.T, program string) string {
+	t.Helper()
+	text := strings.Replace(string(snippet.Script), "/usr/bin/pve-nvidia-hook", program, 1)
+	require.Contains(t, text, "program="+program+"\n")
+	file := filepath.Join(t.TempDir(), snippet.Name)
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o755))
+	return file
+}
+
+func TestGuestStartsWithoutTheProgram(t *testing.T) {
+	out, err := exec.Command(place(t, "/nowhere/pve-nvidia-hook"), "101", "pre-start").CombinedOutput()
+	require.NoError(t, err)
+	require.Empty(t, string(out))
+}
+
+func TestArgumentsAndExitStatusPassThrough(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "program")
+	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\nprintf '<%s>' \"$@\"\nexit 7\n"), 0o755))
+	cmd := exec.Command(place(t, program), "101", "post start")
+	out, err := cmd.Output()
+	require.Error(t, err)
+	require.Equal(t, 7, cmd.ProcessState.ExitCode())
+	require.Equal(t, "<101><post start>", string(out))
+}
