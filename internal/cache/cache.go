@@ -4,9 +4,10 @@
 package cache
 
 import (
-	"context"
+	"io"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
@@ -14,10 +15,22 @@ import (
 // Cache is a cache folder.
 type Cache struct {
 	Dir         string
-	LockTimeout time.Duration
-	Proxy       string // http(s) proxy URL when the environment names none
-	Log         Log
-	Holder      string // "container 101", put into the lock file beside pid and host
+	LockTimeout time.Duration // 0: 15 minutes
+	Proxy       string        // http(s) proxy URL when the environment names none
+	Log         Log           // nil: nothing is said
+	Holder      string        // "container 101", put into the lock file beside pid and host
+
+	Bar   io.Writer     // a terminal for a progress bar; nil: a plain line to Log every few seconds
+	Stall time.Duration // a transfer that brings next to nothing for so long is broken off; 0: 60 s
+
+	pace pace
+}
+
+// pace is how patiently requests are repeated.
+type pace struct {
+	tries   int           // of a request; 0: 4
+	wait    time.Duration // after the first failure, doubled after each further one; 0: 1 s
+	longest time.Duration // wait; 0: 30 s
 }
 
 // Log takes what the cache has to say while it works.
@@ -44,23 +57,40 @@ type Entry struct {
 	Report  runfile.Report
 	Meta    Meta
 	Fetched bool // this call downloaded it
+
+	lock *lock.Lock
 }
 
-// Meta stands beside a run file as its .json.
-type Meta struct {
-	URL      string    `json:"url,omitempty"`
-	Size     int64     `json:"size"`
-	SHA256   string    `json:"sha256"`
-	Verified string    `json:"verified"` // "pinned sha256", "published sha256", "header md5 only"
-	At       time.Time `json:"at"`
+// Release ends the use of an entry. Further calls do nothing.
+func (e *Entry) Release() {
+	if e != nil {
+		_ = e.lock.Release()
+	}
 }
 
-// Get returns the wanted run file, from the folder or from the first URL that
-// has it. One process at a time works on a run file; the others wait, at most LockTimeout, and then find it.
-func (c *Cache) Get(ctx context.Context, w Want) (*Entry, error) { panic("todo") }
+func (c *Cache) lockTimeout() time.Duration {
+	if c.LockTimeout > 0 {
+		return c.LockTimeout
+	}
+	return 15 * time.Minute
+}
 
-// Release ends the use of an entry.
-func (e *Entry) Release() { panic("todo") }
+func (c *Cache) stall() time.Duration {
+	if c.Stall > 0 {
+		return c.Stall
+	}
+	return time.Minute
+}
 
-// FileName returns NVIDIA's name for a run file: NVIDIA-Linux-x86_64-580.76.05.run.
-func FileName(v version.Driver, arch string) string { panic("todo") }
+func (c *Cache) log() Log {
+	if c.Log == nil {
+		return silence{}
+	}
+	return c.Log
+}
+
+type silence struct{}
+
+func (silence) Infof(string, ...any)  {}
+func (silence) Warnf(string, ...any)  {}
+func (silence) Debugf(string, ...any) {}

@@ -1,0 +1,144 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
+)
+
+// Add verifies a run file from elsewhere and puts a copy into the folder (one
+// that shares its blocks, where the file system can). Version and Arch of w may be empty: then
+// the file's header says them. Its checksum is w.SHA256, else the one in FILE.sha256sum if that is there.
+func (c *Cache) Add(ctx context.Context, name string, w Want) (Item, error) {
+	it, err := c.add(ctx, name, w)
+	if err != nil {
+		return it, fmt.Errorf("add %s: %w", name, err)
+	}
+	return it, nil
+}
+
+func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
+	from, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return Item{}, err
+	}
+	defer from.Close()
+	st, err := from.Stat()
+	if err != nil {
+		return Item{}, err
+	}
+	if !st.Mode().IsRegular() {
+		return Item{}, errors.New("not a regular file")
+	}
+	h, err := runfile.ReadHeader(from)
+	if err != nil {
+		return Item{}, err
+	}
+	if w.Version == "" {
+		w.Version = h.Version
+	}
+	if w.Arch == "" {
+		w.Arch = h.Arch
+	}
+	if err := w.check(); err != nil {
+		return Item{}, err
+	}
+	if err := c.checkDir(); err != nil {
+		return Item{}, err
+	}
+	if err := c.checkWritable(); err != nil {
+		return Item{}, err
+	}
+	p := c.paths(w.Version, w.Arch)
+	l, err := c.lock(ctx, p, lock.Options{})
+	if err != nil {
+		return Item{}, err
+	}
+	defer l.Release()
+	c.sweep(ctx, p)
+	if there, err := os.Lstat(p.run); err == nil && os.SameFile(st, there) {
+		err := c.verify(ctx, p, w, c.look(p))
+		it, _ := c.item(w.Version, w.Arch)
+		return it, err
+	}
+	sum, how, err := sumBeside(name, p, w)
+	if err != nil {
+		return Item{}, err
+	}
+	if sum == "" && w.RequireChecksum {
+		return Item{}, hint.Errorf("put its "+p.file()+".sha256sum beside it, or pin driver.sha256", "a checksum is required and there is none")
+	}
+	if err := c.roomFor(st.Size(), 0, w.Tree, p); err != nil {
+		return Item{}, err
+	}
+	m, err := c.copyIn(ctx, from, p, w, runWant(w, sum, st.Size()))
+	if err != nil {
+		_ = os.Remove(p.part)
+		removeTrees(p)
+		return Item{}, err
+	}
+	m.Verified = how
+	if err := c.publish(p, m, true, w.Tree); err != nil {
+		return Item{}, err
+	}
+	it, _ := c.item(w.Version, w.Arch)
+	it.InUse = false // only by this call
+	return it, nil
+}
+
+func (c *Cache) copyIn(ctx context.Context, from *os.File, p paths, w Want, want runfile.Want) (Meta, error) {
+	_ = os.Remove(p.origin) // a partial download that stands there is at an end
+	_ = os.Remove(p.part)
+	to, err := os.OpenFile(p.part, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
+	if err != nil {
+		return Meta{}, err
+	}
+	defer to.Close()
+	if err := to.Chmod(0o644); err != nil {
+		return Meta{}, err
+	}
+	if _, err := from.Seek(0, io.SeekStart); err != nil {
+		return Meta{}, err
+	}
+	// What is verified is what is kept: the clone, or the bytes on their way into the copy.
+	var r io.Reader = to
+	if unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) != nil {
+		r = io.TeeReader(from, to)
+	}
+	rep, err := c.pass(ctx, r, p, want, w.Tree)
+	if err != nil {
+		return Meta{}, err
+	}
+	if err := to.Sync(); err != nil {
+		return Meta{}, explainSpace(err, c.Dir)
+	}
+	return Meta{SHA256: rep.SHA256, At: time.Now().UTC().Truncate(time.Second)}, nil
+}
+
+func sumBeside(name string, p paths, w Want) (sum, how string, err error) {
+	if w.SHA256 != "" {
+		return w.SHA256, byPin, nil
+	}
+	text, err := readSmall(name+".sha256sum", sumMost)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", byHeader, nil
+	}
+	if err == nil {
+		sum, err = parseSum(text, p.file())
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("%s.sha256sum: %w", name, err)
+	}
+	return sum, bySum, nil
+}

@@ -1,0 +1,202 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-retryablehttp"
+)
+
+const (
+	redirectsMost = 5
+	// A transfer that brings less than this in Cache.Stall is as good as dead:
+	// 273 bytes a second would take three weeks.
+	trickle = 16 << 10
+)
+
+var (
+	errStalled  = errors.New("the transfer stalled")
+	errRedirect = errors.New("redirect refused")
+)
+
+// client makes the HTTP client of one file. Requests are repeated on network
+// errors, 5xx and 429; plain http is followed only for a pinned file.
+func (c *Cache) client(pinned bool) *retryablehttp.Client {
+	// HTTP/1.1 only: one connection carries one long transfer.
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	transport := &http.Transport{
+		Proxy:                 c.proxy,
+		DialContext:           (&net.Dialer{Timeout: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   15 * time.Second,
+		ResponseHeaderTimeout: c.stall(),
+		IdleConnTimeout:       30 * time.Second,
+		DisableCompression:    true, // lengths and ranges are those of the file
+		Protocols:             protocols,
+	}
+	tries, wait, longest := c.pace.tries, c.pace.wait, c.pace.longest
+	if tries == 0 {
+		tries = 4
+	}
+	if wait == 0 {
+		wait = time.Second
+	}
+	if longest == 0 {
+		longest = 30 * time.Second
+	}
+	return &retryablehttp.Client{
+		HTTPClient: &http.Client{
+			Transport: watched{transport, c.stall()},
+			CheckRedirect: func(r *http.Request, via []*http.Request) error {
+				if len(via) >= redirectsMost {
+					return fmt.Errorf("%w: more than %d in a row", errRedirect, redirectsMost)
+				}
+				if r.URL.Scheme != "https" && via[0].URL.Scheme == "https" && !pinned {
+					return fmt.Errorf("%w: it leads from https to %s", errRedirect, shown(r.URL))
+				}
+				return nil
+			},
+		},
+		RetryMax:     tries - 1,
+		RetryWaitMin: wait,
+		RetryWaitMax: longest,
+		Backoff: func(least, most time.Duration, attempt int, r *http.Response) time.Duration {
+			return min(retryablehttp.DefaultBackoff(least, most, attempt, r), most) // Retry-After may say an hour
+		},
+		CheckRetry: func(ctx context.Context, r *http.Response, err error) (bool, error) {
+			if errors.Is(err, errRedirect) {
+				return false, nil
+			}
+			return retryablehttp.DefaultRetryPolicy(ctx, r, err)
+		},
+		// The last answer itself, not a text about it.
+		ErrorHandler: retryablehttp.PassthroughErrorHandler,
+		RequestLogHook: func(_ retryablehttp.Logger, r *http.Request, attempt int) {
+			if attempt > 0 {
+				c.log().Infof("asking again for %s", shown(r.URL))
+			}
+		},
+	}
+}
+
+// request asks for a URL, and returns the answer whatever its status.
+func request(ctx context.Context, cl *retryablehttp.Client, u *url.URL, header http.Header) (*http.Response, error) {
+	req, err := retryablehttp.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, bare(err)
+	}
+	req.Header = header.Clone()
+	if req.Header == nil {
+		req.Header = http.Header{}
+	}
+	req.Header.Set("User-Agent", "pve-nvidia-hook")
+	r, err := cl.Do(req)
+	if err != nil {
+		return nil, bare(err)
+	}
+	return r, nil
+}
+
+// bare takes the URL, which may hold credentials, out of an error of net/http.
+func bare(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return bare(u.Err)
+	}
+	return err
+}
+
+// shown is a URL fit for logs and files: without credentials and query.
+func shown(u *url.URL) string {
+	s := (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+	if u.RawQuery != "" {
+		s += "?..."
+	}
+	return s
+}
+
+// proxy is the environment's, else Cache.Proxy for all but this machine itself.
+func (c *Cache) proxy(r *http.Request) (*url.URL, error) {
+	if c.Proxy == "" || proxyInEnvironment() {
+		return http.ProxyFromEnvironment(r)
+	}
+	host := r.URL.Hostname()
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+		return nil, nil
+	}
+	u, err := url.Parse(c.Proxy)
+	if err != nil || u.Host == "" {
+		return nil, errors.New("the proxy setting is no URL such as http://proxy:3128")
+	}
+	return u, nil
+}
+
+func proxyInEnvironment() bool {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} {
+		if os.Getenv(name) != "" || os.Getenv(strings.ToLower(name)) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// watched breaks off a response whose body brings next to nothing for the time stall.
+type watched struct {
+	http.RoundTripper
+	stall time.Duration
+}
+
+func (w watched) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	resp, err := w.RoundTripper.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, stall: w.stall}
+	return resp, nil
+}
+
+// watchedBody counts only the time spent waiting in Read: a reader that is slow
+// itself, because it unpacks, is no stall.
+type watchedBody struct {
+	io.ReadCloser
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	stall  time.Duration
+	waited time.Duration // in Read since enough bytes came
+	got    int           // bytes in that time
+	once   sync.Once
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	start := time.Now()
+	timer := time.AfterFunc(b.stall-b.waited, func() {
+		b.cancel(fmt.Errorf("%w: less than %d kB in %s", errStalled, trickle>>10, b.stall))
+	})
+	n, err := b.ReadCloser.Read(p)
+	timer.Stop()
+	b.waited += time.Since(start)
+	if b.got += n; b.got >= trickle {
+		b.waited, b.got = 0, 0
+	}
+	if cause := context.Cause(b.ctx); err != nil && err != io.EOF && cause != nil {
+		err = cause
+	}
+	return n, err
+}
+
+func (b *watchedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.once.Do(func() { b.cancel(nil) })
+	return err
+}

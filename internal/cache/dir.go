@@ -1,0 +1,218 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+)
+
+// checkDir makes the folder when it is missing and refuses one in which somebody
+// else than root (or than this user) could exchange what root will run.
+func (c *Cache) checkDir() error {
+	if !filepath.IsAbs(c.Dir) {
+		return hint.Errorf("set cache.dir to an absolute path", "cache folder %q is no absolute path", c.Dir)
+	}
+	if _, err := os.Lstat(c.Dir); errors.Is(err, fs.ErrNotExist) {
+		if err := makeDir(c.Dir); err != nil {
+			return hint.Wrap(fmt.Errorf("make the cache folder: %w", err), "make it by hand, mount what it lies on, or set cache.dir to another folder")
+		}
+	}
+	real, err := filepath.EvalSymlinks(c.Dir)
+	if err != nil {
+		return fmt.Errorf("cache folder: %w", err)
+	}
+	// The name as it is written, so that a link in it is looked at, and where it leads to.
+	for _, start := range []string{c.Dir, real} {
+		for dir := filepath.Clean(start); ; dir = filepath.Dir(dir) {
+			st, err := os.Lstat(dir)
+			if err != nil {
+				return fmt.Errorf("cache folder: %w", err)
+			}
+			if err := trusted(dir, st, dir == real); err != nil {
+				return fmt.Errorf("cache folder %s: %w", c.Dir, err)
+			}
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// makeDir makes a folder and its parents with mode 0755, whatever the umask says.
+func makeDir(dir string) error {
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return nil
+	}
+	if parent := filepath.Dir(dir); parent != dir {
+		if err := makeDir(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); errors.Is(err, fs.ErrExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755)
+}
+
+// trusted says what is wrong with a part of the cache folder's path. The folder
+// itself must not be writable by group and others; folders above it must only
+// not let others exchange it, so the sticky bit of /tmp suffices and a group is
+// let be (Debian's /usr/local has long been 2775 root:staff).
+func trusted(path string, st fs.FileInfo, last bool) error {
+	s, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("%s: owner unknown", path)
+	}
+	if s.Uid != 0 && s.Uid != uint32(os.Geteuid()) {
+		return hint.Errorf(fmt.Sprintf("chown root:root %s (on NFS: export it with no_root_squash), or set cache.dir to another folder", path),
+			"%s belongs to uid %d, who could exchange what root runs", path, s.Uid)
+	}
+	mode := st.Mode()
+	switch {
+	case mode&fs.ModeSymlink != 0:
+		return nil
+	case !mode.IsDir():
+		return fmt.Errorf("%s is not a folder", path)
+	case last && mode.Perm()&0o022 != 0:
+		return hint.Errorf("chmod go-w "+path, "%s has mode %04o: others than root could exchange what root runs", path, mode.Perm())
+	case !last && mode.Perm()&0o002 != 0 && mode&fs.ModeSticky == 0:
+		return hint.Errorf("chmod o-w "+path, "%s above it has mode %04o: anybody could exchange the folder", path, mode.Perm())
+	}
+	return nil
+}
+
+// checkWritable comes before the first change, and tells a read-only folder or
+// one whose locks do not lock from all that can fail later.
+func (c *Cache) checkWritable() error {
+	if err := unix.Access(c.Dir, unix.W_OK); err != nil {
+		return hint.Errorf("make it writable, or set cache.dir to another folder",
+			"cache folder %s cannot be written: %w", c.Dir, err)
+	}
+	if err := lock.Excludes(c.Dir); err != nil {
+		return explainSpace(err, c.Dir)
+	}
+	return nil
+}
+
+// checkRoom refuses what the disk of the cache cannot hold.
+func (c *Cache) checkRoom(need int64, what string) error {
+	free, err := free(c.Dir)
+	if err != nil {
+		return fmt.Errorf("free space of %s: %w", c.Dir, err)
+	}
+	if need <= free {
+		return nil
+	}
+	return localFault{hint.Errorf("free some room (pve-nvidia-hook cache prune), or set cache.dir to a larger disk",
+		"%s needs %s in %s, which has %s free", what, size(need), c.Dir, size(free))}
+}
+
+func free(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// explainSpace adds to an error of a full disk how full it is.
+func explainSpace(err error, dir string) error {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return err
+	}
+	room := ""
+	if n, e := free(dir); e == nil {
+		room = ", which has " + size(n) + " free"
+	}
+	return hint.Wrap(fmt.Errorf("no room in the cache folder %s%s: %w", dir, room, err),
+		"free some room (pve-nvidia-hook cache prune), or set cache.dir to a larger disk")
+}
+
+// size writes bytes in MB (millions), as NVIDIA and disk makers do.
+func size(n int64) string {
+	if n < 10e6 && n%1e6 != 0 {
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%d MB", n/1e6)
+}
+
+// sweep removes what killed runs have left, of the run file whose lock is held
+// (all but the partial download, which is resumed) and of those that nobody works on.
+func (c *Cache) sweep(ctx context.Context, own paths) {
+	names, err := os.ReadDir(c.Dir)
+	if err != nil {
+		return
+	}
+	others := map[string]paths{}
+	for _, d := range names {
+		v, arch, ending, ok := parseName(d.Name())
+		switch {
+		case !ok:
+			c.sweepStray(d)
+		case base(v, arch) == own.base:
+		case ending == endNewTree, ending == endOldTree, (ending == endPart || ending == endOrigin) && old(d, 7*24*time.Hour):
+			others[base(v, arch)] = c.paths(v, arch)
+		}
+	}
+	removeTrees(own)
+	for _, p := range others {
+		l, err := lock.Take(ctx, p.lock, lock.Options{})
+		if err != nil {
+			continue // somebody works on it
+		}
+		removeTrees(p)
+		if st, err := os.Lstat(p.part); err != nil || time.Since(st.ModTime()) > 7*24*time.Hour {
+			_ = os.Remove(p.part)
+			_ = os.Remove(p.origin)
+		}
+		_ = l.Release()
+		c.log().Debugf("removed what a broken-off run has left of %s", p.file())
+	}
+}
+
+// sweepStray removes a temporary file of our own that outlived its run: those of
+// metadata (".NVIDIA-...json" and digits) and of the lock test.
+func (c *Cache) sweepStray(d fs.DirEntry) {
+	n := d.Name()
+	ours := strings.HasPrefix(n, "."+prefix) && strings.Contains(n, endMeta) || strings.HasPrefix(n, ".locktest-")
+	if ours && d.Type().IsRegular() && old(d, time.Hour) {
+		_ = os.Remove(filepath.Join(c.Dir, n))
+	}
+}
+
+func old(d fs.DirEntry, age time.Duration) bool {
+	st, err := d.Info()
+	return err == nil && time.Since(st.ModTime()) > age
+}
+
+func removeTrees(p paths) {
+	_ = os.RemoveAll(p.newTree)
+	_ = os.RemoveAll(p.oldTree)
+}
+
+// syncDir makes renames in the folder last.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
+		return err // EINVAL: file systems that cannot sync a folder
+	}
+	return nil
+}

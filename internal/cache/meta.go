@@ -1,0 +1,163 @@
+package cache
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/renameio/v2"
+)
+
+// How a run file was verified, in the words of Meta.Verified.
+const (
+	byPin    = "pinned sha256"
+	bySum    = "published sha256"
+	byHeader = "header md5 only"
+)
+
+// Meta stands beside a run file as its .json.
+type Meta struct {
+	URL      string    `json:"url,omitempty"` // without credentials; "" when it was put there by hand
+	Size     int64     `json:"size"`
+	SHA256   string    `json:"sha256"`
+	Verified string    `json:"verified"` // "pinned sha256", "published sha256", "header md5 only"
+	At       time.Time `json:"at"`
+
+	Files    int    `json:"files,omitempty"`    // in the tree
+	Unpacked int64  `json:"unpacked,omitempty"` // bytes in the tree's files
+	Damaged  string `json:"damaged,omitempty"`  // what a later verification found wrong
+
+	// The run file and the tree that were verified, so that an exchanged one is
+	// noticed without reading 400 MB again.
+	Inode     uint64 `json:"inode"`
+	Changed   int64  `json:"changed"`              // modification time, ns
+	TreeInode uint64 `json:"tree_inode,omitempty"` // 0: no tree
+	Boot      string `json:"boot,omitempty"`       // boot id under which the tree was written
+}
+
+const metaMost = 64 << 10
+
+func readMeta(path string) (Meta, error) {
+	text, err := readSmall(path, metaMost)
+	if err != nil {
+		return Meta{}, err
+	}
+	var m Meta
+	if err := json.Unmarshal(text, &m); err != nil {
+		return Meta{}, fmt.Errorf("read %s: %w", path, err)
+	}
+	if !isSHA256(m.SHA256) || m.Size <= 0 || m.Verified == "" {
+		return Meta{}, fmt.Errorf("read %s: it says nothing useful", path)
+	}
+	return m, nil
+}
+
+func writeMeta(path string, m Meta) error {
+	return writeJSON(path, m)
+}
+
+func writeJSON(path string, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(path, append(text, '\n'), 0o644,
+		renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o644))
+}
+
+// readSmall reads a regular file of at most limit bytes and follows no link.
+func readSmall(path string, limit int64) ([]byte, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = fmt.Errorf("read %s: larger than %d bytes", path, limit)
+	}
+	return text, err
+}
+
+// openRegular opens a regular file for reading and follows no link.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("open %s: it is a symbolic link", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		f.Close()
+		return nil, errors.Join(fmt.Errorf("open %s: not a regular file", path), err)
+	}
+	return f, nil
+}
+
+// describes reports whether st is the file that was verified.
+func (m Meta) describes(st fs.FileInfo) bool {
+	return m.Size == st.Size() && m.Changed == st.ModTime().UnixNano() && m.Inode == inode(st)
+}
+
+func (m *Meta) describe(st fs.FileInfo) {
+	m.Size, m.Changed, m.Inode = st.Size(), st.ModTime().UnixNano(), inode(st)
+}
+
+func inode(st fs.FileInfo) uint64 {
+	if s, ok := st.Sys().(*syscall.Stat_t); ok {
+		return s.Ino
+	}
+	return 0
+}
+
+// boot returns the id of this boot of the node.
+func boot() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
+}
+
+// whole reports whether the tree is the one that was unpacked and is complete.
+// A rename publishes it, which a loss of power can outlive while the files'
+// content does not: the first look after another boot (or from another node)
+// therefore counts files and bytes, which takes milliseconds.
+func (m Meta) whole(tree string) bool {
+	st, err := os.Lstat(tree)
+	if err != nil || !st.IsDir() || m.TreeInode == 0 || inode(st) != m.TreeInode {
+		return false
+	}
+	if m.Boot != "" && m.Boot == boot() {
+		return true
+	}
+	files, bytes, err := count(tree)
+	return err == nil && files == m.Files && bytes == m.Unpacked
+}
+
+// count returns how many members a tree has, folders left out, and the bytes of its regular files.
+func count(tree string) (files int, bytes int64, err error) {
+	err = filepath.WalkDir(tree, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		files++
+		if d.Type().IsRegular() {
+			st, err := d.Info()
+			if err != nil {
+				return err
+			}
+			bytes += st.Size()
+		}
+		return nil
+	})
+	return files, bytes, err
+}

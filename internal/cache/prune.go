@@ -1,0 +1,173 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// Prune removes all run files but the keep ones that were used last, those that
+// are wanted (wanted may be nil) and those in use; partial downloads that nobody
+// works on go too. It returns what it removed.
+func (c *Cache) Prune(ctx context.Context, keep int, wanted func(version.Driver) bool) ([]Item, error) {
+	if _, err := os.Lstat(c.Dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err := c.checkDir(); err != nil {
+		return nil, err
+	}
+	if err := c.checkWritable(); err != nil {
+		return nil, err
+	}
+	c.sweep(ctx, paths{})
+	items, err := c.List()
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(items, func(a, b Item) int { return b.LastUsed.Compare(a.LastUsed) })
+	var gone []Item
+	var errs []error
+	for _, it := range items {
+		if it.State != Partial {
+			if keep--; keep >= 0 || wanted != nil && wanted(it.Version) {
+				continue
+			}
+		}
+		err := c.Remove(ctx, it.Version, it.Arch)
+		switch {
+		case errors.Is(err, lock.ErrBusy):
+			c.log().Infof("%s is in use and stays", FileName(it.Version, it.Arch))
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			gone = append(gone, it)
+		}
+	}
+	return gone, errors.Join(errs...)
+}
+
+// Remove removes a run file, its tree and all beside them. One in use stays: lock.ErrBusy.
+func (c *Cache) Remove(ctx context.Context, v version.Driver, arch string) error {
+	w := Want{Version: v, Arch: arch}
+	if err := w.check(); err != nil {
+		return err
+	}
+	p := c.paths(v, arch)
+	l, err := lock.Take(ctx, p.lock, lock.Options{Holder: "its removal from the cache"})
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", p.file(), err)
+	}
+	// The metadata first: what is left of a removal that is killed is never taken for verified.
+	for _, name := range []string{p.meta, p.run, p.part, p.origin, p.sum} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			_ = l.Release()
+			return fmt.Errorf("remove from the cache: %w", err)
+		}
+	}
+	removeTrees(p)
+	if err := os.Rename(p.tree, p.oldTree); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		_ = l.Release()
+		return fmt.Errorf("remove from the cache: %w", err)
+	}
+	if err := os.RemoveAll(p.oldTree); err != nil {
+		_ = l.Release()
+		return fmt.Errorf("remove from the cache: %w", err)
+	}
+	return l.Remove()
+}
+
+// Verify reads a run file of the folder again from its first byte to its last,
+// and looks whether its tree is complete. A file found wrong is marked, so that
+// it is not used again as it is, and is left there. One that was never verified is now.
+func (c *Cache) Verify(ctx context.Context, v version.Driver, arch string) (Item, error) {
+	w := Want{Version: v, Arch: arch}
+	if err := w.check(); err != nil {
+		return Item{}, err
+	}
+	if err := c.checkDir(); err != nil {
+		return Item{}, err
+	}
+	p := c.paths(v, arch)
+	err := c.verifyAgain(ctx, p, w)
+	it, ok := c.item(v, arch)
+	if !ok && err == nil {
+		err = fmt.Errorf("%s: %w", p.run, fs.ErrNotExist)
+	}
+	return it, err
+}
+
+func (c *Cache) verifyAgain(ctx context.Context, p paths, w Want) error {
+	f := c.look(p)
+	if !f.there {
+		return nil
+	}
+	if f.meta == nil || !f.same || f.meta.Damaged != "" {
+		l, err := c.lock(ctx, p, lock.Options{})
+		if err != nil {
+			return err
+		}
+		defer l.Release()
+		return c.verify(ctx, p, w, c.look(p))
+	}
+	// Reading disturbs no run that uses the file.
+	l, err := c.lock(ctx, p, lock.Options{Shared: true})
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if f = c.look(p); !f.same {
+		return fmt.Errorf("%s changed meanwhile", p.run)
+	}
+	file, err := openRegular(p.run)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	m := *f.meta
+	_, err = c.read(ctx, file, "", runWant(w, m.SHA256, m.Size))
+	var bad contentFault
+	if errors.As(err, &bad) {
+		m.Damaged = fmt.Sprintf("%s: %v", time.Now().UTC().Format(time.RFC3339), err)
+		return errors.Join(hint.Errorf(adviceOnDamage(m, p), "%s is damaged: %w", p.run, err), c.remark(p, m))
+	}
+	if err != nil {
+		return fmt.Errorf("verify %s: %w", p.run, err)
+	}
+	if m.TreeInode != 0 {
+		files, bytes, err := count(p.tree)
+		if err != nil || files != m.Files || bytes != m.Unpacked {
+			had := m
+			m.TreeInode = 0
+			return errors.Join(hint.Errorf("nothing needs doing: it is unpacked again when it is needed",
+				"%s is incomplete: %d files with %d bytes instead of %d with %d", p.tree, files, bytes, had.Files, had.Unpacked), c.remark(p, m))
+		}
+	}
+	return nil
+}
+
+func adviceOnDamage(m Meta, p paths) string {
+	if m.URL != "" {
+		return "nothing needs doing: it is fetched again when it is needed"
+	}
+	return "put the right file there as " + p.run + ", or remove it"
+}
+
+// remark writes metadata without counting as a use.
+func (c *Cache) remark(p paths, m Meta) error {
+	st, err := os.Lstat(p.meta)
+	if err != nil {
+		return err
+	}
+	if err := writeMeta(p.meta, m); err != nil {
+		return err
+	}
+	return os.Chtimes(p.meta, st.ModTime(), st.ModTime())
+}
