@@ -4,13 +4,19 @@ package config
 
 import "time"
 
+// Default places of the two files of our own.
+const (
+	DefaultFile    = "/etc/pve-nvidia-hook/config.toml"
+	DefaultCluster = "/etc/pve/pve-nvidia-hook.toml"
+)
+
 // Settings are the values that hold for one container.
 type Settings struct {
 	VMID   int
 	Driver struct {
-		Version         string // "host" or a driver version
-		URLs            []string
-		SHA256          string
+		Version         string   // "host" or a driver version
+		URLs            []string // templates: {version} {arch} {os_arch} {file}
+		SHA256          string   // lower-case hex, or ""
 		RequireChecksum bool
 		OnMismatch      string // refuse | install
 		Flags           []string
@@ -31,6 +37,7 @@ type Settings struct {
 		Packages []string
 		RepoURL  string
 	}
+	Phoenix struct{ LXCConfigs, HypervisorConfig string }
 	Paths   struct{ State, Run, LXC, Metrics string }
 	GPUs    string // all | none | 0,1
 	Chain   string
@@ -41,28 +48,45 @@ type Settings struct {
 }
 
 // Origin says where a value came from, for instance "default",
-// "/etc/pve-nvidia-hook/config.toml:12" or "phoenix_lxc_configs.json, container 901 (parent of 801)". key is "driver.version" and so on.
-func (s Settings) Origin(key string) string { return s.origins[key] }
-
-// Keys lists every key in the order of the documentation.
-func Keys() []string { panic("todo") }
-
-// Config is all that the files of this node say.
-type Config struct{}
-
-// Load reads defaults, cluster file, Phoenix files and file, in that order.
-// A missing default file is no error, a missing named one is. The error names every mistake of every file, one a line.
-func Load(file string, o Options) (*Config, error) { panic("todo") }
-
-// Options say where the files stand.
-type Options struct {
-	Cluster  string // "": /etc/pve/pve-nvidia-hook.toml below HostRoot
-	HostRoot string // "" is /
-	Named    bool   // file was named by the user: it must exist
+// "/etc/pve-nvidia-hook/config.toml:12" or "phoenix_lxc_configs.json, container 901 (parent of 801)".
+// key is "driver.version" and so on.
+func (s Settings) Origin(key string) string {
+	if o := s.origins[key]; o != "" {
+		return o
+	}
+	return "default"
 }
 
-// For returns the settings of a container. An error is a mistake of that container's settings only.
-func (c *Config) For(vmid int) (Settings, error) { panic("todo") }
+// Keys lists every key in the order of the documentation.
+func Keys() []string {
+	names := make([]string, len(keys))
+	for i := range keys {
+		names[i] = keys[i].name
+	}
+	return names
+}
 
-// Containers lists every VMID that a file names, sorted.
-func (c *Config) Containers() []int { panic("todo") }
+// defaults are the values that hold when no file says otherwise.
+func defaults(vmid int) Settings {
+	s := Settings{VMID: vmid, GPUs: "all", Wanted: true}
+	s.Driver.Version = "host"
+	s.Driver.URLs = []string{
+		"https://us.download.nvidia.com/XFree86/{os_arch}/{version}/{file}",
+		"https://us.download.nvidia.com/tesla/{version}/{file}",
+	}
+	s.Driver.OnMismatch = "refuse"
+	s.Driver.Flags = []string{}
+	s.Driver.Verify = "nvidia-smi"
+	s.Cache.Dir = "/var/cache/pve-nvidia-hook"
+	s.Cache.Keep = 2
+	s.Cache.LockTimeout = 15 * time.Minute
+	s.Install.Deliver = "auto"
+	s.Install.Timeout = 15 * time.Minute
+	s.Install.Background = "auto"
+	s.CUDA.Packages = []string{}
+	s.Paths.State = "/var/lib/pve-nvidia-hook"
+	s.Paths.Run = "/run/pve-nvidia-hook"
+	s.Paths.LXC = "/var/lib/lxc"
+	s.Paths.Metrics = "/var/lib/prometheus/node-exporter/pve_nvidia_hook.prom"
+	return s
+}

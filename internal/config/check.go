@@ -1,0 +1,221 @@
+package config
+
+import (
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// Each check returns the value in its normal form, or what is wrong with it.
+// What is allowed instead stands once, in the table of keys.
+
+const period = `a duration from "1s" to "24h", such as "90s", "15m" or "1h30m"`
+
+// str makes a check of strings a check of any value. No setting holds control
+// characters, and none is longer than a path may be.
+func str(check func(string) (string, string)) func(any) (any, string) {
+	return func(v any) (any, string) {
+		s := v.(string)
+		if wrong := checkText(s); wrong != "" {
+			return nil, wrong
+		}
+		return check(s)
+	}
+}
+
+// each checks every item of a list of at most most items.
+func each(most int, check func(string) (string, string)) func(any) (any, string) {
+	return func(v any) (any, string) {
+		list := v.([]string)
+		if len(list) > most {
+			return nil, fmt.Sprintf("has %d items, more than %d", len(list), most)
+		}
+		normal := make([]string, len(list))
+		var all []string
+		for i, s := range list {
+			wrong := checkText(s)
+			if wrong == "" {
+				normal[i], wrong = check(s)
+			}
+			if wrong != "" {
+				all = append(all, wrong)
+			}
+		}
+		return normal, strings.Join(all, ", and ")
+	}
+}
+
+func checkText(s string) string {
+	if len(s) > 4096 {
+		return "is longer than 4096 bytes"
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return "holds a control character"
+	}
+	return ""
+}
+
+func orEmpty(check func(string) (string, string)) func(string) (string, string) {
+	return func(s string) (string, string) {
+		if s == "" {
+			return "", ""
+		}
+		return check(s)
+	}
+}
+
+func checkVersion(s string) (string, string) {
+	if s == "host" {
+		return s, ""
+	}
+	if _, err := version.Parse(s); err != nil {
+		return "", quote(s) + " is no driver version"
+	}
+	return s, ""
+}
+
+func checkSHA256(s string) (string, string) {
+	s = strings.ToLower(s)
+	if s != "" && (len(s) != 64 || !only(s, "0123456789abcdef")) {
+		return "", quote(s) + " is no sha256"
+	}
+	return s, ""
+}
+
+// ownFlags are options that this program sets itself, or that make the
+// installer or the run file's own script do something else than install.
+var ownFlags = strings.Fields(`
+	--silent --no-questions --ui --expert --accept-license
+	--no-kernel-module --no-kernel-modules --kernel-module-only --kernel-modules-only
+	--tmpdir --log-file-name --uninstall --sanity --driver-info
+	--help --version --advanced-options --update --latest --force-update
+	--check --info --list --lsm --label --script --keep --target --target-directory
+	--target-os --target-arch --extract-only --extract-decompress
+	--add-this-kernel --apply-patch --pkg-history --pkg-version --version-string
+	--dkms --skip-module-unload`)
+
+func checkFlag(s string) (string, string) {
+	name, _, _ := strings.Cut(s, "=")
+	if !strings.HasPrefix(name, "--") || len(name) < 4 || !only(name, lower+digits+upper+"-") {
+		return "", quote(s) + " is no option of the form --name or --name=value"
+	}
+	// The run file's script hands its arguments on unquoted.
+	if !only(s, lower+digits+upper+"-_=/.,:+@%") {
+		return "", quote(s) + " holds a space or another character that a shell would change"
+	}
+	for _, own := range ownFlags {
+		if name == own {
+			return "", name + " is not for the configuration"
+		}
+	}
+	return s, ""
+}
+
+func checkPath(s string) (string, string) {
+	switch {
+	case !strings.HasPrefix(s, "/"):
+		return "", quote(s) + " is no absolute path"
+	case strings.Contains(s+"/", "/../"):
+		return "", quote(s) + " holds .."
+	case path.Clean(s) == "/":
+		return "", "is the root folder"
+	}
+	return path.Clean(s), ""
+}
+
+// checkMetrics: the textfile collector of node-exporter reads *.prom only.
+func checkMetrics(s string) (string, string) {
+	clean, wrong := checkPath(s)
+	if wrong == "" && !strings.HasSuffix(clean, ".prom") {
+		wrong = quote(s) + " does not end in .prom"
+	}
+	return clean, wrong
+}
+
+func checkKeep(v any) (any, string) {
+	if n := v.(int); n < 1 || n > 1000 {
+		return nil, strconv.Itoa(n) + " is out of range"
+	}
+	return v, ""
+}
+
+func checkPeriod(v any) (any, string) {
+	if d := v.(time.Duration); d < time.Second || d > 24*time.Hour {
+		return nil, quote(shortDuration(d)) + " is out of range"
+	}
+	return v, ""
+}
+
+func checkToolkit(s string) (string, string) {
+	if s == "" || s == "auto" {
+		return s, ""
+	}
+	major, minor, _ := strings.Cut(s, ".")
+	if !number(major, 2) || !number(minor, 2) {
+		return "", quote(s) + " is no release of the toolkit"
+	}
+	return s, ""
+}
+
+func checkPackage(s string) (string, string) {
+	name, version, pinned := strings.Cut(s, "=")
+	if len(name) == 0 || !strings.Contains(lower+digits, name[:1]) || !only(name, lower+digits+"+._-") {
+		return "", quote(s) + " is no package name"
+	}
+	if pinned && (version == "" || strings.HasPrefix(version, "-") || !only(version, lower+upper+digits+".+:~-")) {
+		return "", quote(s) + " names no version of a package"
+	}
+	return s, ""
+}
+
+// checkGPUs also takes Phoenix's "0, 1" and returns "0,1". The kernel module
+// numbers its nodes /dev/nvidia0 to /dev/nvidia254; 255 is nvidiactl.
+func checkGPUs(s string) (string, string) {
+	if s == "all" || s == "none" {
+		return s, ""
+	}
+	var list []string
+	seen := map[int]bool{}
+	for item := range strings.SplitSeq(s, ",") {
+		item = strings.TrimSpace(item)
+		n, err := strconv.Atoi(item)
+		if err != nil || !number(item, 3) || n > 254 {
+			return "", quote(s) + " names no GPUs"
+		}
+		if seen[n] {
+			return "", fmt.Sprintf("%s names GPU %d twice", quote(s), n)
+		}
+		seen[n] = true
+		list = append(list, item)
+	}
+	return strings.Join(list, ","), ""
+}
+
+func checkChain(s string) (string, string) {
+	storage, name, _ := strings.Cut(s, ":snippets/")
+	switch {
+	case storage == "" || name == "" || name == "." || name == ".." || strings.Contains(name, "/") ||
+		!only(storage, lower+upper+digits+"._-"):
+		return "", quote(s) + " is no snippet of a storage"
+	case name == "pve-nvidia-hook":
+		return "", quote(s) + " is this hook itself"
+	}
+	return s, ""
+}
+
+const (
+	lower  = "abcdefghijklmnopqrstuvwxyz"
+	upper  = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	digits = "0123456789"
+)
+
+func only(s, chars string) bool { return strings.Trim(s, chars) == "" }
+
+// number reports whether s is a number of at most most digits without a leading zero.
+func number(s string, most int) bool {
+	return s != "" && len(s) <= most && only(s, digits) && (s == "0" || s[0] != '0')
+}

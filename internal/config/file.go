@@ -1,0 +1,74 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// maxFile is the most that a configuration file may hold, in bytes; pmxcfs
+// takes no larger files either.
+const maxFile = 1 << 20
+
+// errMissing means that a configuration file is not there.
+var errMissing = errors.New("no such file")
+
+// readFile reads a configuration file. What stands in it runs as root in the
+// containers, so nobody but its owner may be able to write it, and the owner is root or who runs this program.
+func readFile(name string) ([]byte, error) {
+	// O_NONBLOCK: opening a FIFO must not wait for a writer.
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil, errMissing
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot be opened: %w", bare(err))
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", bare(err))
+	}
+	if err := trusted(info); err != nil {
+		return nil, err
+	}
+	// One byte of room beyond the size lets the read that fills the buffer see the end.
+	data := make([]byte, min(info.Size(), maxFile)+1)
+	n, err := io.ReadFull(f, data)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("cannot be read: %w", bare(err))
+	}
+	if err == nil {
+		if n > maxFile {
+			return nil, fmt.Errorf("is larger than %d bytes", maxFile)
+		}
+		return nil, errors.New("grew while it was read")
+	}
+	return data[:n], nil
+}
+
+func trusted(info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return errors.New("is no regular file")
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return fmt.Errorf("may be written by others than its owner (mode %04o); put that right with chmod go-w", mode)
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if ok && stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+		return fmt.Errorf("belongs to user %d, not to root; put that right with chown root", stat.Uid)
+	}
+	return nil
+}
+
+// bare takes the path off an error: it stands at the start of the line already.
+func bare(err error) error {
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return at.Err
+	}
+	return err
+}

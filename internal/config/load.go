@@ -1,0 +1,145 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"path/filepath"
+	"slices"
+)
+
+// Config is all that the files of this node say.
+type Config struct {
+	cluster, node tomlFile
+	phoenix       *phoenix // nil when no file of Phoenix is named
+}
+
+// Options say where the files stand.
+type Options struct {
+	Cluster  string // "": /etc/pve/pve-nvidia-hook.toml below HostRoot
+	HostRoot string // "" is /
+	Named    bool   // file was named by the user: it must exist
+}
+
+// Load reads the cluster file, Phoenix's files and file ("" is DefaultFile).
+// A missing file is no error unless the user named it. The error is Mistakes
+// and names every mistake of every file, one a line, but for those that show
+// only in what holds for one container in the end: For and Check find these.
+func Load(file string, o Options) (*Config, error) {
+	if file == "" {
+		file = DefaultFile
+	}
+	if o.Cluster == "" {
+		o.Cluster = filepath.Join(cmp.Or(o.HostRoot, "/"), DefaultCluster)
+	}
+	c := &Config{}
+	var all Mistakes
+	c.cluster = loadTOML(o.Cluster, false, &all)
+	c.node = loadTOML(file, o.Named, &all)
+	c.loadPhoenix(&all)
+	if err := all.err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func loadTOML(name string, must bool, all *Mistakes) tomlFile {
+	data, err := readFile(name)
+	if errors.Is(err, errMissing) && !must {
+		return tomlFile{}
+	}
+	if err != nil {
+		*all = append(*all, Mistake{File: name, What: err.Error()})
+		return tomlFile{}
+	}
+	f, err := parseTOML(name, data)
+	all.add(err)
+	return f
+}
+
+// loadPhoenix reads the files of Phoenix that our own files name.
+func (c *Config) loadPhoenix(all *Mistakes) {
+	load := func(key string, parse func(*phoenix, *jsonFile) error) {
+		named := last(key, c.cluster.global, c.node.global)
+		if named.key == nil || named.value == "" {
+			return
+		}
+		if c.phoenix == nil {
+			c.phoenix = &phoenix{install: true}
+		}
+		name := named.value.(string)
+		data, err := readFile(name)
+		if err != nil {
+			*all = append(*all, Mistake{named.file, named.line, key, name + ": " + err.Error(), ""})
+			return
+		}
+		all.add(parse(c.phoenix, &jsonFile{name, data}))
+	}
+	load("phoenix.lxc_configs", parseLXCConfigs)
+	load("phoenix.hypervisor_config", parseHypervisorConfig)
+}
+
+// last returns what the last of the layers that names a key says of it.
+func last(name string, layers ...[]set) set {
+	var found set
+	for _, layer := range layers {
+		for _, s := range layer {
+			if s.key.name == name {
+				found = s
+			}
+		}
+	}
+	return found
+}
+
+// For returns the settings of a container. An error is a mistake of that
+// container's settings only. A VMID that no file names has what holds for the
+// node; For(0) returns just that.
+func (c *Config) For(vmid int) (Settings, error) {
+	s := defaults(vmid)
+	r := resolved{s: &s}
+	r.putAll(c.cluster.global)
+	var err error
+	if c.phoenix != nil {
+		err = c.phoenix.apply(&r)
+	}
+	r.putAll(c.node.global)
+	r.putAll(c.cluster.containers[vmid])
+	r.putAll(c.node.containers[vmid])
+	if s.Wanted && err == nil {
+		err = r.check()
+	} else if !s.Wanted && r.from["enabled"].file != "" {
+		err = nil // switched off by hand: nothing else matters
+	}
+	var m Mistakes
+	m.add(err)
+	return s, m.err()
+}
+
+// Containers lists every VMID that a file names, sorted.
+func (c *Config) Containers() []int {
+	ids := map[int]bool{}
+	for id := range c.cluster.containers {
+		ids[id] = true
+	}
+	for id := range c.node.containers {
+		ids[id] = true
+	}
+	if c.phoenix != nil {
+		for id := range c.phoenix.guests {
+			ids[id] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(ids))
+}
+
+// Check looks for the mistakes that For would find, in the settings of the
+// node and of every container that a file names, and reports them at once.
+func (c *Config) Check() error {
+	var all Mistakes
+	for _, vmid := range append([]int{0}, c.Containers()...) {
+		_, err := c.For(vmid)
+		all.add(err)
+	}
+	return all.err()
+}

@@ -1,0 +1,86 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+)
+
+// Mistake is one thing wrong in a configuration file.
+type Mistake struct {
+	File    string `json:"file"`
+	Line    int    `json:"line,omitempty"` // from 1; 0: the file as a whole
+	Key     string `json:"key,omitempty"`
+	What    string `json:"what"`
+	Allowed string `json:"allowed,omitempty"`
+}
+
+func (m Mistake) String() string {
+	var b strings.Builder
+	b.WriteString(m.File)
+	if m.Line > 0 {
+		fmt.Fprintf(&b, ":%d", m.Line)
+	}
+	b.WriteString(": ")
+	if m.Key != "" {
+		b.WriteString(m.Key + ": ")
+	}
+	b.WriteString(m.What)
+	if m.Allowed != "" {
+		b.WriteString("; allowed: " + m.Allowed)
+	}
+	return b.String()
+}
+
+// Mistakes is the error of this package: all that is wrong, one a line, sorted by file and line.
+type Mistakes []Mistake
+
+func (m Mistakes) Error() string {
+	lines := make([]string, len(m))
+	for i := range m {
+		lines[i] = m[i].String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// plain returns the mistakes as an error, nil when there are none.
+func (m Mistakes) plain() error {
+	if len(m) == 0 {
+		return nil
+	}
+	return m
+}
+
+// err returns the mistakes sorted, each once, with a hint; nil when there are none.
+func (m Mistakes) err() error {
+	if len(m) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(m, func(a, b Mistake) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Key, b.Key), cmp.Compare(a.What, b.What))
+	})
+	return hint.Wrap(slices.Compact(m), "correct what is named, then see: pve-nvidia-hook config check")
+}
+
+// add appends what another call returned as its error.
+func (m *Mistakes) add(err error) {
+	var more Mistakes
+	if errors.As(err, &more) {
+		*m = append(*m, more...)
+	}
+}
+
+// quote shows a value in a message: short, on one line, without credentials.
+func quote(s string) string {
+	if strings.ContainsAny(s, "@?") {
+		s = RedactURL(s)
+	}
+	if len(s) > 120 {
+		s = strings.ToValidUTF8(s[:120], "") + "..."
+	}
+	return fmt.Sprintf("%q", s)
+}
