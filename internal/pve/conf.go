@@ -1,0 +1,229 @@
+// Package pve knows Proxmox VE: its configuration files, and how a container is
+// made to use this program (hookscript and device entries, set by pct) and to
+// do without it again.
+//
+// /etc/pve is only read here; what changes goes through pct, which takes
+// Proxmox's locks and checks.
+package pve
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// maxFile is the size that the cluster file system allows a file.
+const maxFile = 1 << 20
+
+// maxDev is the highest number of a devN entry.
+const maxDev = 255
+
+// Conf is a guest's configuration file: the live section, what is to change at
+// the next start, and the snapshots, which a rollback makes live again.
+type Conf struct {
+	VMID int
+	Section
+	Pending   Section
+	Delete    []string // keys that [pve:pending] deletes
+	Snapshots []Snapshot
+}
+
+// Snapshot is the section of one snapshot.
+type Snapshot struct {
+	Name string
+	Section
+}
+
+// Section is what this program reads of one section.
+type Section struct {
+	Hostname, Hookscript, OSType, Arch, Features, Lock string
+
+	Unprivileged bool
+	Template     bool
+	Dev          map[int]string // devN, such as "/dev/nvidia0,mode=0666"
+	MP           map[int]string // mpN
+	LXC          []KV           // raw lxc.* lines in their order
+	IDMap        []string       // the values of lxc.idmap
+}
+
+// KV is a raw LXC setting.
+type KV struct{ Key, Value string }
+
+// The lines of a configuration, as Proxmox's own parser takes them.
+var (
+	sectionLine = regexp.MustCompile(`^\[([A-Za-z][A-Za-z0-9_-]+|(?i:pve:pending))\]\s*$`)
+	lxcLine     = regexp.MustCompile(`^(lxc\.[a-z0-9_.-]+)(?::|\s*=)\s*(.*?)\s*$`)
+	valueLine   = regexp.MustCompile(`^([a-z][a-z_]*)([0-9]*):\s*(.+?)\s*$`)
+)
+
+// ParseConf reads a guest's configuration file of at most 1 MiB. Lines that
+// Proxmox would not understand are passed over, as it does itself.
+func ParseConf(r io.Reader) (Conf, error) {
+	raw, err := readBounded(r)
+	if err != nil {
+		return Conf{}, fmt.Errorf("read guest configuration: %w", err)
+	}
+	var c Conf
+	at := &c.Section
+	pending := false
+	for line := range strings.Lines(string(raw)) {
+		line = strings.TrimRight(line, "\n")
+		if m := sectionLine.FindStringSubmatch(line); m != nil {
+			if pending = strings.EqualFold(m[1], "pve:pending"); pending {
+				c.Pending, c.Delete = Section{}, nil
+				at = &c.Pending
+			} else {
+				c.Snapshots = append(c.Snapshots, Snapshot{Name: m[1]})
+				at = &c.Snapshots[len(c.Snapshots)-1].Section
+			}
+		} else if strings.HasPrefix(line, "#") {
+			continue
+		} else if m := lxcLine.FindStringSubmatch(line); m != nil {
+			at.LXC = append(at.LXC, KV{m[1], m[2]})
+			if m[1] == "lxc.idmap" {
+				at.IDMap = append(at.IDMap, m[2])
+			}
+		} else if m := valueLine.FindStringSubmatch(line); m != nil {
+			if pending && m[1]+m[2] == "delete" {
+				c.Delete = deletions(m[3])
+				continue
+			}
+			at.set(m[1], m[2], m[3])
+		}
+	}
+	return c, nil
+}
+
+func (s *Section) set(key, number, value string) {
+	if number != "" {
+		n, err := strconv.Atoi(number)
+		if err != nil || n > maxDev {
+			return
+		}
+		switch key {
+		case "dev":
+			put(&s.Dev, n, value)
+		case "mp":
+			put(&s.MP, n, value)
+		}
+		return
+	}
+	switch key {
+	case "hostname", "name": // a VM's is called name
+		s.Hostname = value
+	case "hookscript":
+		s.Hookscript = value
+	case "ostype":
+		s.OSType = value
+	case "arch":
+		s.Arch = value
+	case "features":
+		s.Features = value
+	case "lock":
+		s.Lock = value
+	case "unprivileged":
+		s.Unprivileged = truth(value)
+	case "template":
+		s.Template = truth(value)
+	}
+}
+
+func put(m *map[int]string, n int, value string) {
+	if *m == nil {
+		*m = map[int]string{}
+	}
+	(*m)[n] = value
+}
+
+func truth(value string) bool {
+	switch strings.ToLower(value) {
+	case "1", "on", "yes", "true":
+		return true
+	}
+	return false
+}
+
+// deletions splits the list of a pending "delete:"; a "!" before a key means force.
+func deletions(list string) []string {
+	keys := strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(",; \t", r) })
+	for i, key := range keys {
+		keys[i] = strings.TrimPrefix(key, "!")
+	}
+	return keys
+}
+
+// Next is the section that the next start makes live: the live one with the
+// pending changes taken in, of the keys that this program sets.
+func (c Conf) Next() Section {
+	next := c.Section
+	next.Dev = map[int]string{} // never nil
+	maps.Copy(next.Dev, c.Dev)
+	maps.Copy(next.Dev, c.Pending.Dev)
+	if c.Pending.Hookscript != "" {
+		next.Hookscript = c.Pending.Hookscript
+	}
+	for _, key := range c.Delete {
+		if key == "hookscript" {
+			next.Hookscript = ""
+		}
+		if n, err := strconv.Atoi(strings.TrimPrefix(key, "dev")); err == nil {
+			delete(next.Dev, n)
+		}
+	}
+	return next
+}
+
+// Waits reports whether changes of hookscript or devices wait for the next start.
+func (c Conf) Waits() bool {
+	for _, key := range c.Delete {
+		if key == "hookscript" || strings.HasPrefix(key, "dev") {
+			return true
+		}
+	}
+	return c.Pending.Hookscript != "" || len(c.Pending.Dev) > 0
+}
+
+// Hookscripts maps each hookscript volume that the file names to where it
+// does: "" for the live section, "pending" or "snapshot NAME". A rollback brings a snapshot's line back.
+func (c Conf) Hookscripts() map[string][]string {
+	found := map[string][]string{}
+	add := func(volume, where string) {
+		if volume != "" {
+			found[volume] = append(found[volume], where)
+		}
+	}
+	add(c.Hookscript, "")
+	add(c.Pending.Hookscript, "pending")
+	for _, s := range c.Snapshots {
+		add(s.Hookscript, "snapshot "+s.Name)
+	}
+	return found
+}
+
+// devPath returns the path of a devN entry: its first item, bare or as path=.
+func devPath(value string) string {
+	for item := range strings.SplitSeq(value, ",") {
+		if path, ok := strings.CutPrefix(item, "path="); ok {
+			return path
+		}
+		if !strings.Contains(item, "=") {
+			return item
+		}
+	}
+	return ""
+}
+
+func readBounded(r io.Reader) ([]byte, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > maxFile {
+		return nil, fmt.Errorf("larger than %d bytes", maxFile)
+	}
+	return bytes.ReplaceAll(raw, []byte("\r\n"), []byte("\n")), nil
+}

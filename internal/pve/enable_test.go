@@ -1,0 +1,327 @@
+package pve
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
+)
+
+// pct is the stand-in, built once for all tests.
+var pct string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "pve-test")
+	if err != nil {
+		panic(err)
+	}
+	pct = filepath.Join(dir, "pct")
+	if out, err := exec.Command("go", "build", "-o", pct, "./fakepct").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the stand-in for pct: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// node is a root folder with what a Proxmox node has: node pve1 of a cluster
+// with pve2, containers, a VM, storages and two GPUs.
+type node struct {
+	*testing.T
+	o Options
+}
+
+func newNode(t *testing.T) node {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("device nodes need root")
+	}
+	root := t.TempDir()
+	n := node{t, Options{Root: root, State: filepath.Join(t.TempDir(), "state"), Pct: pct, Present: host}}
+	n.file("etc/pve/nodes/pve1/lxc/101.conf", full)
+	n.file("etc/pve/nodes/pve1/lxc/102.conf", "arch: amd64\nhostname: db\nostype: debian\n")
+	n.file("etc/pve/nodes/pve1/qemu-server/110.conf", "name: win\nmemory: 4096\n")
+	n.file("etc/pve/nodes/pve2/lxc/201.conf", "arch: amd64\nhostname: far\nhookscript: local:snippets/pve-nvidia-hook\n")
+	require.NoError(t, os.Symlink("nodes/pve1", filepath.Join(root, "etc/pve/local")))
+	require.NoError(t, os.Symlink("nodes/pve1/lxc", filepath.Join(root, "etc/pve/lxc")))
+	n.file("etc/pve/storage.cfg", "dir: local\n\tpath /var/lib/vz\n\tcontent iso,vztmpl,backup\n\n"+
+		"lvmthin: local-lvm\n\tthinpool data\n\tvgname pve\n\tcontent rootdir\n\n"+
+		"dir: shared\n\tpath /srv/shared\n\tcontent snippets\n\tshared 1\n\nnfs: nas\n\tserver 192.0.2.1\n\texport /nas\n\tcontent snippets\n")
+	n.script("var/lib/vz/snippets/mine.sh")
+	for i, d := range append([]Device{{"/dev/fuse", 0o666}, {"/dev/dri/renderD128", 0o660}}, host...) {
+		file := filepath.Join(root, d.Path)
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		require.NoError(t, unix.Mknod(file, syscall.S_IFCHR|d.Mode, int(unix.Mkdev(195, uint32(i)))))
+	}
+	t.Setenv("FAKEPCT_ROOT", root)
+	t.Setenv("FAKEPCT_RUNNING", "")
+	return n
+}
+
+func (n node) file(name, text string) {
+	n.Helper()
+	file := filepath.Join(n.o.Root, name)
+	require.NoError(n, os.MkdirAll(filepath.Dir(file), 0o755))
+	require.NoError(n, os.WriteFile(file, []byte(text), 0o644))
+}
+
+func (n node) script(name string) {
+	n.file(name, "#!/bin/sh\n")
+	require.NoError(n, os.Chmod(filepath.Join(n.o.Root, name), 0o755))
+}
+
+func (n node) conf(vmid int) string {
+	n.Helper()
+	raw, err := os.ReadFile(filepath.Join(n.o.Root, fmt.Sprintf("etc/pve/lxc/%d.conf", vmid)))
+	require.NoError(n, err)
+	return string(raw)
+}
+
+func (n node) enable(vmids ...int) (string, error) {
+	var out bytes.Buffer
+	err := Enable(context.Background(), n.o, vmids, &out)
+	return out.String(), err
+}
+
+func (n node) disable(vmids ...int) (string, error) {
+	var out bytes.Buffer
+	err := Disable(context.Background(), n.o, vmids, &out)
+	return out.String(), err
+}
+
+func TestEnableThenDisableLeavesTheConfigurationAsItWas(t *testing.T) {
+	n := newNode(t)
+	before := n.conf(102)
+	out, err := n.enable(102)
+	require.NoError(t, err)
+	golden(t, "say-enable", out)
+	golden(t, "conf-enabled", n.conf(102))
+	file := filepath.Join(n.o.Root, "var/lib/vz/snippets/pve-nvidia-hook")
+	raw, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, snippet.Script, raw)
+
+	enabled := n.conf(102)
+	out, err = n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "container 102 (db): nothing to change")
+	require.Equal(t, enabled, n.conf(102))
+
+	out, err = n.disable(102)
+	require.NoError(t, err)
+	golden(t, "say-disable", out)
+	require.Equal(t, before, n.conf(102))
+	require.NoFileExists(t, stateFile(n.o.State, 102))
+	out, err = n.disable(102)
+	require.NoError(t, err)
+	require.Equal(t, "container 102 (db): nothing to change\n", out)
+}
+
+func TestDryRunSaysAllAndChangesNothing(t *testing.T) {
+	n := newNode(t)
+	n.o.DryRun = true
+	before := n.conf(102)
+	dry, err := n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, dry, "container 102 (db): would run: pct set 102 --hookscript local:snippets/pve-nvidia-hook --dev0 ")
+	require.Equal(t, before, n.conf(102))
+	require.NoDirExists(t, n.o.State)
+	require.NoFileExists(t, filepath.Join(n.o.Root, "var/lib/vz/snippets/pve-nvidia-hook"))
+
+	n.o.DryRun = false
+	wet, err := n.enable(102)
+	require.NoError(t, err)
+	for line := range strings.Lines(dry) {
+		if !strings.Contains(line, "would run") {
+			require.Contains(t, wet, line)
+		}
+	}
+}
+
+func TestChainedHookscriptComesBack(t *testing.T) {
+	n := newNode(t)
+	before := n.conf(101)
+	_, err := n.enable(101)
+	require.ErrorContains(t, err, "container 101 has a hookscript already: local:snippets/mine.sh")
+	require.Equal(t, before, n.conf(101))
+	require.Empty(t, ChainOf(n.o.State, 101))
+
+	n.o.Chain, n.o.GPUs = true, "none"
+	_, err = n.enable(101)
+	require.NoError(t, err)
+	require.Equal(t, "local:snippets/mine.sh", ChainOf(n.o.State, 101))
+	_, err = n.enable(101)
+	require.NoError(t, err)
+	require.Equal(t, "local:snippets/mine.sh", ChainOf(n.o.State, 101), "enabling again keeps the chain")
+
+	_, err = n.disable(101)
+	require.NoError(t, err)
+	require.Contains(t, n.conf(101), "\nhookscript: local:snippets/mine.sh\n")
+	require.Empty(t, ChainOf(n.o.State, 101))
+}
+
+func TestLostChainIsNotSetAgain(t *testing.T) {
+	n := newNode(t)
+	n.o.Chain, n.o.GPUs = true, "none"
+	_, err := n.enable(101)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "var/lib/vz/snippets/mine.sh")))
+	out, err := n.disable(101)
+	require.NoError(t, err)
+	require.Contains(t, out, "warning: the hookscript that was there before, local:snippets/mine.sh, does not exist any more")
+	c := parse(t, n.conf(101))
+	require.Empty(t, c.Hookscript)
+	require.Len(t, c.Snapshots, 1, "snapshots stay")
+}
+
+func TestRunningContainerIsToldWhatWaits(t *testing.T) {
+	n := newNode(t)
+	t.Setenv("FAKEPCT_RUNNING", "102")
+	before := n.conf(102)
+	_, err := n.enable(102)
+	require.NoError(t, err)
+	enabled := n.conf(102)
+	require.NotContains(t, enabled, "[pve:pending]", "new devices are plugged in at once")
+
+	out, err := n.disable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "container 102 (db): part of it waits for its next start")
+	require.Contains(t, n.conf(102), "[pve:pending]\ndelete: dev0,dev1,")
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	require.Equal(t, enabled, n.conf(102), "the pending deletion is called off, no number is used twice")
+
+	_, err = n.disable(102)
+	require.NoError(t, err)
+	t.Setenv("FAKEPCT_RUNNING", "")
+	_, err = n.disable(102)
+	require.NoError(t, err)
+	require.NotEqual(t, before, enabled)
+}
+
+func TestRefusalsNameTheWayOut(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		vmids []int
+		set   func(*node)
+		err   string
+		hint  string
+	}{
+		{"unknown", []int{999}, nil, "there is no container 999", "the containers of this node are 101 (web) and 102 (db)"},
+		{"vm", []int{110}, nil, "110 (win) is a virtual machine, not a container", "PCI passthrough"},
+		{"other node", []int{201}, nil, "container 201 (far) is on node pve2, this is pve1", "run it on pve2"},
+		{"one of two unknown", []int{102, 999}, nil, "there is no container 999", ""},
+		{"no such storage", []int{102}, func(n *node) { n.o.Storage = "nowhere" }, `there is no storage "nowhere"`, "local, nas, shared"},
+		{"storage without folder", []int{102}, func(n *node) { n.o.Storage = "local-lvm" }, "storage local-lvm (lvmthin) cannot hold snippets", ""},
+		{"storage not mounted", []int{102}, func(n *node) { n.o.Storage = "nas" }, "storage nas is not mounted", "pvesm status"},
+		{"foreign snippet", []int{102}, func(n *node) { n.script("var/lib/vz/snippets/pve-nvidia-hook") }, "is not a script of pve-nvidia-hook", "move it away"},
+		{"backup runs", []int{102}, func(n *node) { n.file("etc/pve/nodes/pve1/lxc/102.conf", "hostname: db\nlock: backup\n") }, "container 102 (db): pct set 102: CT is locked (backup)", "wait for the backup"},
+		{"no pct", []int{102}, func(n *node) { n.o.Pct = "no-such-pct" }, "there is no pct on this machine", "node of Proxmox VE"},
+		{"device gone", []int{102}, func(n *node) { os.Remove(filepath.Join(n.o.Root, "dev/nvidia-uvm")) }, "Device /dev/nvidia-uvm does not exist", "pve-nvidia-hook devices"},
+		{"no proxmox", []int{102}, func(n *node) { os.RemoveAll(filepath.Join(n.o.Root, "etc/pve")) }, "this machine is no Proxmox VE node", ""},
+		{"pmxcfs down", []int{102}, func(n *node) { os.RemoveAll(filepath.Join(n.o.Root, "etc/pve/nodes")) }, "the cluster file system is not mounted", "pve-cluster"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := newNode(t)
+			if c.set != nil {
+				c.set(&n)
+			}
+			before, _ := os.ReadFile(filepath.Join(n.o.Root, "etc/pve/nodes/pve1/lxc/102.conf"))
+			_, err := n.enable(c.vmids...)
+			require.ErrorContains(t, err, c.err)
+			require.Contains(t, hint.Of(err), c.hint)
+			after, _ := os.ReadFile(filepath.Join(n.o.Root, "etc/pve/nodes/pve1/lxc/102.conf"))
+			require.Equal(t, string(before), string(after))
+			require.NoFileExists(t, stateFile(n.o.State, 102), "what was not set is not remembered")
+		})
+	}
+}
+
+func TestHeldLockIsExplained(t *testing.T) {
+	n := newNode(t)
+	t.Setenv("FAKEPCT_LOCK_TIMEOUT", "1ms")
+	n.file("run/lock/lxc/pve-config-102.lock", "")
+	f, err := os.Open(filepath.Join(n.o.Root, "run/lock/lxc/pve-config-102.lock"))
+	require.NoError(t, err)
+	defer f.Close()
+	require.NoError(t, syscall.Flock(int(f.Fd()), syscall.LOCK_EX))
+	_, err = n.enable(102)
+	require.EqualError(t, err, "container 102 (db): pct set 102: can't lock file '/run/lock/lxc/pve-config-102.lock' - got timeout")
+	require.Contains(t, hint.Of(err), "another task holds the container's lock")
+}
+
+func TestOneFailureDoesNotStopTheOthers(t *testing.T) {
+	n := newNode(t)
+	n.o.GPUs = "none"
+	n.o.Chain = true
+	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hostname: web\nlock: backup\n")
+	_, err := n.enable(101, 102)
+	require.ErrorContains(t, err, "container 101 (web): pct set 101: CT is locked (backup)")
+	require.Contains(t, n.conf(102), "hookscript: local:snippets/pve-nvidia-hook")
+}
+
+func TestSharedStorageNeedsNoPackageElsewhere(t *testing.T) {
+	n := newNode(t)
+	n.o.Storage, n.o.GPUs = "shared", "none"
+	out, err := n.enable(102)
+	require.NoError(t, err)
+	require.NotContains(t, out, "pve2")
+	require.FileExists(t, filepath.Join(n.o.Root, "srv/shared/snippets/pve-nvidia-hook"))
+	require.Contains(t, n.conf(102), "hookscript: shared:snippets/pve-nvidia-hook")
+
+	n.o.Storage = ""
+	out, err = n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "nothing to change", "without --storage the one that is set stays")
+
+	n.o.Storage = "local"
+	out, err = n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "a container that migrates to pve2 does not start there without the file of local:snippets/pve-nvidia-hook")
+}
+
+func TestGoneContainerIsForgotten(t *testing.T) {
+	n := newNode(t)
+	_, err := n.enable(102)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "etc/pve/lxc/102.conf")))
+	out, err := n.disable(102)
+	require.NoError(t, err)
+	require.Equal(t, "container 102: it is gone, forget what enable has set\n", out)
+	require.NoFileExists(t, stateFile(n.o.State, 102))
+	_, err = n.disable(102)
+	require.ErrorContains(t, err, "there is no container 102")
+}
+
+func TestHangingPctEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	require.ErrorIs(t, runPct(ctx, pct, []string{"set", "101"}), context.Canceled)
+}
+
+func TestUsesFindsSnapshotsAndOtherNodes(t *testing.T) {
+	n := newNode(t)
+	n.file("etc/pve/nodes/pve2/qemu-server/210.conf", "name: odd\nhookscript: shared:snippets/pve-nvidia-hook\n")
+	n.file("etc/pve/nodes/pve2/lxc/notes.conf", "hookscript: local:snippets/pve-nvidia-hook\n")
+	guests, err := Guests(n.o.Root)
+	require.NoError(t, err)
+	require.Len(t, guests, 5)
+	var text []string
+	for _, u := range Uses(guests) {
+		text = append(text, u.String())
+	}
+	require.Equal(t, []string{"101 (web) on pve1, snapshot before-upgrade", "201 (far) on pve2", "210 (odd) on pve2"}, text)
+	require.Equal(t, "pve1", LocalNode(n.o.Root))
+}

@@ -1,0 +1,174 @@
+package pve
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+)
+
+// Guest is a container or a VM of the cluster.
+type Guest struct {
+	VMID int
+	Node string
+	VM   bool // a virtual machine, not a container
+	Conf Conf
+	Err  error // its configuration could not be read
+}
+
+// kinds are the folders of a node's guests.
+var kinds = []struct {
+	dir string
+	vm  bool
+}{{"lxc", false}, {"qemu-server", true}}
+
+// Guests lists the guests of all nodes of the cluster, by VMID. root is the
+// folder that stands for / ("" is /). A guest whose file cannot be read has Err set.
+func Guests(root string) ([]Guest, error) { return guests(root, "*") }
+
+// Find returns the guest of that VMID, wherever in the cluster it is, and false when there is none.
+func Find(root string, vmid int) (Guest, bool, error) {
+	list, err := guests(root, strconv.Itoa(vmid))
+	if err != nil || len(list) == 0 {
+		return Guest{}, false, err
+	}
+	return list[0], true, nil
+}
+
+func guests(root, name string) ([]Guest, error) {
+	if err := checkNode(root); err != nil {
+		return nil, err
+	}
+	nodes, err := Nodes(root)
+	if err != nil {
+		return nil, err
+	}
+	var list []Guest
+	for _, node := range nodes {
+		for _, kind := range kinds {
+			// Glob has no error but for a bad pattern, and node names hold no pattern.
+			files, _ := filepath.Glob(at(root, "etc/pve/nodes", node, kind.dir, name+".conf"))
+			for _, file := range files {
+				vmid, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(file), ".conf"))
+				if err != nil || vmid < 100 {
+					continue
+				}
+				g := Guest{VMID: vmid, Node: node, VM: kind.vm}
+				g.Conf, g.Err = readConf(file)
+				g.Conf.VMID = vmid
+				if errors.Is(g.Err, fs.ErrNotExist) {
+					continue // it was destroyed or migrated meanwhile
+				}
+				list = append(list, g)
+			}
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Guest) int { return cmp.Compare(a.VMID, b.VMID) })
+	return list, nil
+}
+
+func readConf(file string) (Conf, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return Conf{}, err
+	}
+	defer f.Close()
+	c, err := ParseConf(f)
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", file, err)
+	}
+	return c, nil
+}
+
+// Nodes names the nodes of the cluster, sorted.
+func Nodes(root string) ([]string, error) {
+	entries, err := os.ReadDir(at(root, "etc/pve/nodes"))
+	if err != nil {
+		return nil, fmt.Errorf("list the cluster's nodes: %w", err)
+	}
+	var nodes []string
+	for _, e := range entries {
+		if e.IsDir() {
+			nodes = append(nodes, e.Name())
+		}
+	}
+	return nodes, nil
+}
+
+// LocalNode is this node's name: what /etc/pve/local leads to, else the host name up to its first dot.
+func LocalNode(root string) string {
+	if target, err := os.Readlink(at(root, "etc/pve/local")); err == nil {
+		return filepath.Base(target)
+	}
+	name, _ := os.Hostname()
+	name, _, _ = strings.Cut(name, ".")
+	return name
+}
+
+// checkNode tells a Proxmox node from another machine.
+func checkNode(root string) error {
+	dir := at(root, "etc/pve/nodes")
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if _, err := os.Stat(at(root, "etc/pve")); err != nil {
+		return hint.Errorf("run it on a node of Proxmox VE", "this machine is no Proxmox VE node: %s is not there", at(root, "etc/pve"))
+	}
+	return hint.Errorf("look at systemctl status pve-cluster", "the cluster file system is not mounted: %s is not there", dir)
+}
+
+// Use says which guest names a hookscript, and where in its configuration.
+type Use struct {
+	Guest
+	Volume string
+	Where  string // "" live, "pending" or "snapshot NAME"
+}
+
+// Uses lists the guests of the cluster, VMs too, that name this program's hookscript on any storage.
+func Uses(list []Guest) []Use {
+	var uses []Use
+	for _, g := range list {
+		hooks := g.Conf.Hookscripts()
+		for _, volume := range sortedKeys(hooks) {
+			if !Ours(volume) {
+				continue
+			}
+			for _, where := range hooks[volume] {
+				uses = append(uses, Use{g, volume, where})
+			}
+		}
+	}
+	return uses
+}
+
+// String is such as "101 (web) on pve1, snapshot before-upgrade".
+func (u Use) String() string {
+	text := fmt.Sprintf("%s on %s", u.Guest, u.Node)
+	if u.Where != "" {
+		text += ", " + u.Where
+	}
+	return text
+}
+
+// String is such as "101 (web)".
+func (g Guest) String() string {
+	if g.Conf.Hostname == "" {
+		return strconv.Itoa(g.VMID)
+	}
+	return fmt.Sprintf("%d (%s)", g.VMID, g.Conf.Hostname)
+}
+
+// at joins root and a path below it; "" stands for /.
+func at(root string, path ...string) string {
+	if root == "" {
+		root = "/"
+	}
+	return filepath.Join(append([]string{root}, path...)...)
+}

@@ -1,0 +1,230 @@
+package pve
+
+import (
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+)
+
+// Want is what enable was asked for.
+type Want struct {
+	Volume  string   // the hookscript to set; "" keeps the one of this program that stands, else DefaultVolume
+	Devices []Device // the nodes that the container gets
+	Chain   bool     // another hookscript may be replaced and is run after this program's
+}
+
+// Plan is what enable or disable changes of one container, and what it says.
+type Plan struct {
+	VMID     int
+	Name     string
+	Set      []KV     // options of pct set
+	Delete   []string // keys for its --delete
+	Lines    []string // what is changed and what is left, in words
+	Warnings []string
+	State    State // what this program has put there, afterwards
+}
+
+// Empty reports whether nothing is to be changed.
+func (p Plan) Empty() bool { return len(p.Set)+len(p.Delete) == 0 }
+
+// Args are the arguments of the one call of pct that does it all.
+func (p Plan) Args() []string {
+	args := []string{"set", strconv.Itoa(p.VMID)}
+	for _, kv := range p.Set {
+		args = append(args, "--"+kv.Key, kv.Value)
+	}
+	if len(p.Delete) > 0 {
+		args = append(args, "--delete", strings.Join(p.Delete, ","))
+	}
+	return args
+}
+
+func (p *Plan) set(key, value, why string) {
+	p.Set = append(p.Set, KV{key, value})
+	p.say("set %s: %s%s", key, value, why)
+}
+
+func (p *Plan) remove(key, value, why string) {
+	p.Delete = append(p.Delete, key)
+	p.say("remove %s: %s%s", key, value, why)
+}
+
+func (p *Plan) say(format string, args ...any) {
+	p.Lines = append(p.Lines, fmt.Sprintf(format, args...))
+}
+func (p *Plan) warn(format string, args ...any) {
+	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
+}
+
+func dev(n int) string { return "dev" + strconv.Itoa(n) }
+
+// PlanEnable decides how a container gets the hookscript and the devices.
+// state is what earlier runs have put there: of that, what is no longer wanted
+// goes. All else is the user's and stays.
+func PlanEnable(c Conf, state State, w Want) (Plan, error) {
+	p := Plan{VMID: c.VMID, Name: c.Hostname, State: State{Dev: map[int]string{}}}
+	next := c.Next()
+	if err := p.hookscript(next.Hookscript, state, w); err != nil {
+		return p, err
+	}
+
+	wanted := map[string]bool{}
+	for _, d := range w.Devices {
+		wanted[d.Path] = true
+	}
+	standing := map[string]int{} // of several entries for one path the first counts
+	for _, n := range sortedKeys(next.Dev) {
+		path := devPath(next.Dev[n])
+		if _, ok := standing[path]; !ok {
+			standing[path] = n
+		}
+	}
+	for _, n := range sortedKeys(state.Dev) {
+		value, ok := next.Dev[n]
+		switch {
+		case !ok:
+		case value != state.Dev[n]:
+			p.say("keep %s: %s, it was changed by hand", dev(n), value)
+		case !wanted[devPath(value)]:
+			p.remove(dev(n), value, "")
+			delete(next.Dev, n)
+		default:
+			p.State.Dev[n] = value
+		}
+	}
+	var lines []string // raw mount lines, with the nodes that they bring
+	brought := map[string][]string{}
+	for _, d := range w.Devices {
+		_, stands := standing[d.Path]
+		if line := mountedBy(next.LXC, d.Path); line != "" && !stands {
+			if brought[line] == nil {
+				lines = append(lines, line)
+			}
+			brought[line] = append(brought[line], d.Path)
+			continue
+		}
+		if err := p.device(d, c, next, standing); err != nil {
+			return p, err
+		}
+	}
+	for _, line := range lines {
+		p.warn("%s left out, brought by the line %q already; without that line enable would let Proxmox follow the host's device numbers", list(brought[line]), line)
+	}
+	return p, nil
+}
+
+// hookscript decides about the one hookscript that a guest can have.
+func (p *Plan) hookscript(old string, state State, w Want) error {
+	volume := w.Volume
+	switch {
+	case Ours(old):
+		if volume == "" {
+			volume = old
+		}
+		p.State.Chain = state.Chain
+	case old != "":
+		if !w.Chain {
+			return hint.Errorf("with --chain pve-nvidia-hook takes its place and runs it after its own work",
+				"container %d has a hookscript already: %s", p.VMID, old)
+		}
+		p.State.Chain = old
+	}
+	if volume == "" {
+		volume = DefaultVolume
+	}
+	p.State.Hookscript = volume
+	if old == volume {
+		return nil
+	}
+	why := ""
+	if old != "" {
+		why = ", instead of " + old
+		if p.State.Chain == old {
+			why += ", which is run after it"
+		}
+	}
+	p.set("hookscript", volume, why)
+	return nil
+}
+
+// device decides about one wanted node.
+func (p *Plan) device(d Device, c Conf, next Section, standing map[string]int) error {
+	if n, ok := standing[d.Path]; ok {
+		old := next.Dev[n]
+		if _, ours := p.State.Dev[n]; ours {
+			if old != d.entry() {
+				p.set(dev(n), d.entry(), ", instead of "+old)
+				p.State.Dev[n], next.Dev[n] = d.entry(), d.entry()
+			}
+			return nil
+		}
+		p.say("keep %s: %s, it was there already", dev(n), old)
+		if !strings.Contains(old, "mode=") && !strings.Contains(old, "gid=") && !strings.Contains(old, "uid=") {
+			p.warn("%s has no mode=: only root can use %s in the container (0666 is for everyone)", dev(n), d.Path)
+		}
+		return nil
+	}
+	n, ok := freeNumber(c, next, d.entry())
+	if !ok {
+		return hint.Errorf("remove some devN entries", "container %d has all of dev0 to dev%d in use", c.VMID, maxDev)
+	}
+	p.set(dev(n), d.entry(), "")
+	p.State.Dev[n], next.Dev[n], standing[d.Path] = d.entry(), d.entry(), n
+	return nil
+}
+
+// freeNumber is the lowest number that neither the running container nor the
+// next start uses. One whose deletion of this very entry is still pending comes first: setting it again calls that off.
+func freeNumber(c Conf, next Section, entry string) (int, bool) {
+	free := -1
+	for n := maxDev; n >= 0; n-- {
+		if next.Dev[n] != "" || c.Pending.Dev[n] != "" {
+			continue
+		}
+		live, used := c.Dev[n]
+		if used && live == entry {
+			return n, true
+		}
+		if !used {
+			free = n
+		}
+	}
+	return free, free >= 0
+}
+
+// PlanDisable decides how to undo what enable did: the hookscript goes, or the
+// chained one comes back, and those entries go that stand as enable put them.
+func PlanDisable(c Conf, state State) Plan {
+	p := Plan{VMID: c.VMID, Name: c.Hostname, State: State{Dev: map[int]string{}}}
+	next := c.Next()
+	switch {
+	case next.Hookscript == "":
+	case !Ours(next.Hookscript):
+		p.say("keep hookscript: %s, it is not of pve-nvidia-hook", next.Hookscript)
+	case state.Chain != "":
+		p.set("hookscript", state.Chain, ", as before")
+	default:
+		p.remove("hookscript", next.Hookscript, "")
+	}
+	left := maps.Clone(next.Dev)
+	for _, n := range sortedKeys(state.Dev) {
+		value, ok := next.Dev[n]
+		delete(left, n)
+		switch {
+		case !ok:
+		case value != state.Dev[n]:
+			p.say("keep %s: %s, it was changed by hand", dev(n), value)
+		default:
+			p.remove(dev(n), value, "")
+		}
+	}
+	for _, n := range sortedKeys(left) {
+		if strings.HasPrefix(devPath(left[n]), "/dev/nvidia") {
+			p.say("keep %s: %s, it is not from enable", dev(n), left[n])
+		}
+	}
+	return p
+}

@@ -1,0 +1,165 @@
+package pve
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// host has two GPUs and all that the driver makes besides.
+var host = []Device{
+	{"/dev/nvidia1", 0o666}, {"/dev/nvidia0", 0o666}, {"/dev/nvidiactl", 0o666},
+	{"/dev/nvidia-uvm", 0o666}, {"/dev/nvidia-uvm-tools", 0o666}, {"/dev/nvidia-modeset", 0o666},
+	{"/dev/nvidia-caps/nvidia-cap1", 0o400}, {"/dev/nvidia-caps/nvidia-cap2", 0o444}, {"/dev/nvidia-caps/nvidia-cap10", 0o444},
+}
+
+func selected(t *testing.T, gpus string) []Device {
+	t.Helper()
+	devices, missing, err := SelectDevices(host, gpus)
+	require.NoError(t, err)
+	require.Empty(t, missing)
+	return devices
+}
+
+// text shows a plan as the golden files keep it.
+func (p Plan) text() string {
+	var b strings.Builder
+	for _, line := range p.Lines {
+		fmt.Fprintln(&b, line)
+	}
+	for _, line := range p.Warnings {
+		fmt.Fprintln(&b, "warning:", line)
+	}
+	if p.Empty() {
+		fmt.Fprintln(&b, "nothing to change")
+	} else {
+		fmt.Fprintln(&b, "pct", strings.Join(p.Args(), " "))
+	}
+	fmt.Fprintf(&b, "remember hookscript=%s chain=%s", p.State.Hookscript, p.State.Chain)
+	for _, n := range sortedKeys(p.State.Dev) {
+		fmt.Fprintf(&b, " dev%d=%s", n, p.State.Dev[n])
+	}
+	return b.String() + "\n"
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got)
+}
+
+func TestEnablePlans(t *testing.T) {
+	ours := State{Hookscript: DefaultVolume, Dev: map[int]string{
+		0: "/dev/nvidiactl,mode=0666", 1: "/dev/nvidia0,mode=0666", 2: "/dev/nvidia1,mode=0666", 3: "/dev/nvidia-uvm,mode=0666",
+	}}
+	const enabled = "hookscript: local:snippets/pve-nvidia-hook\ndev0: /dev/nvidiactl,mode=0666\ndev1: /dev/nvidia0,mode=0666\n" +
+		"dev2: /dev/nvidia1,mode=0666\ndev3: /dev/nvidia-uvm,mode=0666\n"
+	for _, c := range []struct {
+		name, conf, gpus string
+		state            State
+		volume           string
+		chain            bool
+	}{
+		{name: "fresh", gpus: "all"},
+		{name: "one-gpu", gpus: "1"},
+		{name: "none", gpus: "none"},
+		{name: "users-entries-stay", gpus: "0", conf: "dev0: /dev/dri/renderD128,gid=104\ndev2: /dev/nvidia0\ndev4: path=/dev/nvidiactl,mode=0660,gid=44\n"},
+		{name: "mount-lines-stay", gpus: "0", conf: "lxc.cgroup2.devices.allow: c 195:* rwm\n" +
+			"lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file\nlxc.mount.entry = /dev/nvidia-caps dev/nvidia-caps none bind,optional,create=dir\n"},
+		{name: "gpus-shrink", gpus: "0", conf: enabled, state: ours},
+		{name: "devices-given-up", gpus: "none", conf: enabled, state: ours},
+		{name: "changed-by-hand", gpus: "none", conf: strings.Replace(enabled, "nvidia1,mode=0666", "nvidia1,mode=0660", 1), state: ours},
+		{name: "removed-by-hand", gpus: "all", conf: strings.Replace(enabled, "dev2: /dev/nvidia1,mode=0666\n", "", 1), state: ours},
+		{name: "chained", gpus: "none", conf: "hookscript: nas:snippets/backup.sh\n", chain: true},
+		{name: "chain-is-kept", gpus: "none", conf: "hookscript: local:snippets/pve-nvidia-hook\n", state: State{Hookscript: DefaultVolume, Chain: "nas:snippets/backup.sh"}},
+		{name: "other-storage", gpus: "none", volume: "nas:snippets/pve-nvidia-hook", conf: "hookscript: local:snippets/pve-nvidia-hook\n", state: State{Hookscript: DefaultVolume, Chain: "local:snippets/b"}},
+		{name: "storage-is-kept", gpus: "none", conf: "hookscript: nas:snippets/pve-nvidia-hook\n"},
+		{name: "pending-deletion-called-off", gpus: "0", conf: enabled + "[pve:pending]\ndelete: dev0,dev1,dev2,dev3\n"},
+		{name: "pending-entries-count", gpus: "none", conf: "[pve:pending]\nhookscript: local:snippets/pve-nvidia-hook\n"},
+		{name: "snapshots-do-not-count", gpus: "none", conf: "[old]\nhookscript: nas:snippets/backup.sh\ndev0: /dev/nvidia0\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, err := PlanEnable(parse(t, c.conf), c.state, Want{Volume: c.volume, Devices: selected(t, c.gpus), Chain: c.chain})
+			require.NoError(t, err)
+			golden(t, "enable-"+c.name, p.text())
+		})
+	}
+}
+
+func TestDisablePlans(t *testing.T) {
+	state := State{Hookscript: DefaultVolume, Dev: map[int]string{0: "/dev/nvidiactl,mode=0666", 1: "/dev/nvidia0,mode=0666", 7: "/dev/nvidia1,mode=0666"}}
+	chained := state
+	chained.Chain = "nas:snippets/backup.sh"
+	const enabled = "hookscript: local:snippets/pve-nvidia-hook\ndev0: /dev/nvidiactl,mode=0666\ndev1: /dev/nvidia0,mode=0660\ndev2: /dev/nvidia-uvm\ndev3: /dev/fuse\n"
+	for _, c := range []struct {
+		name, conf string
+		state      State
+	}{
+		{"what-stands-goes", enabled, state},
+		{"chain-comes-back", enabled, chained},
+		{"another-hookscript-stays", "hookscript: nas:snippets/other.sh\ndev0: /dev/nvidiactl,mode=0666\n", state},
+		{"without-a-record", enabled, State{}},
+		{"nothing-there", "arch: amd64\n", State{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			golden(t, "disable-"+c.name, PlanDisable(parse(t, c.conf), c.state).text())
+		})
+	}
+}
+
+func TestAnotherHookscriptIsNotReplaced(t *testing.T) {
+	_, err := PlanEnable(parse(t, "hookscript: nas:snippets/backup.sh\n"), State{}, Want{})
+	require.EqualError(t, err, "container 101 has a hookscript already: nas:snippets/backup.sh")
+	require.Contains(t, hint.Of(err), "--chain")
+}
+
+func TestNumbersRunOut(t *testing.T) {
+	var conf strings.Builder
+	for n := range maxDev {
+		fmt.Fprintf(&conf, "dev%d: /dev/tty%d\n", n, n)
+	}
+	p, err := PlanEnable(parse(t, conf.String()), State{}, Want{Devices: host[:1]})
+	require.NoError(t, err)
+	require.Contains(t, p.Set, KV{"dev255", "/dev/nvidia1,mode=0666"})
+	_, err = PlanEnable(parse(t, conf.String()), State{}, Want{Devices: host[:2]})
+	require.ErrorContains(t, err, "dev0 to dev255 in use")
+}
+
+func TestSelectionNamesWhatIsMissing(t *testing.T) {
+	for _, c := range []struct {
+		gpus    string
+		present []Device
+		err     string
+		hint    string
+	}{
+		{"all", nil, "this host has no device nodes of an NVIDIA GPU (/dev/nvidiactl, /dev/nvidia0)", "pve-nvidia-hook devices"},
+		{"2", host, "there is no GPU 2: /dev/nvidia2 is missing", "this host has GPUs 0 and 1"},
+		{"first", host, `"first" is no choice of GPUs`, "all, none or numbers"},
+		{"0,", host, `"0," is no choice of GPUs`, "all, none or numbers"},
+		{"-1", host, `"-1" is no choice of GPUs`, "all, none or numbers"},
+	} {
+		_, _, err := SelectDevices(c.present, c.gpus)
+		require.EqualError(t, err, c.err)
+		require.Contains(t, hint.Of(err), c.hint)
+	}
+	_, missing, err := SelectDevices(host[:3], "1, 1")
+	require.NoError(t, err)
+	require.Equal(t, []string{"/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"}, missing)
+	none, _, err := SelectDevices(nil, "none")
+	require.NoError(t, err)
+	require.Empty(t, none)
+}

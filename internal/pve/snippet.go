@@ -1,0 +1,81 @@
+package pve
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
+)
+
+// SnippetStands reports whether file is this program's snippet, word for word
+// and executable. A file of that name that is not this program's is an error.
+func SnippetStands(file string) (bool, error) {
+	fi, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > 1<<16 {
+		return false, hint.Errorf("move it away", "%s is not a script of pve-nvidia-hook", file)
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return false, err
+	}
+	if bytes.Equal(raw, snippet.Script) {
+		return fi.Mode()&0o111 == 0o111, nil
+	}
+	if !bytes.Contains(raw, []byte("program=/usr/bin/pve-nvidia-hook\n")) {
+		return false, hint.Errorf("move it away", "%s is not a script of pve-nvidia-hook", file)
+	}
+	return false, nil
+}
+
+// EnsureSnippet makes file this program's snippet, executable, by a temporary
+// file and a rename: a guest that starts meanwhile finds the old or the new one.
+func EnsureSnippet(file string) error {
+	stands, err := SnippetStands(file)
+	if err != nil || stands {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return fmt.Errorf("make the snippets folder: %w", err)
+	}
+	f, err := renameio.NewPendingFile(file, renameio.WithStaticPermissions(0o755))
+	if err != nil {
+		return fmt.Errorf("write the snippet: %w", err)
+	}
+	defer f.Cleanup()
+	if _, err := f.Write(snippet.Script); err != nil {
+		return fmt.Errorf("write the snippet: %w", err)
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
+		return fmt.Errorf("write the snippet: %w", err)
+	}
+	return nil
+}
+
+// ready checks that a storage's folder is there on this node. A network storage
+// that is not mounted leaves an empty mount point, and a snippet written there
+// would be hidden by the next mount.
+func (s Storage) ready(root string) error {
+	if !s.Mounted {
+		return nil
+	}
+	var dir, above unix.Stat_t
+	path := at(root, s.Path)
+	if unix.Stat(path, &dir) != nil || unix.Stat(filepath.Dir(path), &above) != nil || dir.Dev == above.Dev {
+		return hint.Errorf("look at pvesm status", "storage %s is not mounted at %s", s.ID, path)
+	}
+	return nil
+}
