@@ -74,7 +74,8 @@ done
 file=$(readlink -f "$library")
 found=${file##*/libnvidia-ml.so.}
 if [ "$found" != "$version" ]; then
-    nvml=$found
+    # It says only the first two numbers of a version.
+    nvml=$(echo "$found" | cut -d. -f1,2)
     fail 18
 fi
 version=${said:-$version}

@@ -72,6 +72,8 @@ remove_driver()
         return 1
     fi
     read -r old < $backup/log
+    old=${old#*\(}
+    old=${old%\)}
     log "Uninstalling NVIDIA Accelerated Graphics Driver for Linux-$arch ($old):"
     read_record remove_installed
     read_record restore_backed_up

@@ -34,7 +34,7 @@ choose_libglvnd()
         fi
     done
     if [ -n "$there" ] && [ -n "$missing" ]; then
-        error "An incomplete installation of libglvnd was found. All of the essential libglvnd libraries are present, but the following are missing:$missing."
+        error "An incomplete installation of libglvnd was found. Essential libraries of it are missing:$missing."
         give_up
     fi
     [ -z "$there" ] || libglvnd=n
