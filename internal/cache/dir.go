@@ -142,9 +142,12 @@ func explainSpace(err error, dir string) error {
 		"free some room (pve-nvidia-hook cache prune), or set cache.dir to a larger disk")
 }
 
-// size writes bytes in MB (millions), as NVIDIA and disk makers do.
+// size writes bytes in MB (millions), or kB where that says more.
 func size(n int64) string {
-	if n < 10e6 && n%1e6 != 0 {
+	switch {
+	case n < 1e6:
+		return fmt.Sprintf("%d kB", (n+999)/1e3)
+	case n < 10e6:
 		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
 	}
 	return fmt.Sprintf("%d MB", n/1e6)
@@ -162,7 +165,7 @@ func (c *Cache) sweep(ctx context.Context, own paths) {
 		v, arch, ending, ok := parseName(d.Name())
 		switch {
 		case !ok:
-			c.sweepStray(d)
+			c.sweepStray(d, own)
 		case base(v, arch) == own.base:
 		case ending == endNewTree, ending == endOldTree, (ending == endPart || ending == endOrigin) && old(d, 7*24*time.Hour):
 			others[base(v, arch)] = c.paths(v, arch)
@@ -184,12 +187,13 @@ func (c *Cache) sweep(ctx context.Context, own paths) {
 	}
 }
 
-// sweepStray removes a temporary file of our own that outlived its run: those of
-// metadata (".NVIDIA-...json" and digits) and of the lock test.
-func (c *Cache) sweepStray(d fs.DirEntry) {
+// sweepStray removes a temporary file of ours that outlived its run: of metadata
+// (".NVIDIA-...json" and digits) at once where the lock is held, else, as those of the lock test, after an hour.
+func (c *Cache) sweepStray(d fs.DirEntry, own paths) {
 	n := d.Name()
+	mine := own.base != "" && (strings.HasPrefix(n, "."+own.base+endMeta) || strings.HasPrefix(n, "."+own.base+endOrigin))
 	ours := strings.HasPrefix(n, "."+prefix) && strings.Contains(n, endMeta) || strings.HasPrefix(n, ".locktest-")
-	if ours && d.Type().IsRegular() && old(d, time.Hour) {
+	if d.Type().IsRegular() && (mine || ours && old(d, time.Hour)) {
 		_ = os.Remove(filepath.Join(c.Dir, n))
 	}
 }

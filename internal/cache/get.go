@@ -18,7 +18,7 @@ type found struct {
 	there   bool  // something bears the run file's name
 	meta    *Meta // nil: it was never verified here
 	same    bool  // it is the very file that meta describes
-	inPlace bool  // it is at least the same inode
+	inPlace bool  // it is at least the same file, whatever it holds now
 	tree    bool  // the tree is there and complete
 }
 
@@ -49,7 +49,7 @@ func (c *Cache) look(p paths) found {
 		return f
 	}
 	f.meta = &m
-	f.inPlace = st.Mode().IsRegular() && inode(st) == m.Inode
+	f.inPlace = m.changedInPlace(p.run, st)
 	f.same = st.Mode().IsRegular() && m.describes(st)
 	f.tree = f.same && m.whole(p.tree)
 	return f

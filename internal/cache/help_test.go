@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -167,7 +169,7 @@ func serve(t testing.TB, secure bool) *server {
 	t.Helper()
 	s := &server{files: map[string][]byte{}, gets: map[string]int{}, tag: `"v1"`}
 	s.Server = httptest.NewUnstartedServer(s)
-	s.Server.Config.ErrorLog = nil
+	s.Server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	if secure {
 		s.StartTLS()
 	} else {

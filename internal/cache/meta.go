@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 )
 
 // How a run file was verified, in the words of Meta.Verified.
@@ -38,7 +39,9 @@ type Meta struct {
 	// noticed without reading 400 MB again.
 	Inode     uint64 `json:"inode"`
 	Changed   int64  `json:"changed"`              // modification time, ns
+	Born      int64  `json:"born,omitempty"`       // birth time, ns, where the file system keeps one
 	TreeInode uint64 `json:"tree_inode,omitempty"` // 0: no tree
+	TreeMade  int64  `json:"tree_made,omitempty"`  // modification time of its top folder, ns
 	Boot      string `json:"boot,omitempty"`       // boot id under which the tree was written
 }
 
@@ -107,8 +110,24 @@ func (m Meta) describes(st fs.FileInfo) bool {
 	return m.Size == st.Size() && m.Changed == st.ModTime().UnixNano() && m.Inode == inode(st)
 }
 
-func (m *Meta) describe(st fs.FileInfo) {
-	m.Size, m.Changed, m.Inode = st.Size(), st.ModTime().UnixNano(), inode(st)
+// describe notes which file it is that bears the name run.
+func (m *Meta) describe(run string, st fs.FileInfo) {
+	m.Size, m.Changed, m.Inode, m.Born = st.Size(), st.ModTime().UnixNano(), inode(st), born(run)
+}
+
+// changedInPlace reports whether the file at run is the one that was verified,
+// with another content or time. A new file may well get the inode of a removed one, so without a birth time it is not.
+func (m Meta) changedInPlace(run string, st fs.FileInfo) bool {
+	return st.Mode().IsRegular() && inode(st) == m.Inode && m.Born != 0 && m.Born == born(run)
+}
+
+func born(name string) int64 {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BTIME, &st)
+	if err != nil || st.Mask&unix.STATX_BTIME == 0 {
+		return 0
+	}
+	return st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
 }
 
 func inode(st fs.FileInfo) uint64 {
@@ -133,7 +152,7 @@ func boot() string {
 // therefore counts files and bytes, which takes milliseconds.
 func (m Meta) whole(tree string) bool {
 	st, err := os.Lstat(tree)
-	if err != nil || !st.IsDir() || m.TreeInode == 0 || inode(st) != m.TreeInode {
+	if err != nil || !st.IsDir() || m.TreeInode == 0 || inode(st) != m.TreeInode || st.ModTime().UnixNano() != m.TreeMade {
 		return false
 	}
 	if m.Boot != "" && m.Boot == boot() {

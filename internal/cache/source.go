@@ -76,6 +76,7 @@ type source struct {
 	err  error      // the last word, whatever the reader makes of it
 	stop context.CancelCauseFunc
 
+	cut             error // how the transfer broke off last
 	broken, rejoins int
 	since, flushed  int64 // off at the last connect, and up to where the disk was told to write
 }
@@ -232,6 +233,8 @@ func (s *source) read(p []byte) (int, error) {
 			if err := s.connect(s.off); err != nil {
 				if s.ctx.Err() != nil {
 					err = context.Cause(s.ctx)
+				} else if s.cut != nil {
+					err = fmt.Errorf("%w; %w", s.cut, err)
 				}
 				return 0, err
 			}
@@ -282,6 +285,7 @@ func (s *source) rejoin(err error) error {
 		s.broken = 0
 	}
 	s.broken++
+	s.cut = err
 	if s.rejoins++; s.broken >= brokenMost || s.rejoins >= rejoinsMost {
 		return err
 	}

@@ -113,7 +113,7 @@ func (c *Cache) verify(ctx context.Context, p paths, w Want, f found) error {
 
 	m := Meta{SHA256: rep.SHA256, Verified: how, URL: url, At: time.Now().UTC().Truncate(time.Second)}
 	if f.meta != nil && f.meta.SHA256 == rep.SHA256 {
-		m.Files, m.Unpacked, m.TreeInode, m.Boot = f.meta.Files, f.meta.Unpacked, f.meta.TreeInode, f.meta.Boot
+		m.Files, m.Unpacked, m.TreeInode, m.TreeMade, m.Boot = f.meta.Files, f.meta.Unpacked, f.meta.TreeInode, f.meta.TreeMade, f.meta.Boot
 	}
 	if err := c.publish(p, m, false, w.Tree); err != nil {
 		return fmt.Errorf("keep %s: %w", p.run, err)
@@ -193,7 +193,7 @@ func (c *Cache) publish(p paths, m Meta, fetched, tree bool) error {
 	if err != nil {
 		return err
 	}
-	m.describe(st)
+	m.describe(p.run, st)
 	if tree {
 		if m.Files, m.Unpacked, err = count(p.newTree); err != nil {
 			return err
@@ -213,7 +213,7 @@ func (c *Cache) publish(p paths, m Meta, fetched, tree bool) error {
 		if err != nil {
 			return err
 		}
-		m.TreeInode, m.Boot = inode(st), boot()
+		m.TreeInode, m.TreeMade, m.Boot = inode(st), st.ModTime().UnixNano(), boot()
 	}
 	if err := syncDir(c.Dir); err != nil {
 		return err

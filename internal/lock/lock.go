@@ -170,32 +170,44 @@ func (l *Lock) Remove() error {
 // two openers apart, or keeps them apart on this node only though the file
 // system is shared with others. dir must be writable.
 func Excludes(dir string) error {
-	path := filepath.Join(dir, fmt.Sprintf(".locktest-%d-%d", os.Getpid(), time.Now().UnixNano()))
-	defer os.Remove(path)
-	open := func() *flock.Flock {
-		return flock.New(path, flock.SetFlag(os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW), flock.SetPermissions(0o600))
-	}
-	one, two := open(), open()
-	defer one.Unlock()
-	defer two.Unlock()
 	const what = "choose a folder on a file system with working locks, such as ext4, xfs, ZFS, or NFS mounted without nolock and local_lock"
+	fail := func(format string, args ...any) error {
+		return hint.Errorf(what, "the locks of %s (%s) "+format, append([]any{dir, kind(dir)}, args...)...)
+	}
+	path := filepath.Join(dir, fmt.Sprintf(".locktest-%d-%d", os.Getpid(), time.Now().UnixNano()))
+	one, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return fail("cannot be tested: %w", err)
+	}
+	defer one.Close()
+	two, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	// At once, so that a process killed here leaves nothing: locks belong to open files, not to names.
+	_ = os.Remove(path)
+	if err != nil {
+		return fail("cannot be tested: %w", err)
+	}
+	defer two.Close()
 
-	got, err := one.TryLock()
-	if err != nil {
-		return hint.Wrap(fmt.Errorf("test the locks of %s (%s): %w", dir, kind(dir), err), what)
+	if err := tryExclusive(one); err != nil {
+		return fail("do not work: %w", err)
 	}
-	if !got {
-		return hint.Errorf(what, "the locks of %s (%s) do not work: a new file is locked already", dir, kind(dir))
-	}
-	got, err = two.TryLock()
-	if err != nil {
-		return hint.Wrap(fmt.Errorf("test the locks of %s (%s): %w", dir, kind(dir), err), what)
-	}
-	if got {
-		return hint.Errorf(what, "the file system of %s (%s) does not exclude: two could hold one lock", dir, kind(dir))
+	switch err := tryExclusive(two); {
+	case err == nil:
+		return fail("do not exclude: two could hold one")
+	case !errors.Is(err, syscall.EWOULDBLOCK):
+		return fail("do not work: %w", err)
 	}
 	if option := localLocks(dir); option != "" {
-		return hint.Errorf(what, "the file system of %s (%s) is mounted with %s: its locks do not reach other nodes", dir, kind(dir), option)
+		return fail("do not reach other nodes: it is mounted with %s", option)
 	}
 	return nil
+}
+
+func tryExclusive(f *os.File) error {
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
 }

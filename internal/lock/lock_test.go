@@ -203,7 +203,7 @@ func TestLocalFileSystemExcludes(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Empty(t, left)
-	require.ErrorContains(t, Excludes(filepath.Join(dir, "missing")), "test the locks")
+	require.ErrorContains(t, Excludes(filepath.Join(dir, "missing")), "cannot be tested")
 }
 
 func TestMountOptionsThatKeepLocksLocal(t *testing.T) {

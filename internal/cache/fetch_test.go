@@ -1,0 +1,379 @@
+package cache
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+)
+
+var runName = FileName(v1, "x86_64")
+
+// fault is an answer to the n-th request for a run file or its checksum.
+type fault func(w http.ResponseWriter, r *http.Request, name string, n int) bool
+
+// onRun makes a fault of an answer to requests for the run file itself.
+func onRun(answer func(w http.ResponseWriter, r *http.Request, n int) bool) fault {
+	return func(w http.ResponseWriter, r *http.Request, name string, n int) bool {
+		return name == runName && answer(w, r, n)
+	}
+}
+
+func status(code int) fault {
+	return onRun(func(w http.ResponseWriter, _ *http.Request, _ int) bool { w.WriteHeader(code); return true })
+}
+
+func always(b []byte) fault {
+	return onRun(func(w http.ResponseWriter, _ *http.Request, _ int) bool { _, _ = w.Write(b); return true })
+}
+
+func sumIs(text string) fault {
+	return func(w http.ResponseWriter, _ *http.Request, name string, _ int) bool {
+		if name == runName+".sha256sum" {
+			fmt.Fprint(w, text)
+			return true
+		}
+		return false
+	}
+}
+
+// Each fault must end in an error that names URL and fault, leave nothing in the
+// cache, and not keep the next URL from being used.
+func TestBadServersAreNamedAndTheNextURLHelps(t *testing.T) {
+	good := sample(t, v1)
+	flipped := bytes.Clone(good)
+	flipped[len(flipped)-1000] ^= 1
+	page := []byte("<!DOCTYPE html><html><body>Please sign in</body></html>")
+	for name, c := range map[string]struct {
+		fault fault
+		says  string
+	}{
+		"missing":            {status(404), "404 Not Found"},
+		"forbidden":          {status(403), "403 Forbidden"},
+		"gone":               {status(410), "410 Gone"},
+		"always failing":     {status(503), "503 Service Unavailable"},
+		"checksum failing":   {func(w http.ResponseWriter, _ *http.Request, _ string, _ int) bool { w.WriteHeader(500); return true }, ".sha256sum?...: the server answered 500"},
+		"empty":              {always(nil), "empty"},
+		"web page":           {always(page), "web page"},
+		"flipped byte":       {always(flipped), "unpack"},
+		"truncated":          {always(good[:len(good)-5000]), ""},
+		"other version":      {always(sample(t, v2)), "580.142"},
+		"other checksum":     {sumIs(sumOf(nil) + "  " + runName + "\n"), "sha256 is"},
+		"checksum of other":  {sumIs(sumOf(good) + "  NVIDIA-Linux-x86_64-1.run\n"), `it is for "NVIDIA-Linux-x86_64-1.run"`},
+		"checksum is a page": {sumIs(string(page)), "not the output of sha256sum"},
+		"checksum is empty":  {sumIs(""), "it is empty"},
+		"redirect loop": {onRun(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+			http.Redirect(w, r, r.URL.Path, http.StatusFound)
+			return true
+		}), "redirect refused: more than 5"},
+		"redirect to http": {onRun(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+			http.Redirect(w, r, "http://127.0.0.1:1/x?token=secret", http.StatusFound)
+			return true
+		}), "redirect refused: it leads from https to http://127.0.0.1:1/x"},
+		"more announced than sent": {onRun(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+			cut(w, r, append(bytes.Clone(good), make([]byte, 5000)...), `"x"`, len(good)-len("bytes"))
+			return true
+		}), ""},
+		"huge announcement": {onRun(func(w http.ResponseWriter, _ *http.Request, _ int) bool {
+			w.Header().Set("Content-Length", "1099511627776")
+			w.WriteHeader(200)
+			return true
+		}), "more than any run file has"},
+		"stalls for ever": {onRun(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+			w.Header().Set("Content-Length", fmt.Sprint(len(good)))
+			_, _ = w.Write(good[:2000])
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+			return true
+		}), "stalled"},
+		"drips": {onRun(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+			w.Header().Set("Content-Length", fmt.Sprint(len(good)))
+			for i := 0; r.Context().Err() == nil; i++ {
+				_, _ = w.Write(good[i : i+1])
+				w.(http.Flusher).Flush()
+				time.Sleep(5 * time.Millisecond)
+			}
+			return true
+		}), "stalled"},
+		"never answers": {onRun(func(_ http.ResponseWriter, r *http.Request, _ int) bool { <-r.Context().Done(); return true }), "timeout"},
+		"drops at once": {onRun(func(http.ResponseWriter, *http.Request, int) bool { panic(http.ErrAbortHandler) }), "EOF"},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			t.Parallel()
+			cache, said := newCache(t)
+			cache.Stall = 100 * time.Millisecond
+			bad := serve(t, true).offer(v1, good)
+			bad.fault = c.fault
+			secret := strings.Replace(bad.template(), "https://", "https://user:secret@", 1) + "?token=secret"
+
+			_, err := cache.Get(testContext(t), want(v1, secret))
+			require.ErrorContains(t, err, bad.URL+"/550.163.01/"+runName)
+			require.ErrorContains(t, err, c.says)
+			require.Contains(t, hint.Of(err), cache.Dir, "the way by hand is always named")
+			require.NotContains(t, err.Error()+said.text()+hint.Of(err), "secret")
+			if strings.Contains(c.says, "stalled") || name == "drops at once" || name == "never answers" {
+				require.NoFileExists(t, cache.paths(v1, "x86_64").run)
+			} else {
+				requireClean(t, cache)
+			}
+
+			next := serve(t, true).offer(v1, good)
+			e := get(t, cache, want(v1, secret, next.template()))
+			require.True(t, e.Fetched)
+			require.Contains(t, e.Meta.URL, next.URL)
+			require.Contains(t, said.text(), "trying the next URL")
+			requireClean(t, cache, v1)
+		})
+	}
+}
+
+func TestHostilePayloadsAreRefused(t *testing.T) {
+	for name, s := range map[string]fakerun.Spec{
+		"climbs":   {Extra: []tar.Header{{Name: "../escaped", Typeflag: tar.TypeReg, Size: 1}}},
+		"absolute": {Extra: []tar.Header{{Name: "/tmp/escaped", Typeflag: tar.TypeReg, Size: 1}}},
+		"device":   {Extra: []tar.Header{{Name: "./null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}},
+		"link out": {Extra: []tar.Header{{Name: "./out", Typeflag: tar.TypeSymlink, Linkname: "/etc/shadow"}}},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			cache, _ := newCache(t)
+			s.Version, s.NoDecompressor = string(v1), true
+			at, err := fakerun.Write(t.TempDir(), s)
+			require.NoError(t, err)
+			b, err := os.ReadFile(at)
+			require.NoError(t, err)
+			srv := serve(t, true).offer(v1, b)
+			_, err = cache.Get(testContext(t), want(v1, srv.template()))
+			require.ErrorContains(t, err, srv.URL)
+			require.NoFileExists(t, cache.Dir+"/escaped")
+			requireClean(t, cache)
+		})
+	}
+}
+
+func TestFailingServerIsAskedAgain(t *testing.T) {
+	c, _ := newCache(t)
+	s := serve(t, true).offer(v1, sample(t, v1))
+	s.fault = func(w http.ResponseWriter, r *http.Request, _ string, n int) bool {
+		if n < 3 {
+			w.Header().Set("Retry-After", "3600") // not heeded beyond the longest pause
+			w.WriteHeader([]int{0, 500, 429}[n])
+		}
+		return n < 3
+	}
+	require.True(t, get(t, c, want(v1, s.template())).Fetched)
+	require.Equal(t, 3, s.count(runName))
+}
+
+func TestTransferCutAtEachTenthGoesOn(t *testing.T) {
+	b := sample(t, v1)
+	for name, tag := range map[string]string{"resumed": `"v1"`, "server cannot resume": ""} {
+		t.Run(name, func(t *testing.T) {
+			c, said := newCache(t)
+			s := serve(t, true).offer(v1, b)
+			s.tag = tag
+			var starts []string
+			s.fault = onRun(func(w http.ResponseWriter, r *http.Request, n int) bool {
+				starts = append(starts, r.Header.Get("Range"))
+				if tag == "" && n > 2 {
+					return false
+				}
+				cut(w, r, b, tag, len(b)/10+1)
+				return true
+			})
+			e := get(t, c, want(v1, s.template()))
+			got, err := os.ReadFile(e.RunFile)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(b, got), said.text())
+			requireClean(t, c, v1)
+			if tag == "" {
+				require.Equal(t, []string{"", "", ""}, starts, "begun again from the start")
+				return
+			}
+			require.Len(t, starts, 10, said.text())
+			require.Equal(t, fmt.Sprintf("bytes=%d-", len(b)/10+1), starts[1])
+		})
+	}
+}
+
+func TestFileThatChangesBetweenPartsIsFetchedWhole(t *testing.T) {
+	b := sample(t, v1)
+	other := bytes.Clone(b)
+	other[len(other)/2] ^= 1
+	c, said := newCache(t)
+	s := serve(t, true).offer(v1, b)
+	s.fault = onRun(func(w http.ResponseWriter, r *http.Request, n int) bool {
+		if n == 1 {
+			cut(w, r, other, `"old"`, len(other)*2/3)
+		}
+		return n == 1
+	})
+	e := get(t, c, want(v1, s.template()))
+	require.Equal(t, sumOf(b), e.Meta.SHA256)
+	require.Contains(t, said.text(), "changed")
+}
+
+func TestLeftoverPartIsResumed(t *testing.T) {
+	b := sample(t, v1)
+	half := len(b) / 2
+	leave := func(c *Cache, s *server, o origin, part []byte) {
+		require.NoError(t, makeDir(c.Dir))
+		p := c.paths(v1, "x86_64")
+		u, err := fill(s.template(), want(v1))
+		require.NoError(t, err)
+		if o.URL == "" {
+			o.URL = key(u)
+		}
+		require.NoError(t, writeJSON(p.origin, o))
+		require.NoError(t, os.WriteFile(p.part, part, 0o644))
+	}
+	for name, c := range map[string]struct {
+		o      origin
+		part   []byte
+		ranges []string
+	}{
+		"by its tag":           {origin{ETag: `"v1"`, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half)}},
+		"whole already":        {origin{ETag: `"v1"`, Size: int64(len(b))}, b, nil},
+		"of a changed file":    {origin{ETag: `"v0"`, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half), ""}},
+		"of another URL":       {origin{URL: "x", ETag: `"v1"`, Size: int64(len(b))}, b[:half], []string{""}},
+		"with a weak tag":      {origin{ETag: `W/"v1"`, Size: int64(len(b))}, b[:half], []string{""}},
+		"of no known origin":   {origin{Size: int64(len(b))}, b[:half], []string{""}},
+		"longer than the file": {origin{ETag: `"v1"`, Size: int64(half)}, b, []string{""}},
+		"with holes after a loss of power": {origin{ETag: `"v1"`, Size: int64(len(b))}, append(bytes.Clone(b[:1000]), make([]byte, half)...),
+			[]string{fmt.Sprintf("bytes=%d-", half+1000), ""}},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			cache, said := newCache(t)
+			s := serve(t, true).offer(v1, b)
+			leave(cache, s, c.o, c.part)
+			var ranges []string
+			s.fault = onRun(func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+				ranges = append(ranges, r.Header.Get("Range"))
+				return false
+			})
+			e := get(t, cache, want(v1, s.template()))
+			require.Equal(t, sumOf(b), e.Meta.SHA256)
+			require.Equal(t, c.ranges, ranges, said.text())
+			requireClean(t, cache, v1)
+		})
+	}
+}
+
+func TestCancelledTransferIsResumedLater(t *testing.T) {
+	b := sample(t, v1)
+	c, said := newCache(t)
+	s := serve(t, true).offer(v1, b)
+	ctx, cancel := context.WithCancel(testContext(t))
+	s.fault = onRun(func(w http.ResponseWriter, r *http.Request, n int) bool {
+		if n == 1 {
+			w.Header().Set("ETag", `"v1"`)
+			w.Header().Set("Content-Length", fmt.Sprint(len(b)))
+			_, _ = w.Write(b[:len(b)/2])
+			w.(http.Flusher).Flush()
+			for { // until it is on the client's disk
+				if st, err := os.Stat(c.paths(v1, "x86_64").part); err == nil && st.Size() >= int64(len(b)/2) {
+					break
+				}
+				time.Sleep(time.Millisecond)
+			}
+			cancel()
+			<-r.Context().Done()
+		}
+		return n == 1
+	})
+	start := time.Now()
+	_, err := c.Get(ctx, want(v1, s.template()))
+	require.ErrorIs(t, err, context.Canceled)
+	require.Less(t, time.Since(start), 2*time.Second)
+	require.NoDirExists(t, c.paths(v1, "x86_64").newTree)
+	get(t, c, want(v1, s.template()))
+	require.Contains(t, said.text(), "resuming")
+}
+
+func TestChecksumRules(t *testing.T) {
+	b := sample(t, v1)
+	none := func(s *server) { delete(s.files, runName+".sha256sum") }
+	t.Run("none published", func(t *testing.T) {
+		c, said := newCache(t)
+		s := serve(t, true).offer(v1, b)
+		none(s)
+		e := get(t, c, want(v1, s.template()))
+		require.Equal(t, byHeader, e.Meta.Verified)
+		require.Contains(t, said.text(), "no checksum is published")
+		e.Release()
+
+		w := want(v1, s.template())
+		w.RequireChecksum = true
+		_, err := c.Get(testContext(t), w)
+		require.ErrorContains(t, err, "a checksum is required and none was found")
+		s.offer(v1, b)
+		require.Equal(t, bySum, get(t, c, w).Meta.Verified, "published since")
+		require.Equal(t, 1, s.count(runName))
+	})
+	t.Run("none published but required", func(t *testing.T) {
+		c, _ := newCache(t)
+		s := serve(t, true).offer(v1, b)
+		none(s)
+		w := want(v1, s.template())
+		w.RequireChecksum = true
+		_, err := c.Get(testContext(t), w)
+		require.ErrorContains(t, err, "no checksum is published there")
+		require.Zero(t, s.count(runName), "nothing was downloaded")
+	})
+	t.Run("pinned", func(t *testing.T) {
+		c, _ := newCache(t)
+		s := serve(t, true).offer(v1, b)
+		w := want(v1, s.template())
+		w.SHA256, w.RequireChecksum = strings.ToUpper(sumOf(b)), true
+		require.Equal(t, byPin, get(t, c, w).Meta.Verified)
+		require.Zero(t, s.count(runName+".sha256sum"))
+	})
+	t.Run("pinned over http", func(t *testing.T) {
+		c, _ := newCache(t)
+		s := serve(t, false).offer(v1, b)
+		_, err := c.Get(testContext(t), want(v1, s.template()))
+		require.ErrorContains(t, err, "plain http is used only with a pinned sha256")
+		require.Zero(t, s.count(runName)+s.count(runName+".sha256sum"))
+		w := want(v1, s.template())
+		w.SHA256 = sumOf(b)
+		require.Equal(t, byPin, get(t, c, w).Meta.Verified)
+	})
+	t.Run("of many files", func(t *testing.T) {
+		c, _ := newCache(t)
+		s := serve(t, true).offer(v1, b)
+		s.fault = sumIs(sumOf(nil) + "  other.run\n" + sumOf(b) + " *" + runName + "\n")
+		require.Equal(t, bySum, get(t, c, want(v1, s.template())).Meta.Verified)
+	})
+}
+
+func TestUnknownLengthIsNoHindrance(t *testing.T) {
+	b := sample(t, v1)
+	c, _ := newCache(t)
+	s := serve(t, true).offer(v1, b)
+	s.fault = onRun(func(w http.ResponseWriter, _ *http.Request, n int) bool {
+		w.(http.Flusher).Flush() // chunked
+		_, _ = w.Write(b)
+		return true
+	})
+	require.Equal(t, sumOf(b), get(t, c, want(v1, s.template())).Meta.SHA256)
+}
+
+func TestProxyOfTheSettingsIsUsed(t *testing.T) {
+	b := sample(t, v1)
+	proxy := serve(t, false).offer(v1, b)
+	c, _ := newCache(t)
+	c.Proxy = proxy.URL
+	w := want(v1, "http://nvidia.example/{file}")
+	w.SHA256 = sumOf(b)
+	require.Equal(t, "http://nvidia.example/"+runName, get(t, c, w).Meta.URL)
+	require.Equal(t, 1, proxy.count(runName))
+}

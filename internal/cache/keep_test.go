@@ -1,0 +1,279 @@
+package cache
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// put lays a file into the cache as somebody does by hand.
+func put(t *testing.T, c *Cache, b []byte) string {
+	t.Helper()
+	require.NoError(t, makeDir(c.Dir))
+	run := c.paths(v1, "x86_64").run
+	require.NoError(t, os.WriteFile(run, b, 0o644))
+	return run
+}
+
+func TestFilePutThereByHandIsAdopted(t *testing.T) {
+	c, said := newCache(t)
+	b := sample(t, v1)
+	put(t, c, b)
+	e := get(t, c, want(v1))
+	require.False(t, e.Fetched)
+	require.Equal(t, byHeader, e.Meta.Verified)
+	require.Empty(t, e.Meta.URL)
+	require.FileExists(t, filepath.Join(e.Tree, ".manifest"))
+	require.Contains(t, said.text(), "verified and unpacked")
+	e.Release()
+	said.lines = nil
+	get(t, c, want(v1))
+	require.Empty(t, said.text(), "verified once")
+	requireClean(t, c, v1)
+}
+
+func TestChecksumBesideTheFileCounts(t *testing.T) {
+	c, _ := newCache(t)
+	b := sample(t, v1)
+	run := put(t, c, b)
+	require.NoError(t, os.WriteFile(run+".sha256sum", []byte(sumOf(b)+"  "+runName+"\n"), 0o644))
+	w := want(v1)
+	w.RequireChecksum = true
+	require.Equal(t, bySum, get(t, c, w).Meta.Verified)
+}
+
+func TestRequiredChecksumOfAnAdoptedFileComesFromTheURL(t *testing.T) {
+	c, _ := newCache(t)
+	b := sample(t, v1)
+	put(t, c, b)
+	s := serve(t, true).offer(v1, b)
+	w := want(v1, s.template())
+	w.RequireChecksum = true
+	require.Equal(t, bySum, get(t, c, w).Meta.Verified)
+	require.Zero(t, s.count(runName), "the file itself is there")
+}
+
+func TestWrongFilePutThereIsRefusedAndLeftAlone(t *testing.T) {
+	good := sample(t, v1)
+	flipped := bytes.Clone(good)
+	flipped[len(flipped)-1000] ^= 1
+	for name, c := range map[string]struct {
+		b            []byte
+		want         func(*Want)
+		beside, says string
+	}{
+		"other version":  {b: sample(t, v2), says: "580.142"},
+		"flipped byte":   {b: flipped, says: "is refused"},
+		"cut off":        {b: good[:len(good)-1], says: "is refused"},
+		"empty":          {b: []byte{}, says: "empty"},
+		"text":           {b: []byte("hello\n"), says: "is refused"},
+		"pinned other":   {b: good, want: func(w *Want) { w.SHA256 = sumOf(nil) }, says: "sha256"},
+		"other beside":   {b: good, beside: sumOf(nil) + "  " + runName + "\n", says: "sha256"},
+		"garbage beside": {b: good, beside: "x", says: "not the output of sha256sum"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cache, _ := newCache(t)
+			run := put(t, cache, c.b)
+			if c.beside != "" {
+				require.NoError(t, os.WriteFile(run+".sha256sum", []byte(c.beside), 0o644))
+			}
+			before, err := os.Stat(run)
+			require.NoError(t, err)
+			s := serve(t, true).offer(v1, good)
+			w := want(v1, s.template())
+			if c.want != nil {
+				c.want(&w)
+			}
+			_, err = cache.Get(testContext(t), w)
+			require.ErrorContains(t, err, run)
+			require.ErrorContains(t, err, c.says)
+			require.Zero(t, s.count(runName))
+			after, err := os.Stat(run)
+			require.NoError(t, err)
+			require.True(t, os.SameFile(before, after))
+			require.Equal(t, before.ModTime(), after.ModTime())
+			require.NoFileExists(t, cache.paths(v1, "x86_64").meta)
+			require.NoDirExists(t, cache.paths(v1, "x86_64").newTree)
+		})
+	}
+}
+
+func TestOddFilesAreRefused(t *testing.T) {
+	b := sample(t, v1)
+	for name, spoil := range map[string]func(run string) error{
+		"link":   func(run string) error { return firstError(os.Rename(run, run+"2"), os.Symlink(run+"2", run)) },
+		"folder": func(run string) error { return firstError(os.Remove(run), os.Mkdir(run, 0o755)) },
+		"owner":  func(run string) error { return os.Chown(run, 1000, 1000) },
+	} {
+		c, _ := newCache(t)
+		run := put(t, c, b)
+		require.NoError(t, spoil(run))
+		_, err := c.Get(testContext(t), want(v1))
+		require.ErrorContains(t, err, run+" is refused", name)
+	}
+}
+
+func TestExchangedFileIsNoticed(t *testing.T) {
+	c, _ := newCache(t)
+	b := sample(t, v1)
+	s := serve(t, true).offer(v1, b)
+	e := get(t, c, want(v1, s.template()))
+	e.Release()
+	require.NoError(t, os.Remove(e.RunFile))
+	put(t, c, sample(t, v2))
+	_, err := c.Get(testContext(t), want(v1, s.template()))
+	require.ErrorContains(t, err, "is refused", "another's file is not replaced")
+	require.Equal(t, 1, s.count(runName))
+}
+
+func TestAddCopiesAndVerifies(t *testing.T) {
+	c, _ := newCache(t)
+	b := sample(t, v1)
+	from := filepath.Join(t.TempDir(), "driver.run")
+	require.NoError(t, os.WriteFile(from, b, 0o600))
+	it, err := c.Add(testContext(t), from, Want{Tree: true})
+	require.NoError(t, err)
+	require.Equal(t, Item{Version: v1, Arch: "x86_64", Path: filepath.Join(c.Dir, runName), State: Ready, Size: int64(len(b)), TreeSize: it.TreeSize,
+		SHA256: sumOf(b), Verified: byHeader, At: it.At, LastUsed: it.LastUsed}, it)
+	require.NotZero(t, it.TreeSize)
+	requireClean(t, c, v1)
+	e := get(t, c, want(v1))
+	require.False(t, e.Fetched)
+	e.Release()
+
+	_, err = c.Add(testContext(t), from, Want{Version: v2})
+	require.ErrorContains(t, err, "580.142")
+	require.NoError(t, os.WriteFile(from, b[:len(b)-10], 0o600))
+	_, err = c.Add(testContext(t), from, Want{})
+	require.ErrorContains(t, err, from)
+	require.NoError(t, os.WriteFile(from, b, 0o600))
+	require.NoError(t, os.WriteFile(from+".sha256sum", []byte(sumOf(nil)+"  "+runName+"\n"), 0o600))
+	_, err = c.Add(testContext(t), from, Want{})
+	require.ErrorContains(t, err, "sha256")
+	requireClean(t, c, v1)
+	get(t, c, want(v1)) // what was there is still there
+}
+
+func TestAddOfTheFileInPlaceVerifiesIt(t *testing.T) {
+	c, _ := newCache(t)
+	run := put(t, c, sample(t, v1))
+	it, err := c.Add(testContext(t), run, Want{})
+	require.NoError(t, err)
+	require.Equal(t, Ready, it.State)
+}
+
+func TestVerifyFindsDamageAndTheNextUseHeals(t *testing.T) {
+	c, _ := newCache(t)
+	b := sample(t, v1)
+	s := serve(t, true).offer(v1, b)
+	e := get(t, c, want(v1, s.template()))
+	it, err := c.Verify(testContext(t), v1, "x86_64")
+	require.NoError(t, err, "also while it is used")
+	require.Equal(t, Ready, it.State)
+	e.Release()
+
+	st, err := os.Stat(e.RunFile)
+	require.NoError(t, err)
+	f, err := os.OpenFile(e.RunFile, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte{^b[len(b)-50]}, int64(len(b)-50))
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, os.Chtimes(e.RunFile, st.ModTime(), st.ModTime()), "as a failing disk does it: unseen")
+	require.Equal(t, Ready, list(t, c)[0].State)
+
+	it, err = c.Verify(testContext(t), v1, "x86_64")
+	require.ErrorContains(t, err, "is damaged")
+	require.Equal(t, Damaged, it.State)
+	require.Contains(t, it.Damage, "sha256")
+	e = get(t, c, want(v1, s.template()))
+	require.True(t, e.Fetched)
+	requireClean(t, c, v1)
+	e.Release()
+
+	require.NoError(t, os.Truncate(filepath.Join(e.Tree, ".manifest"), 3))
+	it, err = c.Verify(testContext(t), v1, "x86_64")
+	require.ErrorContains(t, err, "is incomplete")
+	require.Zero(t, it.TreeSize)
+	e = get(t, c, want(v1, s.template()))
+	require.False(t, e.Fetched)
+	_, err = c.Verify(testContext(t), v1, "x86_64")
+	require.NoError(t, err)
+	_, err = c.Verify(testContext(t), v2, "x86_64")
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func list(t *testing.T, c *Cache) []Item {
+	t.Helper()
+	items, err := c.List()
+	require.NoError(t, err)
+	return items
+}
+
+func TestListTellsWhatIsThere(t *testing.T) {
+	c, _ := newCache(t)
+	require.Empty(t, list(t, c), "no folder, no items")
+	b := sample(t, v1)
+	s := serve(t, true).offer(v1, b)
+	e := get(t, c, want(v1, s.template()))
+	p := c.paths(v2, "x86_64")
+	require.NoError(t, os.WriteFile(p.part, []byte("half"), 0o644))
+	require.NoError(t, os.WriteFile(c.paths("470.256.02", "aarch64").run, []byte("byhand"), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(c.Dir, "README"), nil, 0o644))
+	items := list(t, c)
+	require.Len(t, items, 3)
+	require.Equal(t, []any{v2, Partial, int64(4), false}, []any{items[0].Version, items[0].State, items[0].Size, items[0].InUse})
+	require.Equal(t, []any{v1, Ready, int64(len(b)), true, bySum, e.Meta.Unpacked},
+		[]any{items[1].Version, items[1].State, items[1].Size, items[1].InUse, items[1].Verified, items[1].TreeSize})
+	require.Equal(t, []any{version.Driver("470.256.02"), "aarch64", Unverified}, []any{items[2].Version, items[2].Arch, items[2].State})
+	e.Release()
+	require.False(t, list(t, c)[1].InUse)
+}
+
+func TestPruneKeepsWhatIsUsedWantedOrRecent(t *testing.T) {
+	c, _ := newCache(t)
+	versions := []version.Driver{"470.1.01", "535.1.01", "550.1.01", "560.1.01", "570.1.01"}
+	b := sample(t, v1)
+	require.NoError(t, makeDir(c.Dir))
+	now := time.Now()
+	for i, v := range versions { // the later in the list, the longer ago used
+		p := c.paths(v, "x86_64")
+		require.NoError(t, os.WriteFile(p.run, b, 0o644))
+		require.NoError(t, os.Mkdir(p.tree, 0o755))
+		st, err := os.Stat(p.run)
+		require.NoError(t, err)
+		m := Meta{SHA256: sumOf(b), Verified: byHeader}
+		m.describe(p.run, st)
+		require.NoError(t, writeMeta(p.meta, m))
+		used := now.Add(-time.Duration(i) * time.Hour)
+		require.NoError(t, os.Chtimes(p.meta, used, used))
+	}
+	require.NoError(t, os.WriteFile(c.paths(v2, "x86_64").part, nil, 0o644))
+	held, err := lock.Take(testContext(t), c.paths("560.1.01", "x86_64").lock, lock.Options{Shared: true})
+	require.NoError(t, err)
+
+	gone, err := c.Prune(testContext(t), 1, func(v version.Driver) bool { return v == "550.1.01" })
+	require.NoError(t, err)
+	names := func(items []Item) (v []version.Driver) {
+		for _, it := range items {
+			v = append(v, it.Version)
+		}
+		return v
+	}
+	require.ElementsMatch(t, []version.Driver{"535.1.01", "570.1.01", v2}, names(gone))
+	require.ElementsMatch(t, []version.Driver{"470.1.01", "550.1.01", "560.1.01"}, names(list(t, c)))
+	require.ErrorIs(t, c.Remove(testContext(t), "560.1.01", "x86_64"), lock.ErrBusy)
+	require.NoError(t, held.Release())
+	_, err = c.Prune(testContext(t), 0, nil)
+	require.NoError(t, err)
+	left, err := os.ReadDir(c.Dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
