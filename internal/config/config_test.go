@@ -155,6 +155,12 @@ func TestSyntaxErrorHasLineAndNoSecret(t *testing.T) {
 	}
 }
 
+func TestNamesCannotBreakTheReport(t *testing.T) {
+	_, err := load(write(t, map[string]string{"config.toml": "[driver]\n\"a\\nb\\u001b[2J\" = 1\n\"" + strings.Repeat("x", 5000) + "\" = 1\n"}))
+	require.ErrorContains(t, err, `config.toml:2: driver.a\nb\x1b[2J: unknown key`)
+	require.Less(t, len(err.Error()), 1000)
+}
+
 func TestMissingFiles(t *testing.T) {
 	dir := t.TempDir()
 	_, err := Load(dir+"/none.toml", Options{Cluster: dir + "/none", Named: true})

@@ -103,7 +103,7 @@ func checkMistakes(t *testing.T, err error, lines int) {
 	for _, one := range m {
 		require.NotEmpty(t, one.What)
 		require.LessOrEqual(t, one.Line, lines)
-		require.NotContains(t, one.String(), "\n", "one mistake, one line")
+		require.NotRegexp(t, `[\x00-\x1f\x7f]`, one.String(), "one mistake, one line")
 	}
 }
 

@@ -1,6 +1,9 @@
 package config
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // locate returns the line, from 1, of every key and section of a TOML file
 // that parses; the TOML library does not tell. Names are joined by dots. Keys
@@ -95,15 +98,25 @@ func (l *locator) name(end byte) string {
 		case ' ', '\t', '\r':
 			l.at++
 		case '"', '\'':
-			start := l.at + 1
+			start := l.at
 			l.skipString()
-			b.WriteString(l.text[min(start, len(l.text)):max(l.at-1, start)])
+			b.WriteString(unquote(l.text[start:l.at]))
 		default:
 			b.WriteByte(c)
 			l.at++
 		}
 	}
 	return b.String()
+}
+
+// unquote takes a quoted key out of its quotes. TOML's escapes are Go's, but for \e.
+func unquote(s string) string {
+	if s[0] == '"' {
+		if plain, err := strconv.Unquote(s); err == nil {
+			return plain
+		}
+	}
+	return strings.Trim(s, s[:1])
 }
 
 // skipValue moves behind a value: to the end of its line outside of strings, brackets and braces.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
@@ -27,13 +28,25 @@ func (m Mistake) String() string {
 	}
 	b.WriteString(": ")
 	if m.Key != "" {
-		b.WriteString(m.Key + ": ")
+		b.WriteString(oneLine(m.Key, 200) + ": ")
 	}
-	b.WriteString(m.What)
+	b.WriteString(oneLine(m.What, 2000))
 	if m.Allowed != "" {
 		b.WriteString("; allowed: " + m.Allowed)
 	}
 	return b.String()
+}
+
+// oneLine makes harmless what a name in a file may hold, and keeps it short.
+func oneLine(s string, most int) string {
+	s = strings.ToValidUTF8(s, "?")
+	if strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		s = strings.Trim(strconv.Quote(s), `"`)
+	}
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "..."
+	}
+	return s
 }
 
 // Mistakes is the error of this package: all that is wrong, one a line, sorted by file and line.
@@ -79,8 +92,8 @@ func quote(s string) string {
 	if strings.ContainsAny(s, "@?") {
 		s = RedactURL(s)
 	}
-	if len(s) > 120 {
-		s = strings.ToValidUTF8(s[:120], "") + "..."
+	if len(s) > 200 {
+		s = strings.ToValidUTF8(s[:200], "") + "..."
 	}
-	return fmt.Sprintf("%q", s)
+	return strconv.Quote(s)
 }
