@@ -231,11 +231,11 @@ func TestShippedFileIsTheDefaultsAndNamesEveryKey(t *testing.T) {
 	require.Equal(t, defaults(101), mustFor(t, mustLoad(t, map[string]string{"config.toml": string(data)}), 101))
 }
 
-func TestEveryKeyIsInTheManPage(t *testing.T) {
+func TestManPageNamesEveryKeyWithItsDefault(t *testing.T) {
 	data, err := os.ReadFile("../../packaging/man/pve-nvidia-hook.toml.5.md")
 	require.NoError(t, err)
 	_, page, _ := strings.Cut(string(data), "\n# SECTIONS")
-	for i := range keys {
+	for i, row := range defaults(101).Rows() {
 		k := &keys[i]
 		section := page
 		if k.section() != "" {
@@ -244,7 +244,7 @@ func TestEveryKeyIsInTheManPage(t *testing.T) {
 			_, section, _ = strings.Cut(page, "\n## [containers.VMID]")
 		}
 		section, _, _ = strings.Cut(section, "\n## ")
-		require.Contains(t, section, "\n**"+k.short()+"**", k.name)
+		require.Contains(t, section, "\n**"+k.short()+"** = "+row.Text()+"\n", k.name)
 	}
 }
 
