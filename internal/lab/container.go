@@ -107,7 +107,8 @@ func (c *Container) make(ctx context.Context, lower string) error {
 		return err
 	}
 	if !c.Spec.Systemd {
-		if err := os.WriteFile(filepath.Join(c.Root, initPath), []byte(initScript), 0o755); err != nil {
+		name := filepath.Join(c.Root, initPath)
+		if err := errors.Join(os.WriteFile(name, []byte(initScript), 0o755), os.Chmod(name, 0o755)); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,235 @@
+package lxc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"golang.org/x/sys/unix"
+)
+
+// infoLimit is for lxc-info, which takes some 3 ms.
+const infoLimit = 10 * time.Second
+
+// Container is a running container. It stays tied to the init process that it
+// was opened with: after a reboot of the container it answers ErrNotRunning.
+// Its methods may be called by several goroutines at once, Close excepted.
+type Container struct {
+	lxcPath string
+	name    string
+	pid     int
+	pidfd   int
+	proc    int // the folder /proc/PID; what is read through it is of this process or fails
+	root    int
+	uids    idMap
+	gids    idMap
+	uid     int // of the container's root, as the host sees it
+	gid     int
+}
+
+// Open finds the init process of container VMID below lxcPath (for instance
+// /var/lib/lxc) by lxc-info and pins its root. It returns ErrNotRunning when
+// there is none.
+func Open(ctx context.Context, lxcPath string, vmid int) (*Container, error) {
+	c := &Container{lxcPath: lxcPath, name: strconv.Itoa(vmid), pidfd: -1, proc: -1, root: -1}
+	if err := c.open(ctx); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("open container %d: %w", vmid, err)
+	}
+	return c, nil
+}
+
+func (c *Container) open(ctx context.Context) error {
+	var err error
+	if c.pid, err = initPid(ctx, c.lxcPath, c.name); err != nil {
+		return err
+	}
+	// The pid may have died and been given to another process since lxc-info
+	// looked. A pidfd and an open /proc/PID stay with one process; that this
+	// one is the init of a pid namespace and has a mount namespace other than
+	// ours is checked through them, and that it lives after the root was taken.
+	gone := func(err error) error {
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+			return ErrNotRunning
+		}
+		return err
+	}
+	if c.pidfd, err = unix.PidfdOpen(c.pid, 0); err != nil {
+		return gone(fmt.Errorf("pidfd of process %d: %w", c.pid, err))
+	}
+	if c.proc, err = unix.Open("/proc/"+strconv.Itoa(c.pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return gone(fmt.Errorf("look at process %d: %w", c.pid, err))
+	}
+	if err := c.checkInit(); err != nil {
+		return gone(fmt.Errorf("process %d: %w", c.pid, err))
+	}
+	if c.root, err = unix.Openat(c.proc, "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return gone(fmt.Errorf("root of process %d: %w", c.pid, err))
+	}
+	for _, m := range []struct {
+		file string
+		all  *idMap
+		root *int
+	}{{"uid_map", &c.uids, &c.uid}, {"gid_map", &c.gids, &c.gid}} {
+		text, err := readAt(c.proc, m.file, 64<<10)
+		if err != nil {
+			return gone(err)
+		}
+		if *m.all, err = parseIDMap(string(text)); err != nil {
+			return fmt.Errorf("%s of process %d: %w", m.file, c.pid, err)
+		}
+		root, ok := m.all.toHost(0)
+		if !ok {
+			return fmt.Errorf("%s of process %d maps no root", m.file, c.pid)
+		}
+		*m.root = int(root)
+	}
+	return c.alive()
+}
+
+// initPid asks lxc-info, which prints nothing for a container that is stopped.
+func initPid(ctx context.Context, lxcPath, name string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, infoLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "lxc-info", "-P", lxcPath, "-n", name, "-p", "-H")
+	cmd.Env = hostEnv()
+	cmd.WaitDelay = time.Second
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	text := strings.TrimSpace(stdout.String())
+	said := strings.TrimSpace(text + " " + stderr.String())
+	switch {
+	case ctx.Err() != nil:
+		return 0, fmt.Errorf("lxc-info: %w", ctx.Err())
+	case errors.Is(err, exec.ErrNotFound):
+		return 0, hint.Errorf("apt-get install lxc", "lxc-info: %w", err)
+	case err != nil && strings.Contains(said, "doesn't exist"):
+		return 0, fmt.Errorf("%w: lxc knows no container %s below %s", ErrNotRunning, name, lxcPath)
+	case err != nil:
+		return 0, fmt.Errorf("lxc-info: %w: %s", err, clean(said))
+	case text == "" || text == "-1":
+		return 0, ErrNotRunning
+	}
+	pid, err := strconv.Atoi(text)
+	if err != nil || pid <= 1 {
+		return 0, fmt.Errorf("lxc-info: no process id: %q", text)
+	}
+	return pid, nil
+}
+
+// checkInit makes sure that the process is the first of a pid namespace below
+// ours and has a mount namespace of its own.
+func (c *Container) checkInit() error {
+	status, err := readAt(c.proc, "status", 64<<10)
+	if err != nil {
+		return err
+	}
+	_, rest, ok := strings.Cut(string(status), "\nNSpid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	pids := strings.Fields(line)
+	if !ok || len(pids) < 2 || pids[len(pids)-1] != "1" {
+		return fmt.Errorf("%w: it is not the init of a pid namespace", ErrNotRunning)
+	}
+	theirs, err := readlinkAt(c.proc, "ns/mnt")
+	if err != nil {
+		return err
+	}
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	if theirs == ours {
+		return fmt.Errorf("%w: it has the host's mount namespace", ErrNotRunning)
+	}
+	return nil
+}
+
+// Close lets go of the root; it changes nothing in the container.
+func (c *Container) Close() error {
+	for _, fd := range []*int{&c.root, &c.proc, &c.pidfd} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+			*fd = -1
+		}
+	}
+	return nil
+}
+
+// Pid is the init process as the host sees it.
+func (c *Container) Pid() int { return c.pid }
+
+// Alive reports whether that init process still lives.
+func (c *Container) Alive() bool { return c.alive() == nil }
+
+// Privileged reports whether root in the container is root on the host.
+func (c *Container) Privileged() bool { return c.uid == 0 }
+
+// alive asks the pidfd, which turns readable when the process has ended.
+func (c *Container) alive() error {
+	fds := []unix.PollFd{{Fd: int32(c.pidfd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, 0)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		case n > 0:
+			return ErrNotRunning
+		}
+		return nil
+	}
+}
+
+// hostEnv is for the programs of LXC on the host.
+func hostEnv() []string {
+	path := os.Getenv("PATH")
+	if path == "" {
+		path = "/usr/sbin:/usr/bin:/sbin:/bin"
+	}
+	return []string{"PATH=" + path, "LC_ALL=C"}
+}
+
+// readAt reads a file of the host's /proc below an open folder there.
+func readAt(dir int, name string, limit int) ([]byte, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 0, 4096)
+	for len(buf) < limit {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		n, err := unix.Read(fd, buf[len(buf):min(cap(buf), limit)])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "read", Path: name, Err: err}
+		}
+		if n == 0 {
+			break
+		}
+		buf = buf[:len(buf)+n]
+	}
+	return buf, nil
+}
+
+func readlinkAt(dir int, name string) (string, error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(dir, name, buf)
+	if err != nil {
+		return "", &os.PathError{Op: "readlink", Path: name, Err: err}
+	}
+	return string(buf[:n]), nil
+}

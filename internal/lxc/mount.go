@@ -1,0 +1,260 @@
+package lxc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// mapped is the one id of the user namespace that the mount is mapped with.
+// Which one is of no weight as long as it is not 0: the tree's owner, root, then
+// has no counterpart, so nobody can write, and files show as nobody's. A mere
+// read-only bind mount would not do, as root in a privileged container can
+// remount it.
+const mapped = 1
+
+// overflowID is what stat shows for an owner without counterpart.
+const overflowID = 65534
+
+// unmountMost is how many mounts on one another UnmountTree takes away.
+const unmountMost = 16
+
+// MountTree mounts the host's folder tree at target in the container (an
+// existing empty folder), read-only, nosuid, nodev and id-mapped with a map that leaves out id 0,
+// so that the container's root can read and run it but not change a byte.
+// The tree has to belong to root and be readable for all.
+// It returns ErrNoIDMap (wrapped) where that cannot be done.
+func (c *Container) MountTree(ctx context.Context, tree, target string) error {
+	if err := c.mountTree(ctx, tree, target); err != nil {
+		return fmt.Errorf("mount %s at %s in container %s: %w", tree, target, c.name, err)
+	}
+	return nil
+}
+
+func (c *Container) mountTree(ctx context.Context, tree, target string) error {
+	mount, err := idMappedClone(tree)
+	if err != nil {
+		return err
+	}
+	err = c.inMountNamespace(ctx, func() error {
+		fd, err := c.resolve(c.root, target, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := emptyFolder(fd); err != nil {
+			return err
+		}
+		return unix.MoveMount(int(mount.Fd()), "", fd, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	})
+	if ctx.Err() == nil { // else the thread may still use it
+		mount.Close()
+	}
+	return err
+}
+
+// UnmountTree takes away whatever MountTree left mounted at target, however often; nothing mounted is no error.
+// Other mounts there are left alone.
+func (c *Container) UnmountTree(ctx context.Context, target string) error {
+	err := c.inMountNamespace(ctx, func() error {
+		for range unmountMost {
+			fd, err := c.resolve(c.root, target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+			if err != nil {
+				return there(err)
+			}
+			ours, err := c.isOurs(fd)
+			if err == nil && ours {
+				// By the working folder, not by a path: a path would be
+				// resolved again, and /proc here is the container's.
+				if err = unix.Fchdir(fd); err == nil {
+					err = unix.Unmount(".", unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+				}
+			}
+			unix.Close(fd)
+			if err != nil || !ours {
+				return err
+			}
+		}
+		return fmt.Errorf("more than %d mounts on one another", unmountMost)
+	})
+	if err != nil {
+		return fmt.Errorf("unmount %s in container %s: %w", target, c.name, err)
+	}
+	return nil
+}
+
+// emptyFolder refuses a folder that holds something, such as one that the
+// container has put in the place of the empty one.
+func emptyFolder(fd int) error {
+	buf := make([]byte, 4096)
+	n, err := unix.ReadDirent(fd, buf)
+	if err != nil {
+		return err
+	}
+	if _, entries, _ := unix.ParseDirent(buf[:n], 1, nil); entries > 0 {
+		return unix.ENOTEMPTY
+	}
+	return nil
+}
+
+// isOurs reports whether fd is the root of a mount as MountTree makes them:
+// id-mapped, its owner without counterpart. An idmapped mount of Proxmox VE
+// itself, of a volume say, has an owner.
+func (c *Container) isOurs(fd int) (bool, error) {
+	var st unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, &st)
+	if err != nil {
+		return false, err
+	}
+	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 || st.Uid != overflowID || st.Mask&unix.STATX_MNT_ID == 0 {
+		return false, nil
+	}
+	// Read by the descriptor of the host's /proc, not by the path.
+	mounts, err := readAt(c.proc, "mountinfo", 16<<20)
+	if err != nil {
+		return false, err
+	}
+	id := strconv.FormatUint(st.Mnt_id, 10)
+	for line := range strings.Lines(string(mounts)) {
+		// proc(5): id parent major:minor root mount-point options ...
+		fields := strings.Fields(line)
+		if len(fields) > 6 && fields[0] == id {
+			return strings.Contains(","+fields[5]+",", ",idmapped,"), nil
+		}
+	}
+	return false, nil
+}
+
+// idMappedClone makes a mount of a folder that is attached nowhere yet.
+func idMappedClone(tree string) (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, tree, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOSYS) {
+		return nil, fmt.Errorf("%w: the kernel has no open_tree (Linux 5.2)", ErrNoIDMap)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open_tree: %w", err)
+	}
+	mount := os.NewFile(uintptr(fd), tree)
+	users, err := userNamespace()
+	if err != nil {
+		mount.Close()
+		return nil, fmt.Errorf("%w: no user namespace: %w", ErrNoIDMap, err)
+	}
+	defer users.Close()
+	attr := unix.MountAttr{
+		Attr_set:    unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_IDMAP,
+		Propagation: unix.MS_PRIVATE,
+		Userns_fd:   uint64(users.Fd()),
+	}
+	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr)
+	if err == nil {
+		return mount, nil
+	}
+	reason := fmt.Errorf("mount_setattr: %w", err)
+	var fsys unix.Statfs_t
+	if unix.Fstatfs(fd, &fsys) == nil {
+		reason = fmt.Errorf("the file system of %s (%s): %w", tree, fsName(int64(fsys.Type)), err)
+	}
+	mount.Close()
+	switch {
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP):
+		return nil, fmt.Errorf("%w: %w", ErrNoIDMap, reason)
+	}
+	return nil, reason
+}
+
+// userNamespace makes a user namespace that holds nothing but one id. It needs
+// a process that is born in it; once the descriptor is open that is of no more
+// use. Even one that has ended has its namespace until it is waited for.
+func userNamespace() (*os.File, error) {
+	one := []syscall.SysProcIDMap{{ContainerID: mapped, HostID: mapped, Size: 1}}
+	born := exec.Command("/bin/true")
+	born.Env = []string{}
+	born.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: one, GidMappings: one}
+	if err := born.Start(); err != nil {
+		return nil, err
+	}
+	f, err := os.Open("/proc/" + strconv.Itoa(born.Process.Pid) + "/ns/user")
+	born.Process.Kill()
+	born.Wait()
+	return f, err
+}
+
+// inMountNamespace runs fn in the container's mount namespace, on a thread that
+// ends with it. Paths there are the container's: fn uses descriptors only. When
+// ctx ends first, fn may be left behind, stuck in the container's FUSE.
+func (c *Container) inMountNamespace(ctx context.Context, fn func() error) error {
+	if err := c.alive(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go onThrowawayThread(func() { done <- c.enter(fn) })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *Container) enter(fn func() error) error {
+	// A thread can change its mount namespace only when it shares its root
+	// and working folder with no other.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := unix.Setns(c.pidfd, unix.CLONE_NEWNS); err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return ErrNotRunning
+		}
+		return fmt.Errorf("enter the mount namespace: %w", err)
+	}
+	return fn()
+}
+
+// onThrowawayThread runs fn on a thread that ends with it, and never on the main
+// thread: that one cannot end, and /proc/self is what it sees.
+func onThrowawayThread(fn func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		fn()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onThrowawayThread(fn)
+	}()
+	<-done
+	runtime.UnlockOSThread()
+}
+
+func fsName(magic int64) string {
+	switch magic {
+	case unix.FUSE_SUPER_MAGIC:
+		return "fuse"
+	case unix.NFS_SUPER_MAGIC:
+		return "nfs"
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		return "overlay"
+	case unix.CEPH_SUPER_MAGIC:
+		return "ceph"
+	case 0x2fc12fc1:
+		return "zfs"
+	case unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC:
+		return "cifs"
+	case unix.TMPFS_MAGIC:
+		return "tmpfs"
+	case unix.EXT4_SUPER_MAGIC:
+		return "ext4"
+	}
+	return "magic 0x" + strconv.FormatInt(magic, 16)
+}

@@ -1,0 +1,138 @@
+package lxc
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits of RemoveAll: a container can nest and fill folders without end.
+const (
+	removeDepth   = 64
+	removeEntries = 1_000_000
+)
+
+// Remove removes one file, link or empty folder; what is not there is no error.
+func (c *Container) Remove(name string) error {
+	return pathError("remove", name, c.as(func() error {
+		dir, last, err := c.parent(name)
+		if err == nil {
+			defer unix.Close(dir)
+			if err = c.unlink(dir, last, 0); errors.Is(err, unix.EISDIR) {
+				err = c.unlink(dir, last, unix.AT_REMOVEDIR)
+			}
+		}
+		return there(err)
+	}))
+}
+
+// RemoveAll removes name and all below it. It follows no link and enters no
+// other mount.
+func (c *Container) RemoveAll(name string) error {
+	return pathError("remove", name, c.as(func() error {
+		dir, last, err := c.parent(name)
+		if err != nil {
+			return there(err)
+		}
+		defer unix.Close(dir)
+		left := removeEntries
+		return there(c.removeAll(dir, last, removeDepth, &left))
+	}))
+}
+
+func (c *Container) removeAll(dir int, name string, depth int, left *int) error {
+	if *left--; *left < 0 {
+		return fmt.Errorf("more than %d entries", removeEntries)
+	}
+	err := c.unlink(dir, name, 0)
+	if !errors.Is(err, unix.EISDIR) {
+		return there(err)
+	}
+	if depth == 0 {
+		return fmt.Errorf("folders nest deeper than %d", removeDepth)
+	}
+	// The folder is held by its descriptor: wherever the container moves it
+	// meanwhile, only entries of this folder are removed.
+	fd, err := c.access(dir, func() (int, error) {
+		return c.resolve(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK,
+			unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_SYMLINKS)
+	})
+	if err != nil {
+		return there(err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	for range 3 { // somebody may add entries meanwhile
+		if err := c.empty(f, depth, left); err != nil {
+			return err
+		}
+		if err = c.unlink(dir, name, unix.AT_REMOVEDIR); !errors.Is(err, unix.ENOTEMPTY) {
+			return there(err)
+		}
+	}
+	return err
+}
+
+func (c *Container) empty(f *os.File, depth int, left *int) error {
+	for round := 0; ; round++ {
+		// Removing while reading may skip entries: read from the start until
+		// nothing is found.
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		names, err := f.Readdirnames(1024)
+		if len(names) == 0 {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		for _, name := range names {
+			if err := c.removeAll(int(f.Fd()), name, depth-1, left); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// unlink removes an entry of a folder. Root in a container may do so whoever
+// of the container's users owns the folder or the entry, while the identity
+// that as gives lacks that right: then it is done as the host's root, if the
+// owners are ids of the container, which is what the kernel asks for too.
+func (c *Container) unlink(dir int, name string, flags int) error {
+	_, err := c.access(dir, func() (int, error) { return 0, unix.Unlinkat(dir, name, flags) })
+	if errors.Is(err, unix.EPERM) {
+		// POSIX systems say so for a folder too; Linux says EISDIR.
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return err
+}
+
+// access tries fn as the container's root, and where that is refused, as the
+// host's root, when the folder and what is in it belong to ids of the container.
+func (c *Container) access(dir int, fn func() (int, error)) (int, error) {
+	n, err := fn()
+	if c.uid == 0 || !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) {
+		return n, err
+	}
+	var st unix.Stat_t
+	if serr := unix.Fstat(dir, &st); serr != nil || !c.uids.hasHost(int64(st.Uid)) || !c.gids.hasHost(int64(st.Gid)) {
+		return n, err
+	}
+	if ierr := identity(nil, 0, 0); ierr != nil {
+		return n, errors.Join(err, ierr)
+	}
+	n, err = fn()
+	return n, errors.Join(err, identity(nil, c.uid, c.gid))
+}
+
+// there drops the error that says that there was nothing.
+func there(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,143 @@
+package lxc
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// WriteFile puts data at name by a temporary file and a rename, owned by the
+// container's root. The folder must exist.
+func (c *Container) WriteFile(name string, data []byte, mode fs.FileMode) error {
+	return pathError("write", name, c.as(func() error {
+		dir, last, err := c.parent(name)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(dir)
+		tmp := ".pve-nvidia-hook." + rand.Text()
+		f, err := c.create(dir, tmp, mode)
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(data)
+		err = errors.Join(err, f.Sync(), f.Close())
+		if err == nil {
+			err = unix.Renameat(dir, tmp, dir, last)
+		}
+		if err != nil {
+			unix.Unlinkat(dir, tmp, 0)
+			return err
+		}
+		return unix.Fsync(dir)
+	}))
+}
+
+// copyStep is how much CopyIn writes before it looks at its context again.
+const copyStep = 8 << 20
+
+// CopyIn writes what r holds to a new file name (it must not exist), owned by
+// the container's root, and syncs it. It returns the bytes written; after an
+// error nothing is left at name.
+func (c *Container) CopyIn(ctx context.Context, r io.Reader, name string, mode fs.FileMode) (int64, error) {
+	var f *os.File
+	dir, last := -1, ""
+	err := c.as(func() (err error) {
+		if dir, last, err = c.parent(name); err != nil {
+			return err
+		}
+		f, err = c.create(dir, last, mode)
+		return err
+	})
+	if dir >= 0 {
+		defer unix.Close(dir)
+	}
+	if err != nil {
+		return 0, pathError("copy to", name, err)
+	}
+	var written int64
+	for err == nil {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		var n int64
+		n, err = io.CopyN(f, r, copyStep)
+		written += n
+	}
+	if errors.Is(err, io.EOF) {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		c.as(func() error { return unix.Unlinkat(dir, last, 0) })
+		return written, pathError("copy to", name, err)
+	}
+	return written, nil
+}
+
+// create makes a file that was not there: O_EXCL follows no link at its end.
+// The caller is inside as, so that it belongs to the container's root.
+func (c *Container) create(dir int, last string, mode fs.FileMode) (*os.File, error) {
+	fd, err := unix.Openat(dir, last, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOCTTY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Fchmod(fd, uint32(mode.Perm())); err != nil {
+		unix.Close(fd)
+		unix.Unlinkat(dir, last, 0)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), last), nil
+}
+
+// MkdirAll makes a folder and its parents, owned by the container's root.
+// Folders that are there keep their mode.
+func (c *Container) MkdirAll(name string, mode fs.FileMode) error {
+	return pathError("mkdir", name, c.as(func() error {
+		return c.mkdirAll(strings.TrimRight(name, "/"), uint32(mode.Perm()))
+	}))
+}
+
+func (c *Container) mkdirAll(name string, mode uint32) error {
+	fd, err := c.resolve(c.root, name+"/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err == nil {
+		return unix.Close(fd)
+	}
+	if !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	if i := strings.LastIndexByte(name, '/'); i > 0 {
+		if err := c.mkdirAll(strings.TrimRight(name[:i], "/"), mode); err != nil {
+			return err
+		}
+	}
+	dir, last, err := c.parent(name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	// As the umask of whoever called the hook is unknown, the mode is set
+	// afterwards too, at what is a folder of this name by then.
+	if err := unix.Mkdirat(dir, last, mode); err != nil {
+		if errors.Is(err, unix.EEXIST) { // made meanwhile, or a link that leads nowhere
+			fd, err := c.resolve(c.root, name+"/", unix.O_PATH|unix.O_DIRECTORY, 0)
+			if err != nil {
+				return err
+			}
+			return unix.Close(fd)
+		}
+		return err
+	}
+	made, err := c.resolve(dir, last, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK,
+		unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_SYMLINKS)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(made)
+	return unix.Fchmod(made, mode)
+}
