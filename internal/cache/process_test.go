@@ -81,8 +81,10 @@ func TestKilledDownloadIsResumedByTheNext(t *testing.T) {
 	s := serve(t, true).offer(v1, b)
 	var ranges []string
 	sent := make(chan struct{})
-	s.fault = onRun(func(w http.ResponseWriter, r *http.Request, n int) bool {
+	answer := onRun(func(w http.ResponseWriter, r *http.Request, n int) bool {
+		s.mu.Lock()
 		ranges = append(ranges, r.Header.Get("Range"))
+		s.mu.Unlock()
 		if n > 1 {
 			return false
 		}
@@ -94,6 +96,9 @@ func TestKilledDownloadIsResumedByTheNext(t *testing.T) {
 		<-r.Context().Done()
 		return true
 	})
+	s.mu.Lock()
+	s.fault = answer
+	s.mu.Unlock()
 	p := c.paths(v1, "x86_64")
 	killed := process(t, c, s, v1)
 	require.NoError(t, killed.Start())
@@ -111,6 +116,8 @@ func TestKilledDownloadIsResumedByTheNext(t *testing.T) {
 	out, err := process(t, c, s, v1).CombinedOutput()
 	require.NoError(t, err, string(out))
 	require.Equal(t, "got true published sha256\n", string(out))
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	require.Equal(t, []string{"", fmt.Sprintf("bytes=%d-", len(b)/2)}, ranges, said.text())
 	requireClean(t, c, v1)
 }

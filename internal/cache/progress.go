@@ -17,12 +17,12 @@ type meter struct {
 	bar   *progressbar.ProgressBar
 	start time.Time
 	said  time.Time
-	first int64 // bytes at the first call: those that an earlier run fetched
+	first int64 // bytes that an earlier run fetched
 	last  int64
 }
 
-func (c *Cache) newMeter(file string, total int64) *meter {
-	m := &meter{file: file, total: total, log: c.log(), start: time.Now(), said: time.Now(), first: -1}
+func (c *Cache) newMeter(file string, total, have int64) *meter {
+	m := &meter{file: file, total: total, log: c.log(), start: time.Now(), said: time.Now(), first: have}
 	if c.Bar != nil {
 		m.bar = progressbar.NewOptions64(total,
 			progressbar.OptionSetWriter(c.Bar),
@@ -37,9 +37,6 @@ func (c *Cache) newMeter(file string, total int64) *meter {
 
 // add says how many bytes there are by now.
 func (m *meter) add(done int64) {
-	if m.first < 0 {
-		m.first = m.last
-	}
 	m.last = done
 	if m.bar != nil {
 		_ = m.bar.Set64(done)

@@ -51,7 +51,28 @@ func (c *Cache) Prune(ctx context.Context, keep int, wanted func(version.Driver)
 			gone = append(gone, it)
 		}
 	}
+	c.sweepLocks(ctx)
 	return gone, errors.Join(errs...)
+}
+
+// sweepLocks removes lock files that have nothing to lock and no holder.
+func (c *Cache) sweepLocks(ctx context.Context) {
+	names, _ := os.ReadDir(c.Dir)
+	beside := map[string]int{}
+	for _, d := range names {
+		if v, arch, _, ok := parseName(d.Name()); ok {
+			beside[base(v, arch)]++
+		}
+	}
+	for _, d := range names {
+		v, arch, ending, ok := parseName(d.Name())
+		if !ok || ending != endLock || beside[base(v, arch)] > 1 {
+			continue
+		}
+		if l, err := lock.Take(ctx, c.paths(v, arch).lock, lock.Options{}); err == nil {
+			_ = l.Remove()
+		}
+	}
 }
 
 // Remove removes a run file, its tree and all beside them. One in use stays: lock.ErrBusy.

@@ -92,7 +92,7 @@ func (c *Cache) open(ctx context.Context, cl *retryablehttp.Client, u *url.URL, 
 		s.close()
 		return nil, err
 	}
-	s.meter = c.newMeter(p.file(), s.size)
+	s.meter = c.newMeter(p.file(), s.size, s.back)
 	return s, nil
 }
 

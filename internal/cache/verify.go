@@ -114,6 +114,10 @@ func (c *Cache) verify(ctx context.Context, p paths, w Want, f found) error {
 	m := Meta{SHA256: rep.SHA256, Verified: how, URL: url, At: time.Now().UTC().Truncate(time.Second)}
 	if f.meta != nil && f.meta.SHA256 == rep.SHA256 {
 		m.Files, m.Unpacked, m.TreeInode, m.TreeMade, m.Boot = f.meta.Files, f.meta.Unpacked, f.meta.TreeInode, f.meta.TreeMade, f.meta.Boot
+		m.URL = f.meta.URL // the same bytes, so what was proved of them holds
+		if how == byHeader {
+			m.Verified = f.meta.Verified
+		}
 	}
 	if err := c.publish(p, m, false, w.Tree); err != nil {
 		return fmt.Errorf("keep %s: %w", p.run, err)

@@ -37,8 +37,9 @@ type Options struct {
 	Timeout time.Duration // how long to wait; 0: try once
 	Holder  string        // for what, such as "container 101"; written into the file by an exclusive holder, "" writes nothing
 
-	// OnWait is called when the wait begins and every 10 s, with the holder in
-	// words: "pid 123 on node1 for container 101 since 12:01:02".
+	// OnWait is called when the wait begins (but for a lock that is free again
+	// after 10 ms) and every 10 s, with the holder in words: "pid 123 on node1
+	// for container 101 since 12:01:02".
 	OnWait func(holder string, waited time.Duration)
 
 	// Enough is asked after each failed try; true ends the wait with ErrEnough.
@@ -89,7 +90,7 @@ func Take(ctx context.Context, path string, o Options) (*Lock, error) {
 		if waited >= o.Timeout {
 			return nil, busy(path, waited)
 		}
-		if o.OnWait != nil && time.Since(said) >= sayEvery {
+		if o.OnWait != nil && pause > pollFirst && time.Since(said) >= sayEvery {
 			said = time.Now()
 			o.OnWait(Holder(path), waited)
 		}
