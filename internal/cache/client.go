@@ -19,7 +19,7 @@ import (
 const (
 	redirectsMost = 5
 	// A transfer that brings less than this in Cache.Stall is as good as dead:
-	// 273 bytes a second would take three weeks.
+	// 273 bytes a second would take two weeks.
 	trickle = 16 << 10
 )
 

@@ -2,8 +2,6 @@ package cache
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -33,26 +29,6 @@ const (
 var errRestart = errors.New("the transfer has to begin again")
 
 var errStopped = errors.New("stopped")
-
-// origin tells where a partial download comes from. It stands beside it.
-type origin struct {
-	URL          string `json:"url"` // sha256 of it, for it may hold credentials
-	ETag         string `json:"etag,omitempty"`
-	LastModified string `json:"last_modified,omitempty"`
-	Size         int64  `json:"size"`
-}
-
-// validator is what If-Range may carry (RFC 9110, 13.1.5): a strong ETag, or a
-// Last-Modified. "" when the server gave neither; then nothing can be resumed.
-func (o origin) validator() string {
-	if o.ETag != "" {
-		if strings.HasPrefix(o.ETag, "W/") {
-			return ""
-		}
-		return o.ETag
-	}
-	return o.LastModified
-}
 
 // source is a download as one stream of bytes, from the first to the last. It
 // begins with what an earlier run has left in the partial file, appends to that
@@ -125,11 +101,6 @@ func (s *source) prepare() error {
 	return s.connect(0)
 }
 
-func key(u *url.URL) string {
-	sum := sha256.Sum256([]byte(u.String()))
-	return hex.EncodeToString(sum[:])
-}
-
 // connect asks for the file from byte at on.
 func (s *source) connect(at int64) error {
 	header := http.Header{}
@@ -182,23 +153,6 @@ func (s *source) accept(r *http.Response, at int64) error {
 		return localFault{explainSpace(err, s.c.Dir)}
 	}
 	return nil
-}
-
-// contentRange reads "bytes 100-199/200".
-func contentRange(h string) (first, total int64, err error) {
-	rest, ok := strings.CutPrefix(h, "bytes ")
-	span, all, ok2 := strings.Cut(rest, "/")
-	a, _, ok3 := strings.Cut(span, "-")
-	if ok && ok2 && ok3 {
-		first, err = strconv.ParseInt(a, 10, 64)
-		if err == nil {
-			total, err = strconv.ParseInt(all, 10, 64)
-		}
-		if err == nil {
-			return first, total, nil
-		}
-	}
-	return 0, 0, fmt.Errorf("the server answered with the range %.60q", h)
 }
 
 // Read hands on the next bytes. Its error is kept in s.err too.
