@@ -1,7 +1,9 @@
 package lab_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,7 +90,7 @@ func TestSweepRemovesTheLabOfADeadProcess(t *testing.T) {
 		require.NoError(t, c.Start(context.Background()))
 		pid, err := c.Pid(context.Background())
 		require.NoError(t, err)
-		println("LAB", filepath.Dir(c.LXCPath), pid)
+		fmt.Fprintf(os.Stderr, "LAB %s %d\n", filepath.Dir(c.LXCPath), pid)
 		select {}
 	}
 	labtest.Need(t)
@@ -99,11 +101,10 @@ func TestSweepRemovesTheLabOfADeadProcess(t *testing.T) {
 	stderr, err := owner.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, owner.Start())
-	line := make([]byte, 4096)
-	n, err := stderr.Read(line)
+	line, err := bufio.NewReader(stderr).ReadString('\n')
 	require.NoError(t, err)
-	fields := strings.Fields(string(line[:n]))
-	require.Len(t, fields, 3, string(line[:n]))
+	fields := strings.Fields(line)
+	require.Len(t, fields, 3, line)
 	dir, pid := fields[1], fields[2]
 	require.True(t, strings.HasPrefix(dir, lab.Dir()+"/labs/"), dir)
 

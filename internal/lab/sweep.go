@@ -81,10 +81,12 @@ func stop(path, name string) error {
 	if strings.TrimSpace(state) == "STOPPED" {
 		return nil
 	}
-	if err := command(ctx, "lxc-stop", "-P", path, "-n", name, "-k"); err != nil {
-		return fmt.Errorf("stop container %s: %w", name, err)
+	// lxc-stop fails for one that is on its way down already.
+	stopped := command(ctx, "lxc-stop", "-P", path, "-n", name, "-k")
+	if err := command(ctx, "lxc-wait", "-P", path, "-n", name, "-s", "STOPPED", "-t", "15"); err != nil {
+		return fmt.Errorf("stop container %s: %w", name, errors.Join(stopped, err))
 	}
-	return command(ctx, "lxc-wait", "-P", path, "-n", name, "-s", "STOPPED", "-t", "15")
+	return nil
 }
 
 // demolish unmounts all below dir and removes it.

@@ -173,10 +173,12 @@ func (c *Container) Alive() bool { return c.alive() == nil }
 func (c *Container) Privileged() bool { return c.uid == 0 }
 
 // alive asks the pidfd, which turns readable when the process has ended.
-func (c *Container) alive() error {
+func (c *Container) alive() error { return c.aliveAfter(0) }
+
+func (c *Container) aliveAfter(wait time.Duration) error {
 	fds := []unix.PollFd{{Fd: int32(c.pidfd), Events: unix.POLLIN}}
 	for {
-		n, err := unix.Poll(fds, 0)
+		n, err := unix.Poll(fds, int(wait.Milliseconds()))
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -187,6 +189,13 @@ func (c *Container) alive() error {
 		}
 		return nil
 	}
+}
+
+// dying reports whether the init process is about to end. When a container is
+// stopped, its init dies only after all others were killed and taken note of.
+func (c *Container) dying() bool {
+	init, ok := readProcess(c.pid)
+	return !ok || init.exiting || c.aliveAfter(100*time.Millisecond) != nil
 }
 
 // hostEnv is for the programs of LXC on the host.

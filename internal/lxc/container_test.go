@@ -3,6 +3,7 @@ package lxc_test
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -28,6 +29,13 @@ func open(t *testing.T, spec lab.Spec) (*lab.Container, *lxc.Container) {
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return at, c
+}
+
+// self is this test binary with one test to run, as another process.
+func self(t *testing.T, test string, env ...string) *exec.Cmd {
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+test+"$")
+	cmd.Env = append(os.Environ(), env...)
+	return cmd
 }
 
 // both runs a test in a privileged and in an unprivileged container.

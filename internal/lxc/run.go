@@ -206,6 +206,9 @@ func (c *Container) judge(res Result) (Result, error) {
 	if err := c.alive(); err != nil {
 		return res, err
 	}
+	if res.Code == 128+int(unix.SIGKILL) && c.dying() {
+		return res, ErrNotRunning
+	}
 	said := bytes.TrimSpace(res.Stderr)
 	last := string(said[bytes.LastIndexByte(said, '\n')+1:])
 	if !strings.HasPrefix(last, "lxc-attach: ") {

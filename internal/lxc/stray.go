@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"time"
 
@@ -42,12 +41,23 @@ func (c *Container) KillStrays(ctx context.Context) (int, error) {
 func (c *Container) end(t target, ended <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(context.Background(), sweepLimit)
 	defer cancel()
-	// The command and what stayed in its process group go together with
-	// lxc-attach, in one step that no fork can slip through. The group cannot
-	// be another's: lxc-attach, its leader, has not been waited for.
-	group := func() { unix.Kill(-t.attach, unix.SIGKILL) }
+	// The group holds lxc-attach, which may be on its way in, and what stayed in
+	// it: one signal, that no fork slips through. It cannot be another's group,
+	// since lxc-attach, its leader, has not been waited for. But first lxc-attach
+	// gets a moment to take the status of a command that was killed: a process
+	// of the container that only the host's init can take it from would hold up
+	// a stop of the container.
+	group := func(found bool) {
+		if found {
+			select {
+			case <-ended:
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+		unix.Kill(-t.attach, unix.SIGKILL)
+	}
 	_, err := c.sweep(ctx, t, group)
-	group()
+	group(false)
 	select {
 	case <-ended:
 	case <-ctx.Done():
@@ -55,10 +65,10 @@ func (c *Container) end(t target, ended <-chan struct{}) error {
 	return err
 }
 
-// sweep kills what t names until a look finds nothing. Descendants are looked
-// for before first runs, as they lose their parent by it.
-func (c *Container) sweep(ctx context.Context, t target, first func()) (int, error) {
-	scan := scanner{c: c, found: map[int]uint64{}}
+// sweep kills what t names until a look finds nothing. After the first round it
+// calls first, if there is one, with whether something was found.
+func (c *Container) sweep(ctx context.Context, t target, first func(found bool)) (int, error) {
+	scan := scanner{c: c, found: map[int]uint64{}, sessions: map[int]bool{}}
 	killed := map[int]uint64{}
 	var left []process
 	for round := range sweepRounds {
@@ -69,21 +79,24 @@ func (c *Container) sweep(ctx context.Context, t target, first func()) (int, err
 		if left, err = scan.look(t); err != nil {
 			return len(killed), err
 		}
-		if round == 0 && first != nil {
+		if len(left) == 0 && (round > 0 || first == nil) {
+			return len(killed), nil
+		}
+		if round == 0 && len(left) > 0 {
 			// Stopped, they start nothing new while the rest is looked for.
 			signalAll(left, unix.SIGSTOP)
 			if left, err = scan.look(t); err != nil {
 				return 0, err
 			}
-			first()
-		} else if len(left) == 0 {
-			return len(killed), nil
 		}
 		fds := signalAll(left, unix.SIGKILL)
 		for _, p := range left {
 			killed[p.pid] = p.start
 		}
 		awaitEnd(ctx, fds)
+		if round == 0 && first != nil {
+			first(len(left) > 0)
+		}
 	}
 	if len(left) == 0 {
 		return len(killed), nil
@@ -131,6 +144,7 @@ type process struct {
 	pid, parent, session int
 	start                uint64 // in clock ticks since boot
 	zombie               bool
+	exiting              bool
 }
 
 func readProcess(pid int) (process, bool) {
@@ -147,16 +161,19 @@ func readProcess(pid int) (process, bool) {
 	p := process{pid: pid, zombie: fields[0][0] == 'Z' || fields[0][0] == 'X'}
 	p.parent, _ = strconv.Atoi(string(fields[1]))
 	p.session, _ = strconv.Atoi(string(fields[3]))
+	flags, _ := strconv.ParseUint(string(fields[6]), 10, 64)
+	p.exiting = flags&0x4 != 0 // PF_EXITING of the kernel
 	p.start, err = strconv.ParseUint(string(fields[19]), 10, 64)
 	return p, err == nil
 }
 
 // scanner looks for processes of one container.
 type scanner struct {
-	c     *Container
-	found map[int]uint64  // pid to start time, over all looks: children of what has ended count too
-	inner map[string]bool // pid namespaces: is it the container's or below it
-	stuck int
+	c        *Container
+	found    map[int]uint64  // pid to start time, over all looks
+	sessions map[int]bool    // those of what was found, over all looks
+	inner    map[string]bool // pid namespaces: is it the container's or below it
+	stuck    int
 }
 
 // look returns the living processes that t names, never the container's init
@@ -167,15 +184,17 @@ func (s *scanner) look(t target) ([]process, error) {
 		return nil, err
 	}
 	members := map[int]bool{}
-	sessions := map[int]bool{}
 	if t.session > 0 {
-		sessions[t.session] = true
+		s.sessions[t.session] = true
 	}
+	init, _ := readProcess(s.c.pid)
 	add := func(p process) {
 		members[p.pid] = true
 		s.found[p.pid] = p.start
-		if s.ownSession(p.session, all) {
-			sessions[p.session] = true
+		// Run gives each command a session, so a session in which something of
+		// it lives was begun by it too.
+		if p.session > 0 && p.session != init.session {
+			s.sessions[p.session] = true
 		}
 	}
 	for _, p := range all {
@@ -186,7 +205,7 @@ func (s *scanner) look(t target) ([]process, error) {
 	for grown := true; grown; { // what hangs on what was found, at any distance
 		grown = false
 		for _, p := range all {
-			if !members[p.pid] && (members[p.parent] || sessions[p.session]) {
+			if !members[p.pid] && (members[p.parent] || s.sessions[p.session]) {
 				add(p)
 				grown = true
 			}
@@ -199,22 +218,6 @@ func (s *scanner) look(t target) ([]process, error) {
 		}
 	}
 	return living, nil
-}
-
-// ownSession reports whether a session in which something was found was begun
-// by a Run: its leader is in the container, or is gone (a killed lxc-attach, a
-// daemon's first half). One that came from outside, with somebody's terminal, or
-// is that of init, is not.
-func (s *scanner) ownSession(session int, all []process) bool {
-	init, ok := readProcess(s.c.pid)
-	if !ok || session <= 0 || session == init.session {
-		return false
-	}
-	if slices.ContainsFunc(all, func(p process) bool { return p.pid == session }) {
-		return true
-	}
-	_, lives := readProcess(session)
-	return !lives
 }
 
 // processes lists those in the container's pid namespace or below, init excepted.
