@@ -1,0 +1,83 @@
+package cuda
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+)
+
+// aptLocks are the files on which apt and dpkg hold a POSIX lock while they
+// work. apt waits for the first two when told so, dpkg for none, and apt-get
+// update not for the third.
+var aptLocks = []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"}
+
+// holder returns the process that holds a lock on one of the files, as the host
+// numbers it. It looks from the host, so no process is started in the container.
+func holder(c Container, files []string) (pid int, file string, err error) {
+	for _, name := range files {
+		f, err := c.OpenFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return 0, "", fmt.Errorf("open the container's %s: %w", name, err)
+		}
+		lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+		err = unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lock)
+		f.Close()
+		if err != nil {
+			return 0, "", fmt.Errorf("ask for the lock on %s: %w", name, err)
+		}
+		if lock.Type != unix.F_UNLCK {
+			return int(lock.Pid), name, nil
+		}
+	}
+	return 0, "", nil
+}
+
+// waitLocks waits until no package tool works in the container, at most LockWait long.
+func (j *job) waitLocks(ctx context.Context, files []string) error {
+	ends := time.Now().Add(j.w.LockWait)
+	tick := time.NewTicker(max(j.w.step/4, 10*time.Millisecond))
+	defer tick.Stop()
+	for said := false; ; {
+		pid, file, err := holder(j.c, files)
+		if err != nil || file == "" {
+			return err
+		}
+		who := processName(pid)
+		if time.Now().After(ends) {
+			return hint.Errorf("let "+who+" come to its end, or end it, and run this again",
+				"%s still holds %s after %s", who, file, j.w.LockWait)
+		}
+		if !said {
+			j.log.Infof("waiting for %s in the container to finish (up to %s)", who, j.w.LockWait)
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s, which holds %s: %w", who, file, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+func processName(pid int) string {
+	if pid <= 0 {
+		return "another package tool"
+	}
+	name := "a process"
+	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil {
+		name = printable(strings.TrimSpace(string(comm)), 40)
+	}
+	return fmt.Sprintf("%s (pid %d on the host)", name, pid)
+}

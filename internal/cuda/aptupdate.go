@@ -1,0 +1,172 @@
+package cuda
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+)
+
+// verdict is what apt-get update came to, as far as the CUDA repository goes.
+type verdict int
+
+const (
+	updated     verdict = iota
+	lockedOut           // another apt holds the lists
+	unreachable         // no network, no name resolution, no server
+	brokenIndex         // the server's files do not fit together
+	badKey              // signature missing, unknown or wrong
+	hopeless            // apt cannot work at all
+)
+
+// complaint is how apt begins a line about a problem; apt 3 spells the words out.
+var complaint = regexp.MustCompile(`^(E|W|Err|Error|Warning)(:| )`)
+
+var (
+	keyWords   = regexp.MustCompile(`NO_PUBKEY|Missing key|is not signed|EXPKEYSIG|KEYEXPIRED|REVKEYSIG|BADSIG|signature verification|signatures (couldn't|could not|were) |GPG error|OpenPGP signature|gpgv|sqv`)
+	indexWords = regexp.MustCompile(`Hash Sum mismatch|Hashes of|unexpected size|File too large|does not have a Release file|no longer has a Release|is expired|is not valid yet|Clearsigned file|NODATA|404|403|Could not open file|Unable to parse|Splitting up|Encountered a section|Problem with MergeList|compressed data|decompress|looks corrupt|truncated`)
+	lockWords  = regexp.MustCompile(`Could not get lock|Unable to lock|Unable to acquire`)
+)
+
+// judgeUpdate reads what apt-get update said. apt ends with 0 when it could not
+// reach a server, so the words count, not the status. Other repositories of the
+// container that fail are no reason to stop; others names them.
+func judgeUpdate(code int, lines []string, repo string) (v verdict, about string, others []string) {
+	ours := strings.TrimRight(repo, "/")
+	var mine, rest []string
+	for i, l := range lines {
+		if !complaint.MatchString(l) {
+			continue
+		}
+		if strings.HasPrefix(l, "Err:") && i+1 < len(lines) {
+			l += " " + strings.TrimSpace(lines[i+1]) // its reason stands in the next line
+		}
+		switch {
+		case lockWords.MatchString(l):
+			return lockedOut, l, nil
+		case strings.Contains(l, "Conflicting values set for option Signed-By"):
+			return hopeless, l, nil
+		case strings.Contains(l, "is configured multiple times"):
+		case strings.Contains(l, ours):
+			mine = append(mine, l)
+		case strings.Contains(l, "Some index files failed"):
+		default:
+			rest = append(rest, l)
+		}
+	}
+	if len(mine) > 0 {
+		for _, l := range mine {
+			if keyWords.MatchString(l) {
+				return badKey, l, rest
+			}
+		}
+		for _, l := range mine {
+			if indexWords.MatchString(l) {
+				return brokenIndex, l, rest
+			}
+		}
+		return unreachable, mine[len(mine)-1], rest
+	}
+	if code != 0 {
+		for _, l := range rest {
+			if strings.HasPrefix(l, "E") && !strings.Contains(l, "://") {
+				return hopeless, l, rest
+			}
+		}
+		if len(rest) == 0 {
+			return hopeless, fmt.Sprintf("status %d", code), nil
+		}
+	}
+	return updated, "", rest
+}
+
+// update fetches the package lists, again and again while the network or a lock stands in the way.
+func (a *apt) update(ctx context.Context) error {
+	broken := 0
+	var others []string
+	err := a.retry(ctx, "fetch the container's package lists", func() (bool, error) {
+		if err := a.waitLocks(ctx, aptLocks); err != nil {
+			return false, err
+		}
+		// One retry of apt's own: it pauses longer each time, and is tried again here.
+		out, err := a.run(ctx, a.command("update", "-o", "Acquire::Retries=1")...)
+		if err != nil {
+			return false, err
+		}
+		v, about, rest := judgeUpdate(out.code, out.lines, a.repo)
+		others = rest
+		about = printable(about, 400)
+		switch v {
+		case updated:
+			return false, nil
+		case lockedOut, unreachable:
+			return true, errors.New(about)
+		case brokenIndex:
+			broken++ // a mirror in the middle of an update heals within moments
+			return broken < 3, hint.Errorf("the server's files do not fit together: try later, or set cuda.repo_url to another mirror",
+				"the package index of %s is broken: %s", a.repo, about)
+		case badKey:
+			return false, hint.Errorf("is "+a.repo+" really NVIDIA's? If its key has changed, delete "+a.keyringName()+" in the cache folder, so that it is fetched again, and the package cuda-keyring in the container",
+				"the package index of %s is not signed with the key of its cuda-keyring package: %s", a.repo, about)
+		}
+		return false, hint.Errorf("run apt-get update in the container and put right what it says", "apt-get update in the container: %s", about)
+	})
+	if err == nil && len(others) > 0 {
+		a.log.Warnf("apt-get update in the container complains of other repositories: %s", printable(others[0], 300))
+	}
+	return err
+}
+
+// listPrefix is how apt begins the names of the index files of a repository in
+// /var/lib/apt/lists: its URL without the scheme, slashes as underscores.
+func listPrefix(repo string) string {
+	u, err := url.Parse(repo)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	quoted := u.Host + u.Path
+	for _, c := range `%\|{}[]<>"^~_=!@#$&*` {
+		quoted = strings.ReplaceAll(quoted, string(c), fmt.Sprintf("%%%02x", c))
+	}
+	return strings.ReplaceAll(quoted, "/", "_")
+}
+
+// forgetLists removes the fetched index files of the repository.
+func (a *apt) forgetLists() error {
+	prefix := listPrefix(a.repo)
+	return a.removeIn("/var/lib/apt/lists", func(n string) bool { return prefix != "" && strings.HasPrefix(n, prefix) })
+}
+
+// forgetArchives removes fetched packages of ours, up to 3 GB of them, that a
+// run that was cut off has left. Until then they spare the next run a download.
+func (a *apt) forgetArchives(names []string) error {
+	return a.removeIn("/var/cache/apt/archives", func(n string) bool {
+		name, _, ok := strings.Cut(n, "_")
+		return ok && slices.Contains(names, name)
+	})
+}
+
+// removeIn removes files from a folder of apt's and from its folder for what is not yet whole.
+func (a *apt) removeIn(folder string, is func(name string) bool) error {
+	for _, dir := range []string{folder, folder + "/partial"} {
+		names, err := a.c.ReadDir(dir, 10000)
+		if err != nil {
+			a.log.Debugf("read the container's %s: %v", dir, err)
+			continue // apt cleans up after itself at its next run
+		}
+		for _, n := range names {
+			if !is(n) {
+				continue
+			}
+			if err := a.c.Remove(dir + "/" + n); err != nil {
+				return fmt.Errorf("remove the fetched file %s: %w", n, err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,55 @@
+package cuda
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+)
+
+// nvccPath is where NVIDIA's packages put the compiler of a release.
+func nvccPath(release string) string { return "/usr/local/cuda-" + release + "/bin/nvcc" }
+
+// nvccForm is in the fourth line of nvcc --version:
+// "Cuda compilation tools, release 12.8, V12.8.93".
+var nvccForm = regexp.MustCompile(`release (\d+\.\d+), V(\S+)`)
+
+// parseNvcc returns release and version from what nvcc --version printed.
+func parseNvcc(out []byte) (release, full string, err error) {
+	m := nvccForm.FindSubmatch(out)
+	if m == nil {
+		return "", "", fmt.Errorf("nvcc --version names no release: %q", printable(string(out), 200))
+	}
+	return string(m[1]), printable(string(m[2]), 40), nil
+}
+
+// verify runs nvcc and notes what it is.
+func (j *job) verify(ctx context.Context, release string) error {
+	path := nvccPath(release)
+	out, err := j.run(ctx, path, "--version")
+	if err != nil {
+		return fmt.Errorf("run %s --version: %w", path, err)
+	}
+	if out.code != 0 {
+		return hint.Wrap(fmt.Errorf("%s --version ended with status %d: %s", path, out.code, out.tail(3)),
+			"look whether the toolkit's packages are complete: apply with --force installs them again")
+	}
+	got, full, err := parseNvcc(out.stdout)
+	if err != nil {
+		return err
+	}
+	if got != release {
+		return fmt.Errorf("%s says release %s, %s was installed", path, got, release)
+	}
+	info, err := j.c.Stat(path)
+	if err != nil {
+		return fmt.Errorf("stat %s: %w", path, err)
+	}
+	if !info.Mode.IsRegular() {
+		return errors.New(path + " is no regular file")
+	}
+	j.in.Release, j.in.Version, j.in.Nvcc, j.in.NvccSize = release, full, path, info.Size
+	return nil
+}

@@ -1,0 +1,125 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"strings"
+)
+
+// osReleaseLimit bounds what is read of a file that the container owns.
+const osReleaseLimit = 64 << 10
+
+// OS is what a container says of its operating system.
+type OS struct {
+	ID      string   // debian, ubuntu, almalinux
+	Like    []string // ID_LIKE
+	Version string   // VERSION_ID: 12, 24.04, 9.5; "" for rolling ones
+	Name    string   // PRETTY_NAME, fit to print
+}
+
+// String names the operating system for a person.
+func (o OS) String() string {
+	if o.Name != "" {
+		return o.Name
+	}
+	return strings.TrimSpace(o.ID + " " + o.Version)
+}
+
+var (
+	osKey   = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
+	osValue = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+)
+
+// ParseOSRelease reads the text of an os-release file (man 5 os-release). It
+// takes the text for hostile: values that are later part of a URL or a path
+// hold lower-case letters, digits, dots, dashes and underscores only.
+func ParseOSRelease(text []byte) (OS, error) {
+	var o OS
+	if len(text) > osReleaseLimit {
+		return o, fmt.Errorf("os-release has %d bytes, more than %d", len(text), osReleaseLimit)
+	}
+	for line := range strings.Lines(string(text)) {
+		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
+		if !ok || !osKey.MatchString(key) {
+			continue // comments, blank lines and rubbish
+		}
+		value = unquote(value)
+		switch key {
+		case "ID":
+			o.ID = value
+		case "ID_LIKE":
+			o.Like = strings.Fields(value)
+		case "VERSION_ID":
+			o.Version = value
+		case "PRETTY_NAME":
+			o.Name = printable(value, 80)
+		}
+	}
+	if !osValue.MatchString(o.ID) {
+		return OS{}, fmt.Errorf("os-release has no usable ID line (%q)", printable(o.ID, 40))
+	}
+	if o.Version != "" && !osValue.MatchString(o.Version) {
+		return OS{}, fmt.Errorf("os-release has no usable VERSION_ID (%q)", printable(o.Version, 40))
+	}
+	return o, nil
+}
+
+// unquote undoes the shell quoting that os-release allows: one pair of quotes,
+// and a backslash before $, ", \ and ` within double ones.
+func unquote(s string) string {
+	if len(s) < 2 || s[0] != s[len(s)-1] || (s[0] != '"' && s[0] != '\'') {
+		return s
+	}
+	double := s[0] == '"'
+	s = s[1 : len(s)-1]
+	if !double {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+1 < len(s) && strings.IndexByte("$\"\\`", s[i+1]) >= 0 {
+			i++
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// readOS reads the container's os-release; man 5 os-release names the two places.
+func readOS(c Container) (OS, error) {
+	for _, name := range []string{"/etc/os-release", "/usr/lib/os-release"} {
+		text, err := c.ReadFile(name, osReleaseLimit)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return OS{}, fmt.Errorf("read %s of the container: %w", name, err)
+		}
+		o, err := ParseOSRelease(text)
+		if err != nil {
+			return OS{}, fmt.Errorf("%s of the container: %w", name, err)
+		}
+		return o, nil
+	}
+	return OS{}, errors.New("the container has no /etc/os-release")
+}
+
+// printable makes text of the container fit for a log: no control characters,
+// at most most runes.
+func printable(s string, most int) string {
+	var b strings.Builder
+	n := 0
+	for _, r := range s {
+		if n++; n > most {
+			b.WriteString("...")
+			break
+		}
+		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) || r == 0x2028 || r == 0x2029 || (r >= 0x202a && r <= 0x202e) || (r >= 0x2066 && r <= 0x2069) || r == 0xfffd {
+			r = '?'
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}

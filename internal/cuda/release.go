@@ -1,0 +1,240 @@
+package cuda
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// Auto as the wanted toolkit is the newest that the repository has and the
+// driver fully supports.
+const Auto = "auto"
+
+// known is the driver that NVIDIA ships with each toolkit release and its
+// updates (CUDA release notes, table of toolkit and corresponding driver
+// versions). With at least that driver all of a toolkit works.
+var known = map[string][]version.Driver{
+	"13.3": {"610.43.02"},
+	"13.2": {"595.45.04", "595.58.03", "595.71.05"},
+	"13.1": {"590.44.01", "590.48.01"},
+	"13.0": {"580.65.06", "580.82.07", "580.95.05"},
+	"12.9": {"575.51.03", "575.57.08"},
+	"12.8": {"570.26", "570.124.06"},
+	"12.6": {"560.28.03", "560.35.03", "560.35.03", "560.35.05"},
+	"12.5": {"555.42.02", "555.42.06"},
+	"12.4": {"550.54.14", "550.54.15"},
+	"12.3": {"545.23.06", "545.23.08"},
+	"12.2": {"535.54.03", "535.86.09", "535.104.05"},
+	"12.1": {"530.30.02"},
+	"12.0": {"525.60.13", "525.85.12"},
+	"11.8": {"520.61.05"},
+	"11.7": {"515.43.04"},
+	"11.6": {"510.39.01"},
+	"11.5": {"495.29.05"},
+	"11.4": {"470.42.01"},
+	"11.3": {"465.19.01"},
+	"11.2": {"460.27.03"},
+	"11.1": {"455.23"},
+	"11.0": {"450.51.05"},
+}
+
+// floor is the oldest driver that runs any release of a major version at all,
+// by minor-version compatibility: code that the driver would have to compile
+// itself (PTX) can still fail on it.
+var floor = map[int]version.Driver{13: "580.65.06", 12: "525.60.13", 11: "450.80.02"}
+
+var releaseForm = regexp.MustCompile(`^([1-9][0-9]?)\.([0-9]{1,2})$`)
+
+// CheckToolkit says whether s can stand as the wanted toolkit: "", "auto" or a
+// release such as "12.8".
+func CheckToolkit(s string) error {
+	if s == "" || s == Auto || releaseForm.MatchString(s) {
+		return nil
+	}
+	return hint.Errorf(`write a release such as "12.8", "auto" or ""`, "%q is no CUDA toolkit release", printable(s, 40))
+}
+
+// parts are the two numbers of a release; 0, 0 when it is none.
+func parts(release string) (major, minor int) {
+	m := releaseForm.FindStringSubmatch(release)
+	if m == nil {
+		return 0, 0
+	}
+	major, _ = strconv.Atoi(m[1])
+	minor, _ = strconv.Atoi(m[2])
+	return major, minor
+}
+
+func compareReleases(a, b string) int {
+	aMajor, aMinor := parts(a)
+	bMajor, bMinor := parts(b)
+	return cmp.Or(cmp.Compare(aMajor, bMajor), cmp.Compare(aMinor, bMinor))
+}
+
+// available is a toolkit that a repository has.
+type available struct {
+	Release string // 12.8
+	Version string // newest version of its package there: 12.8.1-1
+}
+
+// update is the number of the update that a package version stands for: the
+// third part of 12.8.1-1.
+func (a available) update() int {
+	rest, ok := strings.CutPrefix(a.Version, a.Release+".")
+	if !ok {
+		return 0
+	}
+	end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
+	if end >= 0 {
+		rest = rest[:end]
+	}
+	n, _ := strconv.Atoi(rest)
+	return n
+}
+
+// fullDriver is the driver with which all of a release works. Of an update that
+// is newer than the table, the newest known one's. "" for an unknown release.
+func fullDriver(release string, update int) version.Driver {
+	drivers := known[release]
+	if len(drivers) == 0 {
+		return ""
+	}
+	return drivers[max(0, min(update, len(drivers)-1))]
+}
+
+// leastDriver is the oldest driver that runs a release at all.
+func leastDriver(release string) version.Driver {
+	major, _ := parts(release)
+	full := fullDriver(release, 0)
+	if least, ok := floor[major]; ok {
+		if full != "" && version.Compare(full, least) < 0 {
+			return full // 11.0 came with a driver older than its major version's floor
+		}
+		return least
+	}
+	if major > newestMajor() {
+		// Nothing is known of it but that it is newer than all that is known.
+		return fullDriver(newestKnown(), 99)
+	}
+	return "" // older than the table: every driver in use runs it
+}
+
+func newestKnown() string {
+	var newest string
+	for r := range known {
+		if newest == "" || compareReleases(r, newest) > 0 {
+			newest = r
+		}
+	}
+	return newest
+}
+
+func newestMajor() int { major, _ := parts(newestKnown()); return major }
+
+// checkDriver refuses a release that the driver cannot run. note is for the log
+// when it runs but with limits.
+func checkDriver(a available, driver version.Driver) (note string, err error) {
+	if driver == "" {
+		return "", nil
+	}
+	least := leastDriver(a.Release)
+	full := fullDriver(a.Release, a.update())
+	if least != "" && version.Compare(driver, least) < 0 {
+		text := "newest that this driver fully supports is " + newestFor(driver)
+		return "", hint.Errorf("upgrade the host's driver, or ask for an older toolkit: the "+text,
+			"CUDA toolkit %s needs driver %s or newer, the driver is %s", a.Release, least, driver)
+	}
+	if full == "" {
+		if compareReleases(a.Release, newestKnown()) > 0 {
+			note = fmt.Sprintf("CUDA toolkit %s is newer than this program knows: whether driver %s fully supports it is not known", a.Release, driver)
+		}
+		return note, nil
+	}
+	if version.Compare(driver, full) < 0 {
+		note = fmt.Sprintf("CUDA toolkit %s runs on driver %s with limits (code that the driver compiles may fail); all of it needs %s", a.Release, driver, full)
+	}
+	return note, nil
+}
+
+// newestFor is the newest release in the table that a driver fully supports.
+func newestFor(driver version.Driver) string {
+	best := "none"
+	for r := range known {
+		if version.Compare(driver, fullDriver(r, 0)) >= 0 && (best == "none" || compareReleases(r, best) > 0) {
+			best = r
+		}
+	}
+	return best
+}
+
+// choose picks the toolkit to install from what the repository has.
+func choose(wanted string, driver version.Driver, have []available) (available, error) {
+	have = slices.Clone(have)
+	slices.SortFunc(have, func(a, b available) int { return compareReleases(b.Release, a.Release) })
+	if wanted != Auto {
+		for _, a := range have {
+			if a.Release == wanted {
+				return a, nil
+			}
+		}
+		return available{}, hint.Errorf("ask for one of these: NVIDIA keeps only newer toolkits in the repository of a newer operating system",
+			"the repository has no CUDA toolkit %s; it has %s", wanted, list(have))
+	}
+	if driver == "" {
+		return available{}, hint.Errorf(`set cuda.toolkit to a release such as "12.8"`, "no driver version to choose a CUDA toolkit for")
+	}
+	for _, a := range have {
+		full := fullDriver(a.Release, a.update())
+		if full != "" && version.Compare(driver, full) >= 0 {
+			return a, nil
+		}
+	}
+	return available{}, hint.Errorf("set cuda.toolkit to the release that you want, or upgrade the host's driver",
+		"the repository has no CUDA toolkit that driver %s fully supports; it has %s, and that driver supports %s", driver, list(have), newestFor(driver))
+}
+
+func list(have []available) string {
+	if len(have) == 0 {
+		return "none"
+	}
+	var names []string
+	for _, a := range have {
+		names = append(names, a.Release)
+	}
+	return strings.Join(names, ", ")
+}
+
+// toolkitPackage is NVIDIA's name of the package that holds a whole release.
+func toolkitPackage(release string) string {
+	return "cuda-toolkit-" + strings.ReplaceAll(release, ".", "-")
+}
+
+var toolkitName = regexp.MustCompile(`^cuda-toolkit-([1-9][0-9]?)-([0-9]{1,2})$`)
+
+// collect makes the list of toolkits from pairs of package name and version;
+// of one release it keeps the newest update.
+func collect(pairs [][2]string) []available {
+	best := map[string]available{}
+	for _, p := range pairs {
+		m := toolkitName.FindStringSubmatch(p[0])
+		if m == nil || p[1] == "" {
+			continue
+		}
+		a := available{Release: m[1] + "." + m[2], Version: printable(p[1], 40)}
+		if old, ok := best[a.Release]; !ok || a.update() > old.update() {
+			best[a.Release] = a
+		}
+	}
+	var all []available
+	for _, a := range best {
+		all = append(all, a)
+	}
+	slices.SortFunc(all, func(a, b available) int { return compareReleases(b.Release, a.Release) })
+	return all
+}

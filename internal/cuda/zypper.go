@@ -1,0 +1,162 @@
+package cuda
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+)
+
+const zypperRepoFile = "/etc/zypp/repos.d/" + rpmRepoID + ".repo"
+
+// zypper is zypper of openSUSE and SLES at work for a job.
+type zypper struct{ *job }
+
+// command is a command line of zypper; ZYPP_LOCK_TIMEOUT lets it wait for another one (seconds).
+func (z *zypper) command(verb string, more ...string) []string {
+	return append([]string{"env", fmt.Sprintf("ZYPP_LOCK_TIMEOUT=%d", int(z.w.LockWait/time.Second)),
+		"zypper", "--non-interactive", "--gpg-auto-import-keys", "--xmlout", verb}, more...)
+}
+
+// lock is a change of zypper's list of packages that it must not install: a
+// repository file has no such line for zypper.
+func (z *zypper) lock(verb string) []string {
+	return z.command(verb, append([]string{"--type", "package", "--repo", rpmRepoID}, rpmDriver...)...)
+}
+
+func (z *zypper) prepare(ctx context.Context) error {
+	key, err := z.keyName(ctx)
+	if err != nil {
+		return err
+	}
+	if err := z.put(zypperRepoFile, rpmRepoText(z.repo, key, nil)); err != nil {
+		return err
+	}
+	out, err := z.run(ctx, z.lock("addlock")...)
+	if err := must(out, err, "zypper addlock"); err != nil {
+		return err
+	}
+	return z.retry(ctx, "fetch the container's package lists", func() (bool, error) {
+		out, err := z.run(ctx, z.command("refresh", rpmRepoID)...)
+		if err != nil {
+			return false, err
+		}
+		return true, must(out, nil, "zypper refresh")
+	})
+}
+
+// solvable is a package in zypper's XML.
+var (
+	solvable  = regexp.MustCompile(`<solvable\b[^>]*>`)
+	attribute = regexp.MustCompile(`\b(name|edition|kind|type)="([^"]*)"`)
+	section   = regexp.MustCompile(`(?s)<(to-install|to-upgrade|to-downgrade|to-remove|to-reinstall)\b[^>]*>(.*?)</`)
+)
+
+func attributes(element string) map[string]string {
+	all := map[string]string{}
+	for _, m := range attribute.FindAllStringSubmatch(element, -1) {
+		all[m[1]] = m[2]
+	}
+	return all
+}
+
+// parseZypper reads zypper's XML of a dry run.
+func parseZypper(text string) plan {
+	var p plan
+	for _, m := range section.FindAllStringSubmatch(text, -1) {
+		for _, element := range solvable.FindAllString(m[2], -1) {
+			a := attributes(element)
+			if a["type"] != "" && a["type"] != "package" {
+				continue
+			}
+			switch m[1] {
+			case "to-install":
+				p.fresh = append(p.fresh, a["name"])
+			case "to-remove":
+				p.remove = append(p.remove, a["name"])
+			default:
+				p.newer = append(p.newer, a["name"])
+			}
+		}
+	}
+	return p
+}
+
+func (z *zypper) toolkits(ctx context.Context) ([]available, error) {
+	out, err := z.run(ctx, z.command("search", "--details", "--type", "package", "--repo", rpmRepoID, "cuda-toolkit-*")...)
+	if err := must(out, err, "zypper search"); err != nil {
+		return nil, err
+	}
+	return parseZypperSearch(string(out.stdout)), nil
+}
+
+func parseZypperSearch(text string) []available {
+	var pairs [][2]string
+	for _, element := range solvable.FindAllString(text, -1) {
+		a := attributes(element)
+		pairs = append(pairs, [2]string{a["name"], a["edition"]})
+	}
+	return collect(pairs)
+}
+
+func (z *zypper) install(ctx context.Context, names []string) error {
+	out, err := z.run(ctx, z.command("install", append([]string{"--dry-run", "--no-recommends"}, names...)...)...)
+	if err != nil {
+		return err
+	}
+	p := parseZypper(string(out.stdout))
+	if out.code != 0 {
+		if name, ok := driverIn(out.lines); ok {
+			return refuseDriver(name, names, out.tail(4))
+		}
+		return must(out, nil, "zypper install --dry-run")
+	}
+	if err := judgeRPM(p, names); err != nil || p.empty() {
+		return err
+	}
+	if err := z.note(p.fresh, bareNames(names)); err != nil {
+		return err
+	}
+	out, err = z.run(ctx, z.command("install", append([]string{"--no-recommends", "--auto-agree-with-licenses"}, names...)...)...)
+	return must(out, err, "zypper install")
+}
+
+// prune leaves what an earlier run installed: zypper cannot tell what came in
+// with a package and is needed by nothing else now.
+func (z *zypper) prune(_ context.Context, names []string) error {
+	for _, n := range z.in.Asked {
+		if !slices.Contains(names, n) {
+			z.log.Infof("%s of an earlier run stays in the container beside the new one", n)
+		}
+	}
+	return nil
+}
+
+// remove takes away the packages that came in, unless others would go with them.
+func (z *zypper) remove(ctx context.Context) error {
+	have, err := z.rpmInstalled(ctx, z.in.Added)
+	if err != nil {
+		return err
+	}
+	if len(have) > 0 {
+		out, err := z.run(ctx, z.command("remove", append([]string{"--dry-run"}, have...)...)...)
+		if err := must(out, err, "zypper remove --dry-run"); err != nil {
+			return err
+		}
+		for _, n := range parseZypper(string(out.stdout)).remove {
+			if !slices.Contains(have, n) {
+				return fmt.Errorf("removing the toolkit's packages would remove %s too", printable(n, 100))
+			}
+		}
+		out, err = z.run(ctx, z.command("remove", have...)...)
+		if err := must(out, err, "zypper remove"); err != nil {
+			return err
+		}
+		if z.in.Added, err = z.rpmInstalled(ctx, z.in.Added); err != nil {
+			return err
+		}
+	}
+	out, err := z.run(ctx, z.lock("removelock")...)
+	return must(out, err, "zypper removelock")
+}
