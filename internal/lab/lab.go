@@ -116,10 +116,12 @@ func Open(ctx context.Context) (*Lab, error) {
 func (l *Lab) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var failed []error
-	for _, c := range l.containers {
-		failed = append(failed, c.remove())
+	failed := make([]error, len(l.containers))
+	var group sync.WaitGroup
+	for i, c := range l.containers {
+		group.Go(func() { failed[i] = c.remove() })
 	}
+	group.Wait()
 	l.containers = nil
 	failed = append(failed, demolish(l.Dir))
 	if l.lock != nil {

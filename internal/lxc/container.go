@@ -73,6 +73,28 @@ func (c *Container) open(ctx context.Context) error {
 	if c.root, err = unix.Openat(c.proc, "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return gone(fmt.Errorf("root of process %d: %w", c.pid, err))
 	}
+	if err := c.readIDs(); err != nil {
+		return gone(err)
+	}
+	return c.alive()
+}
+
+// readIDs learns which ids of the host are the container's.
+func (c *Container) readIDs() error {
+	theirs, err := readlinkAt(c.proc, "ns/user")
+	if err != nil {
+		return err
+	}
+	ours, err := os.Readlink("/proc/self/ns/user")
+	if err != nil {
+		return err
+	}
+	if theirs == ours {
+		// Asked for it, the kernel would tell the map of our own user namespace
+		// into the one above, if this host is a container itself.
+		c.uids, c.gids = idMap{{count: 1 << 32}}, idMap{{count: 1 << 32}}
+		return nil
+	}
 	for _, m := range []struct {
 		file string
 		all  *idMap
@@ -80,7 +102,7 @@ func (c *Container) open(ctx context.Context) error {
 	}{{"uid_map", &c.uids, &c.uid}, {"gid_map", &c.gids, &c.gid}} {
 		text, err := readAt(c.proc, m.file, 64<<10)
 		if err != nil {
-			return gone(err)
+			return err
 		}
 		if *m.all, err = parseIDMap(string(text)); err != nil {
 			return fmt.Errorf("%s of process %d: %w", m.file, c.pid, err)
@@ -91,7 +113,7 @@ func (c *Container) open(ctx context.Context) error {
 		}
 		*m.root = int(root)
 	}
-	return c.alive()
+	return nil
 }
 
 // initPid asks lxc-info, which prints nothing for a container that is stopped.

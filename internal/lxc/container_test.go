@@ -99,7 +99,7 @@ func TestOpenRefusesAProcessThatIsNoContainersInit(t *testing.T) {
 
 func TestOpenGivesUpWithItsContext(t *testing.T) {
 	bin := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(bin, "lxc-info"), []byte("#!/bin/sh\nsleep 60\n"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "lxc-info"), []byte("#!/bin/sh\nexec sleep 60\n"), 0o755))
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()

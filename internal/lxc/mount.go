@@ -21,9 +21,6 @@ import (
 // remount it.
 const mapped = 1
 
-// overflowID is what stat shows for an owner without counterpart.
-const overflowID = 65534
-
 // unmountMost is how many mounts on one another UnmountTree takes away.
 const unmountMost = 16
 
@@ -64,13 +61,14 @@ func (c *Container) mountTree(ctx context.Context, tree, target string) error {
 // UnmountTree takes away whatever MountTree left mounted at target, however often; nothing mounted is no error.
 // Other mounts there are left alone.
 func (c *Container) UnmountTree(ctx context.Context, target string) error {
+	nobody := overflowID()
 	err := c.inMountNamespace(ctx, func() error {
 		for range unmountMost {
 			fd, err := c.resolve(c.root, target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 			if err != nil {
 				return there(err)
 			}
-			ours, err := c.isOurs(fd)
+			ours, err := c.isOurs(fd, nobody)
 			if err == nil && ours {
 				// By the working folder, not by a path: a path would be
 				// resolved again, and /proc here is the container's.
@@ -108,13 +106,13 @@ func emptyFolder(fd int) error {
 // isOurs reports whether fd is the root of a mount as MountTree makes them:
 // id-mapped, its owner without counterpart. An idmapped mount of Proxmox VE
 // itself, of a volume say, has an owner.
-func (c *Container) isOurs(fd int) (bool, error) {
+func (c *Container) isOurs(fd int, nobody uint32) (bool, error) {
 	var st unix.Statx_t
 	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, &st)
 	if err != nil {
 		return false, err
 	}
-	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 || st.Uid != overflowID || st.Mask&unix.STATX_MNT_ID == 0 {
+	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 || st.Uid != nobody || st.Mask&unix.STATX_MNT_ID == 0 {
 		return false, nil
 	}
 	// Read by the descriptor of the host's /proc, not by the path.
@@ -131,6 +129,17 @@ func (c *Container) isOurs(fd int) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// overflowID is what stat shows for an owner without counterpart.
+func overflowID() uint32 {
+	text, err := os.ReadFile("/proc/sys/fs/overflowuid")
+	if err == nil {
+		if id, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32); err == nil {
+			return uint32(id)
+		}
+	}
+	return 65534
 }
 
 // idMappedClone makes a mount of a folder that is attached nowhere yet.

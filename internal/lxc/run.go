@@ -68,6 +68,11 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	if len(cmd.Args) == 0 || cmd.Timeout <= 0 {
 		return Result{}, errors.New("no command or no timeout")
 	}
+	for _, kv := range cmd.Env {
+		if strings.IndexByte(kv, '=') < 1 {
+			return Result{}, errors.New("a variable without name or value")
+		}
+	}
 	if err := c.alive(); err != nil {
 		return Result{}, err
 	}
@@ -89,12 +94,10 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 		return Result{}, err
 	}
 	mark := marker + "=" + rand.Text()
-	args := []string{"-P", c.lxcPath, "-n", c.name, "--clear-env", "-v", mark}
-	for _, kv := range cmd.Env {
-		args = append(args, "-v", kv)
-	}
+	options, env := passEnv(append([]string{mark}, cmd.Env...))
+	args := append([]string{"-P", c.lxcPath, "-n", c.name, "--clear-env"}, options...)
 	attach := exec.Command("lxc-attach", append(append(args, "--"), cmd.Args...)...)
-	attach.Env = hostEnv()
+	attach.Env = append(hostEnv(), env...)
 	attach.Dir = "/"
 	attach.Stdout, attach.Stderr = stdout.write, stderr.write
 	// A session of its own, so that what the command starts can be told by it;
@@ -168,7 +171,9 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	go func() { waited <- attach.Wait() }()
 	select {
 	case err = <-waited:
-	case <-time.After(time.Second): // in the kernel, beyond SIGKILL
+	case <-time.After(300 * time.Millisecond): // in the kernel, beyond SIGKILL
+		stdout.finish()
+		stderr.finish()
 		return Result{}, errors.Join(why, fmt.Errorf("lxc-attach (process %d) does not end", pid))
 	}
 	stdout.finish()
@@ -187,6 +192,23 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 		res.Code = 128 + int(status.Signal())
 	}
 	return c.judge(res)
+}
+
+// passEnv gives the options and the environment by which lxc-attach hands
+// variables on. Every user of the host sees a command line, and a proxy's
+// address may hold a password; so most go by lxc-attach's own environment. Those
+// that would change how lxc-attach itself runs go by the command line.
+func passEnv(vars []string) (options, env []string) {
+	for _, kv := range vars {
+		name, _, _ := strings.Cut(kv, "=")
+		if name == "PATH" || strings.HasPrefix(name, "LC_") || strings.HasPrefix(name, "LD_") {
+			options = append(options, "-v", kv)
+		} else {
+			options = append(options, "--keep-var", name)
+			env = append(env, kv)
+		}
+	}
+	return options, env
 }
 
 func (r *reporter) end() {

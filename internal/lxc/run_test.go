@@ -76,7 +76,7 @@ func TestRunGivesACleanEnvironmentAndStdin(t *testing.T) {
 	require.NoError(t, err)
 	defer c.Close()
 	cmd := shell("env; cat; id -u; tty; pwd")
-	cmd.Env = []string{"A=b c", "PATH=/x:/bin:/usr/bin"}
+	cmd.Env = []string{"A=b c", "PATH=/x:/bin:/usr/bin", "LC_ALL=C.UTF-8", "LD_LIBRARY_PATH=/x", "EMPTY="}
 	cmd.Stdin = strings.NewReader("from stdin\n")
 	res, err := c.Run(t.Context(), cmd)
 	require.NoError(t, err)
@@ -84,6 +84,9 @@ func TestRunGivesACleanEnvironmentAndStdin(t *testing.T) {
 	require.Contains(t, out, "A=b c\n")
 	require.Contains(t, out, "PATH=/x:/bin:/usr/bin\n")
 	require.Contains(t, out, "container=lxc\n")
+	require.Contains(t, out, "LC_ALL=C.UTF-8\n")
+	require.Contains(t, out, "LD_LIBRARY_PATH=/x\n")
+	require.Contains(t, out, "EMPTY=\n")
 	require.NotContains(t, out, "HOST_SECRET")
 	require.Contains(t, out, "from stdin\n0\nnot a tty\n/\n")
 
@@ -96,6 +99,30 @@ func TestRunGivesACleanEnvironmentAndStdin(t *testing.T) {
 	res, err = c.Run(t.Context(), cmd)
 	require.NoError(t, err)
 	require.Len(t, res.Stdout, 5)
+}
+
+func TestNoCommandLineShowsAVariable(t *testing.T) {
+	_, c := open(t, lab.Spec{VMID: 101})
+	cmd := shell("echo up; sleep 7601")
+	cmd.Env = []string{"https_proxy=http://user:hunter2@proxy"}
+	ctx, cancel := context.WithCancel(t.Context())
+	seen := 0
+	cmd.OnLine = func(string) {
+		defer cancel()
+		names, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, name := range names {
+			text, _ := os.ReadFile(name)
+			if strings.Contains(string(text), "7601") {
+				seen++
+				if strings.Contains(string(text), "hunter2") {
+					t.Errorf("%s: %q", name, text)
+				}
+			}
+		}
+	}
+	_, err := c.Run(ctx, cmd)
+	require.ErrorIs(t, err, context.Canceled)
+	require.GreaterOrEqual(t, seen, 2, "lxc-attach and the command")
 }
 
 // What a command may leave behind, each sleeping a time of its own.
