@@ -2,6 +2,7 @@ package debtest
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 )
 
 const (
+	driver  = "550.163.01"
 	snippet = "/var/lib/vz/snippets/pve-nvidia-hook"
 	config  = "/etc/pve-nvidia-hook/config.toml"
 	named   = "arch: amd64\nhookscript: local:snippets/pve-nvidia-hook\nhostname: one\nrootfs: local:101/vm-101-disk-0.raw,size=8G\n"
@@ -31,7 +33,7 @@ func TestPackageOnDebian(t *testing.T) {
 				{"DevicesComeBeforeGuestsAtBoot", bootOrder},
 				{"InstallingTwiceChangesNothing", installTwice},
 				{"GuestStartsWithTheHook", guestStarts},
-				{"TimerServiceReachesIntoGuests", sandbox},
+				{"ConfinedServiceInstallsInAGuest", confined},
 				{"UpgradeKeepsWhatTheAdministratorChanged", upgrade},
 				{"RemovalKeepsTheSnippetThatGuestsName", removeWhileNamed},
 				{"PurgeKeepsTheSnippetThatGuestsName", purgeWhileNamed},
@@ -112,16 +114,30 @@ func guestStarts(n *node) {
 	n.run("mv " + snippet + ".away " + snippet)
 }
 
-// sandbox runs in the service's confinement what the program does to a guest.
-func sandbox(n *node) {
+// confined installs a driver in a guest by the timer's service: the mount into
+// the guest, setuid files and the cache must work in its confinement, and the
+// node's own programs must be out of reach.
+func confined(n *node) {
 	n.run("pct start 101")
-	n.give("/etc/systemd/system/pve-nvidia-hook-apply.service.d/test.conf", []byte("[Service]\nExecStart=\nExecStart=/bin/sh -ec '"+
-		"lxc-attach -n 101 --clear-env -- sh -ec \"touch /usr/bin/tool; chmod 4755 /usr/bin/tool; mount -t tmpfs none /mnt; mknod /dev/null2 c 1 3; grep -q NoNewPrivs.*0 /proc/self/status\"; "+
-		"touch /var/lib/pve-nvidia-hook/a /var/cache/pve-nvidia-hook/a /run/pve-nvidia-hook-a /usr/local/a; ! touch /usr/bin/a'\n"), 0o644)
-	out, err := n.try("systemctl daemon-reload && systemctl start pve-nvidia-hook-apply.service 2>&1; rc=$?; journalctl -u pve-nvidia-hook-apply.service --no-pager; exit $rc")
+	n.run("mount -t tmpfs -o mode=0755 cache /var/cache/pve-nvidia-hook") // an overlay cannot be id-mapped
+	n.give("/root/host/proc/driver/nvidia/version", []byte("NVRM version: NVIDIA UNIX x86_64 Kernel Module  "+driver+"  Tue Apr  8 12:41:17 UTC 2025\n"), 0o644)
+	n.run("mkdir /root/host/etc /root/host/dev && cp -a /etc/pve /root/host/etc/ && touch /root/host/dev/nvidia0 /root/host/dev/nvidiactl")
+	n.give("/root/config.toml", []byte("[install]\ndeliver = \"mount\"\n[containers.101]\nenabled = true\n"), 0o644)
+	run := sample(n.t)
+	n.give("/root/"+filepath.Base(run), read(n.t, run), 0o644)
+	n.run("mv /root/*.run /var/cache/pve-nvidia-hook/")
+	n.give("/etc/systemd/system/pve-nvidia-hook-apply.service.d/test.conf", []byte(strings.Join([]string{"[Service]",
+		"Environment=PVE_NVIDIA_HOOK_HOST_ROOT=/root/host PVE_NVIDIA_HOOK_CONFIG=/root/config.toml",
+		"ExecStart=", "ExecStart=/usr/bin/pve-nvidia-hook replay 101 post-start",
+		"ExecStart=/bin/sh -c '! touch /usr/bin/of-the-node'",
+		"ExecStart=/bin/sh -c 'lxc-attach -n 101 -- chmod 4755 /usr/bin/nvidia-smi'", ""}, "\n")), 0o644)
+	out, err := n.try("systemctl daemon-reload && systemctl start pve-nvidia-hook-apply.service; rc=$?;" +
+		" journalctl -u pve-nvidia-hook-apply.service --no-pager; exit $rc")
 	require.NoError(n.t, err, out)
-	n.run("test -u /var/lib/lxc/101/rootfs/usr/bin/tool && rm -r /etc/systemd/system/pve-nvidia-hook-apply.service.d /usr/local/a && systemctl daemon-reload")
-	n.run("pct stop 101")
+	require.Contains(n.t, out, "delivered by mount")
+	require.Contains(n.t, n.run("lxc-attach -n 101 -- nvidia-smi"), driver)
+	n.run("pct stop 101 && umount /var/cache/pve-nvidia-hook && rm -r /root/host /root/config.toml" +
+		" /etc/systemd/system/pve-nvidia-hook-apply.service.d && systemctl daemon-reload")
 }
 
 func upgrade(n *node) {

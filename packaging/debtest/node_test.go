@@ -67,13 +67,34 @@ func (n *node) boot() {
 func buildPct(t *testing.T) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "pct")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", out, "./internal/pve/fakepct")
+	goTool(t, "build", "-o", out, "./internal/pve/fakepct")
+	return read(t, out)
+}
+
+// sample writes a small run file in NVIDIA's format and returns its path.
+func sample(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	goTool(t, "run", "./internal/sample", "-version", driver, "-o", dir)
+	runs, err := filepath.Glob(filepath.Join(dir, "*.run"))
+	require.NoError(t, err)
+	require.Len(t, runs, 1)
+	return runs[0]
+}
+
+func goTool(t *testing.T, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", args...)
 	cmd.Dir, cmd.Env = source, append(os.Environ(), "CGO_ENABLED=0")
 	said, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(said))
-	program, err := os.ReadFile(out)
+}
+
+func read(t *testing.T, name string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(name)
 	require.NoError(t, err)
-	return program
+	return content
 }
 
 // try runs a shell command on the node.
@@ -105,10 +126,8 @@ func (n *node) give(name string, content []byte, mode os.FileMode) {
 // install installs a package with dpkg.
 func (n *node) install(deb string) string {
 	n.t.Helper()
-	content, err := os.ReadFile(deb)
-	require.NoError(n.t, err)
 	name := "/root/" + filepath.Base(deb)
-	n.give(name, content, 0o644)
+	n.give(name, read(n.t, deb), 0o644)
 	return n.run("dpkg -i --force-confold " + name + " 2>&1")
 }
 
