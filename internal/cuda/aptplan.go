@@ -88,7 +88,7 @@ func refuseDriver(name string, names []string, why string) error {
 		why = ": " + why
 	}
 	return hint.Errorf("ask for packages that do without the driver: cuda-toolkit-X-Y or parts of it, not cuda, cuda-runtime-X-Y or cuda-drivers",
-		"installing %s would bring in the driver package %s, but the driver comes from the host's run file%s", strings.Join(names, ", "), name, why)
+		"installing %s would bring in the driver package %s, but the driver comes from the host's run file%s", strings.Join(names, ", "), printable(name, 100), why)
 }
 
 // "Need to get 3,012 MB/3,500 MB of archives." and "After this operation, 7,702

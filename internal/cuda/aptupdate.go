@@ -29,7 +29,7 @@ var complaint = regexp.MustCompile(`^(E|W|Err|Error|Warning)(:| )`)
 
 var (
 	keyWords   = regexp.MustCompile(`NO_PUBKEY|Missing key|is not signed|EXPKEYSIG|KEYEXPIRED|REVKEYSIG|BADSIG|signature verification|signatures (couldn't|could not|were) |GPG error|OpenPGP signature|gpgv|sqv`)
-	indexWords = regexp.MustCompile(`Hash Sum mismatch|Hashes of|unexpected size|File too large|does not have a Release file|no longer has a Release|is expired|is not valid yet|Clearsigned file|NODATA|404|403|Could not open file|Unable to parse|Splitting up|Encountered a section|Problem with MergeList|compressed data|decompress|looks corrupt|truncated`)
+	indexWords = regexp.MustCompile(`Hash Sum mismatch|Hashes of|unexpected size|File too large|does not have a Release file|no longer has a Release|is expired|is not valid yet|Clearsigned file|NODATA|\b40[34] |Could not open file|Unable to parse|Splitting up|Encountered a section|Problem with MergeList|compressed data|decompress|looks corrupt|truncated`)
 	lockWords  = regexp.MustCompile(`Could not get lock|Unable to lock|Unable to acquire`)
 )
 
@@ -53,7 +53,8 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 			return hopeless, l, nil
 		case strings.Contains(l, "is configured multiple times"):
 		case strings.Contains(l, ours):
-			mine = append(mine, l)
+			// The address may hold any word, a port any number.
+			mine = append(mine, strings.ReplaceAll(l, ours, "the repository"))
 		case strings.Contains(l, "Some index files failed"):
 		default:
 			rest = append(rest, l)

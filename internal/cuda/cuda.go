@@ -98,6 +98,35 @@ type File struct {
 // Empty reports whether there is nothing that Remove could take away.
 func (in Installed) Empty() bool { return len(in.Added) == 0 && len(in.Files) == 0 }
 
+// addedForm is the form of a name in Added: apt sets another architecture
+// than the container's behind a colon.
+var addedForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(:[a-z0-9-]{1,32})?$`)
+
+// ourFiles are all files that this package may write in a container.
+var ourFiles = []string{pinFile, ownList, profileFile, dnfRepoFile, zypperRepoFile}
+
+// sane reports whether a record is one that Install could have made. The record
+// lies in the container, whose root can write there what it likes.
+func (in Installed) sane() bool {
+	notAdded := func(n string) bool { return !addedForm.MatchString(n) }
+	notOurs := func(f File) bool { return !slices.Contains(ourFiles, f.Path) }
+	for _, s := range append([]string{in.RepoURL, in.Version, in.Distro, in.Repo}, in.Packages...) {
+		if printable(s, 500) != s {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(in.Added, notAdded) && !slices.ContainsFunc(in.Asked, notAdded) &&
+		!slices.ContainsFunc(in.Files, notOurs) && len(in.Added) < 5000 && len(in.Files) <= len(ourFiles) &&
+		CheckToolkit(in.Toolkit) == nil && (in.Release == "" || releaseForm.MatchString(in.Release)) &&
+		(in.Nvcc == "" || in.Nvcc == nvccPath(in.Release)) && (in.Driver == "" || validDriver(in.Driver)) &&
+		slices.Contains([]string{"", toolApt, toolDnf, toolZypper}, in.Tool)
+}
+
+func validDriver(v version.Driver) bool {
+	_, err := version.Parse(string(v))
+	return err == nil
+}
+
 // Current reports whether the container has what w wants, going by the record in
 // of an earlier Install. It starts no process and reads no file: it looks at
 // the names and sizes of nvcc and of the files that Install wrote. why says what differs.
@@ -105,6 +134,8 @@ func Current(c Container, in Installed, w Want) (ok bool, why string) {
 	switch {
 	case w.None() && in.Empty():
 		return true, ""
+	case !in.sane():
+		return false, "the record of the toolkit is damaged"
 	case w.None():
 		return false, "no toolkit is wanted any more"
 	case in.Empty() && !in.OK:
@@ -273,6 +304,9 @@ func Remove(ctx context.Context, c Container, in Installed, w Want, log Log) (In
 	defer cancel()
 	if in.Empty() {
 		return Installed{}, nil
+	}
+	if !in.sane() {
+		return in, hint.Errorf("remove the packages cuda-* in the container yourself", "the container's record of the toolkit is damaged")
 	}
 	j.in.OK = false
 	j.distro, j.repo = Distro{Folder: in.Distro, Tool: in.Tool}, in.Repo

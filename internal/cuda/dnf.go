@@ -116,19 +116,19 @@ func (d *dnf) prune(ctx context.Context, names []string) error {
 	if len(stale) == 0 {
 		return nil
 	}
-	return d.sweep(ctx, stale, "mark", "dependency")
+	return d.sweep(ctx, stale)
 }
 
 // sweep marks packages as there for others' sake and removes of what dnf would
 // then clean away only what we brought.
-func (d *dnf) sweep(ctx context.Context, stale []string, mark ...string) error {
+func (d *dnf) sweep(ctx context.Context, stale []string) error {
 	have, err := d.rpmInstalled(ctx, stale)
 	if err != nil {
 		return err
 	}
 	if len(have) > 0 {
-		out, err := d.run(ctx, append(append([]string{"dnf"}, mark...), have...)...)
-		if err == nil && out.code != 0 { // dnf 4 calls it so
+		out, err := d.run(ctx, append([]string{"dnf", "mark", "dependency"}, have...)...)
+		if err == nil && out.code != 0 { // so dnf 5 has it; dnf 4 says
 			out, err = d.run(ctx, append([]string{"dnf", "mark", "remove"}, have...)...)
 		}
 		if err := must(out, err, "dnf mark"); err != nil {
@@ -154,7 +154,7 @@ func (d *dnf) sweep(ctx context.Context, stale []string, mark ...string) error {
 }
 
 func (d *dnf) remove(ctx context.Context) error {
-	if err := d.sweep(ctx, d.in.Asked, "mark", "dependency"); err != nil {
+	if err := d.sweep(ctx, d.in.Asked); err != nil {
 		return err
 	}
 	if !d.modular() {

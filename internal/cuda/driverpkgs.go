@@ -41,7 +41,7 @@ const pinFile = "/etc/apt/preferences.d/pve-nvidia-hook"
 // version of a package, whichever repository has it (man 5 apt_preferences).
 func pinText() string {
 	return "Explanation: The NVIDIA driver in this container comes from the host's run file.\n" +
-		"Explanation: Put here by pve-nvidia-hook; uninstalling there removes it.\n" +
+		"Explanation: Written by pve-nvidia-hook on the host, whose command uninstall takes it away.\n" +
 		"Package: " + strings.Join(debDriver, " ") + "\n" +
 		"Pin: release *\n" +
 		"Pin-Priority: -1\n"

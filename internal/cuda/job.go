@@ -48,6 +48,10 @@ func newJob(ctx context.Context, c Container, w Want, log Log) (*job, context.Ca
 	orDefault(&w.step, time.Second)
 	ctx, cancel := context.WithTimeout(ctx, w.Timeout)
 	in := w.Had
+	if !in.sane() {
+		log.Warnf("the container's record of the toolkit is damaged: it counts for nothing")
+		in = Installed{}
+	}
 	in.Added, in.Asked, in.Files = slices.Clone(in.Added), slices.Clone(in.Asked), slices.Clone(in.Files)
 	return &job{ctx: ctx, c: c, w: w, log: log, in: in}, cancel
 }
@@ -263,6 +267,9 @@ func (j *job) retry(ctx context.Context, what string, try func() (again bool, er
 // note adds packages that are about to come in to what is in the container.
 func (j *job) note(fresh, asked []string) error {
 	for _, n := range fresh {
+		if !addedForm.MatchString(n) {
+			continue
+		}
 		if !slices.Contains(j.in.Added, n) {
 			j.in.Added = append(j.in.Added, n)
 		}

@@ -1,0 +1,290 @@
+package cuda
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+)
+
+func TestSourceListsAreRead(t *testing.T) {
+	require.Equal(t, []source{
+		{"f", "http://a/", ""},
+		{"f", "https://b/", "/k.gpg"},
+		{"f", "https://c/", "/k.gpg"},
+		{"f", "https://d/", ""},
+	}, parseList("f", `# deb http://no/ /
+deb http://a/ stable main # said-by=x
+deb [signed-by=/k.gpg] https://b/ /
+deb [ arch=amd64 signed-by=/k.gpg ] https://c/ /
+deb-src [arch=amd64] https://d/ /
+deb
+deb [signed-by=/k.gpg
+rpm http://e/ /
+`))
+	require.Equal(t, []source{
+		{"f", "https://a/", "/k.gpg"},
+		{"f", "https://b/", "/k.gpg"},
+		{"f", "https://c/", "(embedded key)"},
+	}, parseSources("f", `Types: deb
+URIs: https://a/
+ https://b/
+Suites: /
+Signed-By: /k.gpg
+
+# a comment
+Types: deb
+URIs: https://c/
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ abc
+
+Enabled: no
+URIs: https://d/
+`))
+}
+
+func TestRemainsOfAHandMadeListAreNamed(t *testing.T) {
+	repo := repoBase + "debian12/x86_64/"
+	none := func(string) bool { return false }
+	for _, c := range []struct {
+		s       source
+		err     string
+		remarks int
+	}{
+		{source{"/a.list", repo, keyringFile}, "", 1},
+		{source{"/a.list", strings.TrimRight(repo, "/"), "/usr/share/keyrings/other.gpg"}, "/usr/share/keyrings/other.gpg", 0},
+		{source{"/a.list", repo, ""}, "no Signed-By", 0},
+		{source{"/a.sources", repo, "(embedded key)"}, "/a.sources", 0},
+		{source{"/a.list", repoBase + "ubuntu2204/x86_64/", ""}, "", 1},
+		{source{"/a.list", "http://deb.example.org/debian", ""}, "", 0},
+	} {
+		remarks, err := judgeSources([]source{c.s}, repo, none)
+		if c.err != "" {
+			require.ErrorContains(t, err, c.err)
+			require.NotEmpty(t, hint.Of(err))
+		} else {
+			require.NoError(t, err)
+		}
+		require.Len(t, remarks, c.remarks, "%+v", c.s)
+	}
+	_, err := judgeSources([]source{{"/own", repo, ""}}, repo, func(file string) bool { return file == "/own" })
+	require.NoError(t, err)
+}
+
+func TestWhatAptUpdateSaysIsUnderstood(t *testing.T) {
+	const repo = "http://127.0.0.1:40404/debian12/x86_64/"
+	for name, c := range map[string]struct {
+		code   int
+		text   string
+		want   verdict
+		others int
+	}{
+		"well": {0, "Get:1 http://127.0.0.1:40404/debian12/x86_64  InRelease [1234 B]\nReading package lists...", updated, 0},
+		"refused, status 0": {0, `Err:1 http://127.0.0.1:40404/debian12/x86_64  InRelease
+  Could not connect to 127.0.0.1:40404 (127.0.0.1). - connect (111: Connection refused)
+W: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/InRelease  Could not connect to 127.0.0.1:40404 (127.0.0.1). - connect (111: Connection refused)
+W: Some index files failed to download. They have been ignored, or old ones used instead.`, unreachable, 0},
+		"no name": {0, "W: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/InRelease  Temporary failure resolving 'x'", unreachable, 0},
+		"key": {100, `W: GPG error: http://127.0.0.1:40404/debian12/x86_64  InRelease: The following signatures couldn't be verified because the public key is not available: NO_PUBKEY 0123
+E: The repository 'http://127.0.0.1:40404/debian12/x86_64  InRelease' is not signed.`, badKey, 0},
+		"key, apt 3":     {100, "W: OpenPGP signature verification failed: http://127.0.0.1:40404/debian12/x86_64  InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Missing key 01, which is needed to verify signature.", badKey, 0},
+		"words, apt 3":   {100, "Error: The repository 'http://127.0.0.1:40404/debian12/x86_64  InRelease' is not signed.", badKey, 0},
+		"sum":            {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages.gz  Hash Sum mismatch", brokenIndex, 0},
+		"size":           {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages.gz  File has unexpected size (8 != 9). Mirror sync in progress? [IP: 127.0.0.1 40404]", brokenIndex, 0},
+		"not there":      {100, "E: The repository 'http://127.0.0.1:40404/debian12/x86_64  Release' does not have a Release file.", brokenIndex, 0},
+		"404":            {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages  404  Not Found [IP: 127.0.0.1 40404]", brokenIndex, 0},
+		"lock":           {100, "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 12 (apt-get)\nE: Unable to lock directory /var/lib/apt/lists/", lockedOut, 0},
+		"two keys":       {100, "E: Conflicting values set for option Signed-By regarding source http://127.0.0.1:40404/debian12/x86_64/ /: a != b\nE: The list of sources could not be read.", hopeless, 0},
+		"bad list":       {100, "E: Malformed entry 1 in list file /etc/apt/sources.list.d/x.list (URI)\nE: The list of sources could not be read.", hopeless, 0},
+		"others, status": {100, "E: The repository 'http://other/debian x Release' does not have a Release file.", updated, 1},
+		"others":         {0, "W: Failed to fetch http://other/debian/dists/x/InRelease  Could not resolve 'other'\nW: Some index files failed to download.", updated, 1},
+		"silent":         {1, "", hopeless, 0},
+		"twice":          {0, "W: Target Packages (Packages) is configured multiple times in a:1 and b:1 http://127.0.0.1:40404/debian12/x86_64", updated, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v, about, others := judgeUpdate(c.code, strings.Split(c.text, "\n"), repo)
+			require.Equal(t, c.want, v, about)
+			if c.want == updated {
+				require.Len(t, others, c.others)
+			}
+		})
+	}
+	require.Equal(t, "developer.download.nvidia.com_compute_cuda_repos_debian12_x86%5f64_", listPrefix(repoBase+"debian12/x86_64/"))
+}
+
+func TestAptSizesAreRead(t *testing.T) {
+	fetch, disk := parseRoom("Need to get 3,012 MB/3,500 MB of archives.\nAfter this operation, 7.7 GB of additional disk space will be used.\n")
+	require.Equal(t, [2]uint64{3012e6, 7.7e9}, [2]uint64{fetch, disk})
+	fetch, disk = parseRoom("Need to get 0 B of archives.\nAfter this operation, 1,024 B disk space will be freed.\n")
+	require.Equal(t, [2]uint64{}, [2]uint64{fetch, disk})
+	fetch, disk = parseRoom("  Download size: 512 kB\n  Space needed: 14.3 MB / 20 GB available\n")
+	require.Equal(t, [2]uint64{512e3, 14.3e6}, [2]uint64{fetch, disk})
+}
+
+func TestTheSkipPathNoticesWhatIsWrong(t *testing.T) {
+	const nvcc = "/usr/local/cuda-12.8/bin/nvcc"
+	good := Installed{OK: true, Toolkit: "12.8", Packages: []string{"a", "b"}, Driver: "580.95.05", Release: "12.8", Version: "12.8.93",
+		Nvcc: nvcc, NvccSize: 7, Tool: toolApt, Added: []string{"a"}, Files: []File{{Path: profileFile, Size: 3}, {Path: pinFile, Size: 4}}}
+	want := Want{Toolkit: "12.8", Packages: []string{"b", "a"}, Driver: "580.95.05"}
+	for name, c := range map[string]struct {
+		change func(*Installed, *Want, *folder)
+		why    string
+	}{
+		"all well":        {func(*Installed, *Want, *folder) {}, ""},
+		"newer driver":    {func(_ *Installed, w *Want, _ *folder) { w.Driver = "610.43.02" }, ""},
+		"old driver":      {func(_ *Installed, w *Want, _ *folder) { w.Driver = "470.256.02" }, "needs driver 525.60.13"},
+		"other release":   {func(_ *Installed, w *Want, _ *folder) { w.Toolkit = "12.9" }, "12.9"},
+		"other packages":  {func(_ *Installed, w *Want, _ *folder) { w.Packages = nil }, "packages"},
+		"other mirror":    {func(_ *Installed, w *Want, _ *folder) { w.RepoURL = "https://x/" }, "repository"},
+		"auto, driver":    {func(in *Installed, w *Want, _ *folder) { in.Toolkit, w.Toolkit, w.Driver = Auto, Auto, "590.48.01" }, "590.48.01"},
+		"not finished":    {func(in *Installed, _ *Want, _ *folder) { in.OK = false }, "did not come to its end"},
+		"nothing there":   {func(in *Installed, _ *Want, _ *folder) { *in = Installed{} }, "no toolkit is installed"},
+		"not wanted":      {func(_ *Installed, w *Want, _ *folder) { *w = Want{} }, "wanted any more"},
+		"nothing at all":  {func(in *Installed, w *Want, _ *folder) { *in, *w = Installed{}, Want{} }, ""},
+		"nvcc gone":       {func(_ *Installed, _ *Want, c *folder) { c.Remove(nvcc) }, nvcc},
+		"nvcc changed":    {func(_ *Installed, _ *Want, c *folder) { c.set(nvcc, "longer than it was") }, "has changed"},
+		"pin gone":        {func(_ *Installed, _ *Want, c *folder) { c.Remove(pinFile) }, pinFile},
+		"profile gone":    {func(_ *Installed, _ *Want, c *folder) { c.Remove(profileFile) }, profileFile},
+		"hostile path":    {func(in *Installed, _ *Want, _ *folder) { in.Files[0].Path = "/etc/passwd" }, "damaged"},
+		"hostile nvcc":    {func(in *Installed, _ *Want, _ *folder) { in.Nvcc = "/etc/passwd" }, "damaged"},
+		"hostile package": {func(in *Installed, _ *Want, _ *folder) { in.Added = []string{"-o", "x"} }, "damaged"},
+		"hostile words":   {func(in *Installed, _ *Want, _ *folder) { in.Version = "\x1b[2J" }, "damaged"},
+		"hostile driver":  {func(in *Installed, _ *Want, _ *folder) { in.Driver = "\x1b[2J" }, "damaged"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFolder(t, map[string]string{nvcc: "program", profileFile: "abc", pinFile: "abcd"})
+			in, w := good, want
+			in.Files = append([]File{}, good.Files...)
+			c.change(&in, &w, f)
+			ok, why := Current(unmovable{f, t}, in, w) // no process, no file opened
+			require.Equal(t, c.why == "", ok, why)
+			require.Contains(t, why, c.why)
+		})
+	}
+}
+
+func TestRefusalsComeBeforeAnythingIsTouched(t *testing.T) {
+	for name, c := range map[string]struct {
+		os   string
+		want Want
+		err  string
+	}{
+		"old driver":     {"ID=debian\nVERSION_ID=12\n", Want{Toolkit: "13.0", Driver: "550.163.01"}, "needs driver 580.65.06"},
+		"not served":     {"ID=alpine\nVERSION_ID=3.20\n", Want{Toolkit: "12.8", Driver: "580.95.05"}, "Debian 11, 12, 13"},
+		"other system":   {"ID=debian\nVERSION_ID=12\n", Want{Toolkit: "12.8", Driver: "580.95.05", RepoURL: repoBase + "ubuntu2404/x86_64/"}, "ubuntu2404"},
+		"driver package": {"ID=debian\nVERSION_ID=12\n", Want{Packages: []string{"cuda-drivers"}}, "belongs to the NVIDIA driver"},
+		"option":         {"ID=debian\nVERSION_ID=12\n", Want{Packages: []string{"--allow-unauthenticated"}}, "no name of a package"},
+		"form":           {"ID=debian\nVERSION_ID=12\n", Want{Toolkit: "newest"}, "no CUDA toolkit release"},
+		"no os-release":  {"", Want{Toolkit: "12.8"}, "ID"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFolder(t, map[string]string{"/etc/os-release": c.os})
+			c.want.Arch, c.want.CacheDir = "x86_64", t.TempDir()
+			in, err := Install(t.Context(), f, c.want, &logged{t: t}) // a process would fail the test
+			require.ErrorContains(t, err, c.err)
+			require.True(t, in.Empty())
+			left, _ := os.ReadDir(c.want.CacheDir)
+			require.Empty(t, left)
+		})
+	}
+}
+
+func TestTenContainersFetchTheKeyringOnce(t *testing.T) {
+	var gets atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		gets.Add(1)
+		w.Write([]byte("!<arch>\ndebian-binary   and so on"))
+	}))
+	defer server.Close()
+	dir := filepath.Join(t.TempDir(), "cache")
+	var wait sync.WaitGroup
+	for range 10 {
+		wait.Go(func() {
+			j, cancel := newJob(t.Context(), nil, Want{CacheDir: dir, step: time.Millisecond}, &logged{t: t})
+			defer cancel()
+			data, err := j.cached(j.ctx, server.URL, "x.deb", checkDeb)
+			if err != nil || checkDeb(data) != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	require.EqualValues(t, 1, gets.Load())
+}
+
+func TestFetchTriesAgainOnlyWhereThatHelps(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers []int // status of each answer in turn, the last for ever
+		gets    int64
+		err     string
+	}{
+		"busy server": {[]int{503, 500, 200}, 3, ""},
+		"not there":   {[]int{404}, 1, "404"},
+		"down":        {[]int{503}, 0, "given up"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var gets atomic.Int64
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				n := int(gets.Add(1))
+				w.WriteHeader(c.answers[min(n, len(c.answers))-1])
+				w.Write([]byte("!<arch>\ndebian-binary "))
+			}))
+			defer server.Close()
+			j, cancel := newJob(t.Context(), nil, Want{CacheDir: t.TempDir(), NetworkWait: 200 * time.Millisecond, step: time.Millisecond}, &logged{t: t})
+			defer cancel()
+			_, err := j.cached(j.ctx, server.URL, "x.deb", checkDeb)
+			if c.err == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorContains(t, err, c.err)
+				require.NotEmpty(t, hint.Of(err))
+				require.NoFileExists(t, filepath.Join(j.w.CacheDir, "x.deb"))
+			}
+			if c.gets > 0 {
+				require.Equal(t, c.gets, gets.Load())
+			}
+		})
+	}
+	big := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		chunk := []byte(strings.Repeat("x", 64<<10))
+		for r.Context().Err() == nil {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	}))
+	defer big.Close()
+	j, cancel := newJob(t.Context(), nil, Want{CacheDir: t.TempDir(), step: time.Millisecond}, &logged{t: t})
+	defer cancel()
+	_, err := j.cached(j.ctx, big.URL, "x.deb", checkDeb)
+	require.ErrorContains(t, err, "more than")
+}
+
+func TestADeadlineIsSaidInWords(t *testing.T) {
+	f := newFolder(t, map[string]string{"/etc/os-release": "ID=debian\nVERSION_ID=12\n"})
+	slow := hanging{f}
+	_, err := Install(t.Context(), slow, Want{Toolkit: "12.8", Driver: "580.95.05", Arch: "x86_64", CacheDir: t.TempDir(), Timeout: 20 * time.Millisecond}, &logged{t: t})
+	require.ErrorContains(t, err, "not done within 20ms")
+	require.ErrorIs(t, err, lxc.ErrDeadline)
+	require.Contains(t, hint.Of(err), "timeout")
+}
+
+type hanging struct{ *folder }
+
+func (h hanging) Run(ctx context.Context, cmd lxc.Cmd) (lxc.Result, error) {
+	<-ctx.Done()
+	return lxc.Result{}, lxc.ErrDeadline
+}
