@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda/cudatest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
 )
 
 const nvidiaList = "https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/"
@@ -277,6 +279,29 @@ func TestToolkitInARealContainer(t *testing.T) {
 		b.in("rm", "/run/go")
 		b.same(before)
 	}))
+}
+
+// Most containers on Proxmox VE are unprivileged: their root is not the host's.
+func TestToolkitInAnUnprivilegedContainer(t *testing.T) {
+	b := newBenchOn(t, lab.Spec{VMID: 101, Base: &lab.Minimal})
+	b.publish("a", nvidiaList, b.key, toolkits()...)
+	before := b.state()
+	// The container's network is down at first, as where DHCP comes after post-start.
+	up := sync.OnceFunc(b.networkUp)
+	b.log.hook = func(line string) {
+		if strings.Contains(line, "unreachable") && strings.Contains(line, "trying again") {
+			up()
+		}
+	}
+	require.NoError(t, b.install(func(w *Want) { w.Toolkit = "12.8" }))
+	require.True(t, b.log.has("unreachable"))
+	require.Contains(t, b.in("bash", "-lc", "nvcc --version"), "release 12.8, V12.8.93")
+	require.Equal(t, "root", strings.TrimSpace(b.in("stat", "-c", "%U", pinFile)))
+	was := b.state()
+	require.NoError(t, b.install(func(w *Want) { w.Toolkit = "12.8" }))
+	b.same(was)
+	b.remove()
+	b.same(before)
 }
 
 // with runs a part of a test against the bench as its own test.

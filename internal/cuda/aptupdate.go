@@ -30,6 +30,7 @@ var complaint = regexp.MustCompile(`^(E|W|Err|Error|Warning)(:| )`)
 var (
 	keyWords   = regexp.MustCompile(`NO_PUBKEY|Missing key|is not signed|EXPKEYSIG|KEYEXPIRED|REVKEYSIG|BADSIG|signature verification|signatures (couldn't|could not|were) |GPG error|OpenPGP signature|gpgv|sqv`)
 	indexWords = regexp.MustCompile(`Hash Sum mismatch|Hashes of|unexpected size|File too large|does not have a Release file|no longer has a Release|is expired|is not valid yet|Clearsigned file|NODATA|\b40[34] |Could not open file|Unable to parse|Splitting up|Encountered a section|Problem with MergeList|compressed data|decompress|looks corrupt|truncated`)
+	netWords   = regexp.MustCompile(`Could not connect|Unable to connect|Cannot initiate the connection|Could not resolve|failure resolving|wicked happened|unreachable|No route to host|Connection (failed|refused|reset|timed out)|timed out|Could not handshake|Undetermined Error`)
 	lockWords  = regexp.MustCompile(`Could not get lock|Unable to lock|Unable to acquire`)
 )
 
@@ -39,36 +40,45 @@ var (
 func judgeUpdate(code int, lines []string, repo string) (v verdict, about string, others []string) {
 	ours := strings.TrimRight(repo, "/")
 	var mine, rest []string
-	for i, l := range lines {
-		if !complaint.MatchString(l) {
-			continue
-		}
-		if strings.HasPrefix(l, "Err:") && i+1 < len(lines) {
-			l += " " + strings.TrimSpace(lines[i+1]) // its reason stands in the next line
-		}
+	var last *[]string // where the reason of the latest "Err:" line belongs; it follows it, indented
+	for _, l := range lines {
 		switch {
+		case strings.HasPrefix(l, "  ") && last != nil:
+			*last = append(*last, strings.TrimSpace(l))
+			continue
+		case strings.HasPrefix(l, "Get:") || strings.HasPrefix(l, "Hit:") || strings.HasPrefix(l, "Ign:"):
+			last = nil
+			continue
+		case !complaint.MatchString(l):
+			continue
 		case lockWords.MatchString(l):
 			return lockedOut, l, nil
 		case strings.Contains(l, "Conflicting values set for option Signed-By"):
 			return hopeless, l, nil
-		case strings.Contains(l, "is configured multiple times"):
-		case strings.Contains(l, ours):
-			// The address may hold any word, a port any number.
-			mine = append(mine, strings.ReplaceAll(l, ours, "the repository"))
-		case strings.Contains(l, "Some index files failed"):
-		default:
-			rest = append(rest, l)
+		case strings.Contains(l, "is configured multiple times") || strings.Contains(l, "Some index files failed"):
+			continue
 		}
+		to := &rest
+		if strings.Contains(l, ours) {
+			to = &mine
+		}
+		if strings.HasPrefix(l, "Err:") {
+			last = to
+		}
+		// The address may hold any word, a port any number.
+		*to = append(*to, strings.ReplaceAll(l, ours, "the repository"))
 	}
 	if len(mine) > 0 {
-		for _, l := range mine {
-			if keyWords.MatchString(l) {
-				return badKey, l, rest
-			}
-		}
-		for _, l := range mine {
-			if indexWords.MatchString(l) {
-				return brokenIndex, l, rest
+		// Without network apt says in the end that the repository "does not have
+		// a Release file": what it says of the network counts first.
+		for _, about := range []struct {
+			words *regexp.Regexp
+			verdict
+		}{{keyWords, badKey}, {netWords, unreachable}, {indexWords, brokenIndex}} {
+			for _, l := range mine {
+				if about.words.MatchString(l) {
+					return about.verdict, l, rest
+				}
 			}
 		}
 		return unreachable, mine[len(mine)-1], rest

@@ -100,12 +100,16 @@ W: Some index files failed to download. They have been ignored, or old ones used
 		"no name": {0, "W: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/InRelease  Temporary failure resolving 'x'", unreachable, 0},
 		"key": {100, `W: GPG error: http://127.0.0.1:40404/debian12/x86_64  InRelease: The following signatures couldn't be verified because the public key is not available: NO_PUBKEY 0123
 E: The repository 'http://127.0.0.1:40404/debian12/x86_64  InRelease' is not signed.`, badKey, 0},
-		"key, apt 3":     {100, "W: OpenPGP signature verification failed: http://127.0.0.1:40404/debian12/x86_64  InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Missing key 01, which is needed to verify signature.", badKey, 0},
-		"words, apt 3":   {100, "Error: The repository 'http://127.0.0.1:40404/debian12/x86_64  InRelease' is not signed.", badKey, 0},
-		"sum":            {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages.gz  Hash Sum mismatch", brokenIndex, 0},
-		"size":           {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages.gz  File has unexpected size (8 != 9). Mirror sync in progress? [IP: 127.0.0.1 40404]", brokenIndex, 0},
-		"not there":      {100, "E: The repository 'http://127.0.0.1:40404/debian12/x86_64  Release' does not have a Release file.", brokenIndex, 0},
-		"404":            {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages  404  Not Found [IP: 127.0.0.1 40404]", brokenIndex, 0},
+		"key, apt 3":   {100, "W: OpenPGP signature verification failed: http://127.0.0.1:40404/debian12/x86_64  InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Missing key 01, which is needed to verify signature.", badKey, 0},
+		"words, apt 3": {100, "Error: The repository 'http://127.0.0.1:40404/debian12/x86_64  InRelease' is not signed.", badKey, 0},
+		"sum":          {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages.gz  Hash Sum mismatch", brokenIndex, 0},
+		"size":         {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages.gz  File has unexpected size (8 != 9). Mirror sync in progress? [IP: 127.0.0.1 40404]", brokenIndex, 0},
+		"not there":    {100, "E: The repository 'http://127.0.0.1:40404/debian12/x86_64  Release' does not have a Release file.", brokenIndex, 0},
+		"404":          {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages  404  Not Found [IP: 127.0.0.1 40404]", brokenIndex, 0},
+		"no network": {100, `Ign:1 http://127.0.0.1:40404/debian12/x86_64  InRelease
+Err:2 http://127.0.0.1:40404/debian12/x86_64  Release
+E: The repository 'http://127.0.0.1:40404/debian12/x86_64  Release' does not have a Release file.
+  Cannot initiate the connection to 127.0.0.1:40404 (127.0.0.1). - connect (101: Network is unreachable)`, unreachable, 0},
 		"lock":           {100, "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 12 (apt-get)\nE: Unable to lock directory /var/lib/apt/lists/", lockedOut, 0},
 		"two keys":       {100, "E: Conflicting values set for option Signed-By regarding source http://127.0.0.1:40404/debian12/x86_64/ /: a != b\nE: The list of sources could not be read.", hopeless, 0},
 		"bad list":       {100, "E: Malformed entry 1 in list file /etc/apt/sources.list.d/x.list (URI)\nE: The list of sources could not be read.", hopeless, 0},

@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda/cudatest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
@@ -44,6 +46,10 @@ type bench struct {
 var folderOf = map[string]string{"bookworm": "debian12", "trixie": "debian13"}
 
 func newBench(t *testing.T, suite string) *bench {
+	return newBenchOn(t, lab.Spec{VMID: 101, Privileged: true, HostNet: true, Base: &lab.Base{Name: "minimal", Suite: suite}})
+}
+
+func newBenchOn(t *testing.T, spec lab.Spec) *bench {
 	labtest.Need(t)
 	if _, err := exec.LookPath("gpg"); err != nil {
 		if os.Getenv(labtest.EnvNeed) == "1" {
@@ -52,8 +58,7 @@ func newBench(t *testing.T, suite string) *bench {
 		t.Skip("gpg is missing (install gpg)")
 	}
 	b := &bench{t: t, ctx: t.Context(), dir: t.TempDir(), log: &logged{t: t}}
-	b.lab = labtest.Start(t, lab.Spec{VMID: 101, Privileged: true, HostNet: true,
-		Base: &lab.Base{Name: "minimal", Suite: suite}})
+	b.lab = labtest.Start(t, spec)
 	var err error
 	b.c, err = lxc.Open(t.Context(), b.lab.LXCPath, 101)
 	require.NoError(t, err)
@@ -72,6 +77,9 @@ func newBench(t *testing.T, suite string) *bench {
 	require.NoError(t, err)
 	b.url = "http://" + listener.Addr().String()
 	go server.Serve(listener)
+	if !spec.HostNet {
+		go server.Serve(listenIn(t, b.c.Pid(), listener.Addr().String()))
+	}
 	t.Cleanup(func() { server.Close() })
 
 	b.key = newKey(t)
@@ -79,6 +87,54 @@ func newBench(t *testing.T, suite string) *bench {
 		Timeout: 2 * time.Minute, NetworkWait: 20 * time.Second, LockWait: 20 * time.Second, step: 50 * time.Millisecond,
 		Save: func(in Installed) error { b.saved = append(b.saved, in); return nil }}
 	return b
+}
+
+// inNetwork runs f in the network namespace of a process.
+func inNetwork(t *testing.T, pid int, f func() error) {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this function
+		done <- func() error {
+			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+			if err != nil {
+				return err
+			}
+			defer ns.Close()
+			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			return f()
+		}()
+	}()
+	require.NoError(t, <-done)
+}
+
+// listenIn listens at an address in the network namespace of a process, so that
+// a container without any network finds the server on its own loopback.
+func listenIn(t *testing.T, pid int, address string) net.Listener {
+	var listener net.Listener
+	inNetwork(t, pid, func() (err error) {
+		listener, err = net.Listen("tcp", address)
+		return err
+	})
+	return listener
+}
+
+// networkUp brings the loopback of a container up, its only network.
+func (b *bench) networkUp() {
+	inNetwork(b.t, b.c.Pid(), func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		lo, err := unix.NewIfreq("lo")
+		if err != nil {
+			return err
+		}
+		lo.SetUint16(unix.IFF_UP)
+		return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+	})
 }
 
 func newKey(t *testing.T) *cudatest.Key {
