@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -106,7 +107,7 @@ func (a *apt) purge(ctx context.Context, names []string) error {
 		return hint.Errorf("run apt-get autoremove in the container, then this again",
 			"removing the toolkit's packages would touch others too (%s): %s", strings.Join(others, ", "), out.tail(3))
 	}
-	a.log.Infof("removing %d packages: %s", len(names), few(names))
+	a.log.Infof("removing %s", few(names))
 	out, err = a.run(ctx, append(a.command("purge"), names...)...)
 	if err == nil && out.code != 0 {
 		err = hint.Errorf("run dpkg --configure -a in the container and see what it says", "apt-get purge in the container: %s", out.tail(4))
@@ -118,5 +119,5 @@ func few(names []string) string {
 	if len(names) <= 6 {
 		return strings.Join(names, ", ")
 	}
-	return strings.Join(names[:5], ", ") + " and more"
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:5], ", "), len(names)-5)
 }

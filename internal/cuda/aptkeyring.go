@@ -1,0 +1,127 @@
+package cuda
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+)
+
+const (
+	keyringPackage = "cuda-keyring"
+	// keyringDeb has this name in every folder of NVIDIA's.
+	keyringDeb = "cuda-keyring_1.1-1_all.deb"
+	// staged is where the keyring package lies while it is installed; /tmp may
+	// still be mounted over by an init that is starting.
+	staged = "/var/lib/pve-nvidia-hook/" + keyringDeb
+)
+
+// keyringName is the keyring package's name in the shared cache: one for each
+// distribution, and for each mirror, whose package names another URL.
+func (a *apt) keyringName() string {
+	name := strings.TrimSuffix(keyringDeb, "all.deb") + a.distro.Folder
+	if !strings.HasPrefix(a.repo, repoBase) {
+		sum := sha256.Sum256([]byte(a.repo))
+		name += "_" + hex.EncodeToString(sum[:4])
+	} else if strings.Contains(a.repo, "/sbsa/") {
+		name += "_sbsa"
+	}
+	return name + ".deb"
+}
+
+// keyring installs NVIDIA's keyring package unless it is there.
+func (a *apt) keyring(ctx context.Context) error {
+	have, err := a.installed(ctx)
+	if err != nil {
+		return err
+	}
+	was := slices.Contains(have, keyringPackage)
+	if was {
+		if info, err := a.c.Stat(keyringFile); err == nil && info.Mode.IsRegular() && info.Size > 0 {
+			return nil
+		}
+		a.log.Warnf("%s is missing though %s is installed: installing it again", keyringFile, keyringPackage)
+	}
+	if strings.HasPrefix(a.repo, "http://") {
+		a.log.Warnf("the key of %s comes over plain http: whoever can change it on its way owns the container", a.repo)
+	}
+	deb, err := a.cached(ctx, a.repo+keyringDeb, a.keyringName(), checkDeb)
+	if err != nil {
+		return fmt.Errorf("get NVIDIA's keyring package: %w", err)
+	}
+	if !was {
+		if err := a.note([]string{keyringPackage}, []string{keyringPackage}); err != nil {
+			return err
+		}
+	}
+	if err := a.c.MkdirAll("/var/lib/pve-nvidia-hook", 0o755); err != nil {
+		return fmt.Errorf("make a folder for the keyring package: %w", err)
+	}
+	if err := a.c.Remove(staged); err != nil {
+		return fmt.Errorf("remove an old %s: %w", staged, err)
+	}
+	defer func() { _ = a.c.Remove(staged) }()
+	if _, err := a.c.CopyIn(ctx, bytes.NewReader(deb), staged, 0o644); err != nil {
+		return fmt.Errorf("copy the keyring package into the container: %w", err)
+	}
+	out, err := a.locked(ctx, func() (output, error) {
+		return a.run(ctx, "dpkg", "--force-confdef", "--force-confold", "-i", staged)
+	})
+	if err != nil {
+		return err
+	}
+	if out.code != 0 {
+		return hint.Wrap(fmt.Errorf("dpkg -i %s in the container: %s", keyringDeb, out.tail(4)), "run dpkg --configure -a in the container and see what it says")
+	}
+	if _, err := a.c.Stat(keyringFile); err != nil {
+		return fmt.Errorf("the keyring package of %s did not bring %s: %w", a.repo, keyringFile, err)
+	}
+	return nil
+}
+
+// ownedLists are apt's source lists that the keyring package brought.
+func (a *apt) ownedLists(ctx context.Context) ([]string, error) {
+	out, err := a.run(ctx, "dpkg-query", "-L", keyringPackage)
+	if err != nil || out.code != 0 { // 1: not installed
+		return nil, err
+	}
+	var all []string
+	for line := range strings.Lines(string(out.stdout)) {
+		if name := strings.TrimSpace(line); strings.HasPrefix(name, sourcesDir+"/") {
+			all = append(all, name)
+		}
+	}
+	return all, nil
+}
+
+// list sees to it that apt has the repository once. The keyring package brings
+// a list with NVIDIA's URL. For a mirror, that list is removed when we brought
+// it (dpkg leaves a removed configuration file removed, upgrades included), and a list of our own names the mirror.
+func (a *apt) list(ctx context.Context) error {
+	owned, err := a.ownedLists(ctx)
+	if err != nil {
+		return err
+	}
+	all, err := a.sources()
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if s.file != ownList && sameRepo(s.uri, a.repo) {
+			return a.drop(ownList)
+		}
+	}
+	if slices.Contains(a.in.Added, keyringPackage) {
+		for _, file := range owned {
+			if err := a.c.Remove(file); err != nil {
+				return fmt.Errorf("remove %s: %w", file, err)
+			}
+		}
+	}
+	return a.put(ownList, fmt.Sprintf("# Written by pve-nvidia-hook.\ndeb [signed-by=%s] %s /\n", keyringFile, a.repo))
+}
