@@ -1,0 +1,184 @@
+package host
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// nodeFacts are what the kernel and the driver say of the nodes that there should be.
+type nodeFacts struct {
+	loaded  bool              // the nvidia module
+	modeset bool              // the nvidia-modeset module
+	pci     int               // GPUs of NVIDIA that the host may use
+	vfio    int               // GPUs that are handed to virtual machines
+	gpus    []uint32          // minors
+	majors  map[string]uint32 // of /proc/devices: nvidia-uvm, nvidia-caps
+	params  nodeParams
+	caps    []capability
+}
+
+// nodeParams are the options of the nvidia module for its nodes, from
+// /proc/driver/nvidia/params. Without that file they have the driver's defaults.
+type nodeParams struct {
+	modify         bool
+	mode, uid, gid uint32
+}
+
+// capability is a file below /proc/driver/nvidia/capabilities.
+type capability struct {
+	minor, mode uint32
+}
+
+const maxCapabilities = 4096 // files looked at; a fully partitioned machine of 8 GPUs has some hundreds
+
+func readNodeFacts(root string) nodeFacts {
+	f := nodeFacts{majors: map[string]uint32{}, params: nodeParams{modify: true, mode: 0o666}}
+	f.loaded = exists(root, "proc/driver/nvidia/version") || exists(root, "sys/module/nvidia/version")
+	f.modeset = exists(root, "sys/module/nvidia_modeset")
+	f.pci, f.vfio = countGPUs(root)
+	infos, _ := filepath.Glob(below(root, "proc/driver/nvidia/gpus/*/information"))
+	for _, info := range infos {
+		if minor, ok := fields(info)["Device Minor"]; ok && minor < 254 { // 254 and 255 are modeset and control
+			f.gpus = append(f.gpus, minor)
+		}
+	}
+	slices.Sort(f.gpus)
+	f.readMajors(root)
+	for name, value := range fields(below(root, "proc/driver/nvidia/params")) {
+		switch name {
+		case "ModifyDeviceFiles":
+			f.params.modify = value != 0
+		case "DeviceFileMode":
+			f.params.mode = value & 0o777
+		case "DeviceFileUID":
+			f.params.uid = value
+		case "DeviceFileGID":
+			f.params.gid = value
+		}
+	}
+	f.readCapabilities(root)
+	return f
+}
+
+func exists(root, path string) bool {
+	_, err := os.Stat(below(root, path))
+	return err == nil
+}
+
+// countGPUs counts display and 3D controllers (PCI class 0300 and 0302) of NVIDIA (vendor 10de).
+func countGPUs(root string) (own, vfio int) {
+	devices, _ := filepath.Glob(below(root, "sys/bus/pci/devices/*"))
+	for _, dir := range devices {
+		vendor, _ := firstLine(filepath.Join(dir, "vendor"))
+		class, _ := firstLine(filepath.Join(dir, "class"))
+		if vendor != "0x10de" || !strings.HasPrefix(class, "0x0300") && !strings.HasPrefix(class, "0x0302") {
+			continue
+		}
+		if driver, _ := os.Readlink(filepath.Join(dir, "driver")); filepath.Base(driver) == "vfio-pci" {
+			vfio++
+		} else {
+			own++
+		}
+	}
+	return own, vfio
+}
+
+// readMajors reads the character devices of /proc/devices. Only the frontend's
+// major, 195, is fixed; the others change from boot to boot.
+func (f *nodeFacts) readMajors(root string) {
+	raw, _ := readSmall(below(root, "proc/devices"))
+	for line := range strings.Lines(raw) {
+		line = strings.TrimSpace(line)
+		if line == "Block devices:" {
+			return
+		}
+		number, name, _ := strings.Cut(line, " ")
+		if n, err := strconv.ParseUint(number, 10, 12); err == nil && strings.HasPrefix(name, "nvidia") {
+			f.majors[name] = uint32(n)
+		}
+	}
+}
+
+func (f *nodeFacts) readCapabilities(root string) {
+	seen := 0
+	_ = filepath.WalkDir(below(root, "proc/driver/nvidia/capabilities"), func(path string, d fs.DirEntry, err error) error {
+		if seen++; seen > maxCapabilities {
+			return fs.SkipAll
+		}
+		if err != nil || d.IsDir() {
+			return nil
+		}
+		values := fields(path)
+		minor, ok := values["DeviceFileMinor"]
+		mode, hasMode := values["DeviceFileMode"]
+		if modify, said := values["DeviceFileModify"]; !ok || !hasMode || said && modify == 0 {
+			return nil
+		}
+		f.caps = append(f.caps, capability{minor, mode & 0o777})
+		return nil
+	})
+	slices.SortFunc(f.caps, func(a, b capability) int { return int(a.minor) - int(b.minor) })
+}
+
+// fields reads the "Name: number" lines of a file of the driver.
+func fields(file string) map[string]uint32 {
+	raw, _ := readSmall(file)
+	values := map[string]uint32{}
+	for line := range strings.Lines(raw) {
+		name, value, _ := strings.Cut(line, ":")
+		if n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 20); err == nil {
+			values[name] = uint32(n)
+		}
+	}
+	return values
+}
+
+// readSmall reads at most 64 KiB of a file of /proc.
+func readSmall(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	raw := make([]byte, 64<<10)
+	n := 0
+	for n < len(raw) {
+		m, err := f.Read(raw[n:])
+		n += m
+		if err != nil || m == 0 {
+			break
+		}
+	}
+	return string(raw[:n]), nil
+}
+
+// want lists the nodes that there should be, from what the kernel says.
+func (f nodeFacts) want() []Node {
+	var nodes []Node
+	add := func(path string, major, minor uint32) {
+		nodes = append(nodes, Node{Path: path, Major: major, Minor: minor, Mode: f.params.mode, UID: f.params.uid, GID: f.params.gid, IsChar: true})
+	}
+	const frontend = 195
+	add("/dev/nvidiactl", frontend, 255)
+	for _, minor := range f.gpus {
+		add(fmt.Sprintf("/dev/nvidia%d", minor), frontend, minor)
+	}
+	if f.modeset {
+		add("/dev/nvidia-modeset", frontend, 254)
+	}
+	if major, ok := f.majors["nvidia-uvm"]; ok {
+		add("/dev/nvidia-uvm", major, 0)
+		add("/dev/nvidia-uvm-tools", major, 1)
+	}
+	if major, ok := f.majors["nvidia-caps"]; ok {
+		for _, c := range f.caps {
+			nodes = append(nodes, Node{Path: fmt.Sprintf("/dev/nvidia-caps/nvidia-cap%d", c.minor), Major: major, Minor: c.minor, Mode: c.mode, IsChar: true})
+		}
+	}
+	return nodes
+}
