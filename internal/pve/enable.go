@@ -7,14 +7,9 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
@@ -145,105 +140,6 @@ func Disable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	return o.apply(ctx, jobs, out)
 }
 
-// begin checks that this can work here, and keeps other runs away until done is called.
-func (o Options) begin(ctx context.Context) (done func(), err error) {
-	if err := checkNode(o.Root); err != nil {
-		return nil, err
-	}
-	if o.DryRun {
-		return func() {}, nil
-	}
-	if os.Geteuid() != 0 {
-		return nil, hint.Errorf("only root@pam may set hookscripts and devices: run it as root on the node", "set a hookscript: not root")
-	}
-	dir := filepath.Join(o.State, "enabled")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make the state folder: %w", err)
-	}
-	l, err := lock.Take(ctx, filepath.Join(dir, "lock"), lock.Options{Timeout: 2 * time.Minute, Holder: "enable or disable"})
-	if err != nil {
-		return nil, err
-	}
-	return func() { _ = l.Release() }, nil
-}
-
-// find returns the containers of those IDs, or says of each that it is none of this node's containers.
-func (o Options) find(vmids []int) ([]Guest, error) {
-	local := LocalNode(o.Root)
-	var guests []Guest
-	var errs []error
-	for _, vmid := range slices.Compact(slices.Sorted(slices.Values(vmids))) {
-		g, found, err := Find(o.Root, vmid)
-		switch {
-		case err != nil:
-			errs = append(errs, err)
-		case !found:
-			errs = append(errs, hint.Errorf(o.known(local), "there is no container %d", vmid))
-		case g.VM:
-			errs = append(errs, hint.Errorf("a VM gets a whole GPU by PCI passthrough; this program is for containers", "%s is a virtual machine, not a container", g))
-		case g.Node != local:
-			errs = append(errs, hint.Errorf("run it on "+g.Node, "container %s is on node %s, this is %s", g, g.Node, local))
-		case g.Err != nil:
-			errs = append(errs, g.Err)
-		default:
-			guests = append(guests, g)
-		}
-	}
-	return guests, errors.Join(errs...)
-}
-
-// known lists this node's containers for a hint.
-func (o Options) known(local string) string {
-	all, _ := Guests(o.Root)
-	var names []string
-	for _, g := range all {
-		if g.Node == local && !g.VM {
-			names = append(names, g.String())
-		}
-	}
-	if len(names) == 0 {
-		return "this node has no containers"
-	}
-	if more := len(names) - 10; more > 0 {
-		names = append(names[:10], strconv.Itoa(more)+" more")
-	}
-	return "the containers of this node are " + list(names)
-}
-
-// exists reports whether Proxmox would take a hookscript volume.
-func (o Options) exists(storages Storages, volume string) bool {
-	file, err := storages.Path(volume)
-	if err != nil {
-		return false
-	}
-	fi, err := os.Stat(at(o.Root, file))
-	return err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0
-}
-
-// placeSnippet makes sure of the file behind a volume, without which the container would not start.
-func (o Options) placeSnippet(storages Storages, volume string, out io.Writer) error {
-	file, err := storages.Path(volume)
-	if err != nil {
-		return err
-	}
-	id, _, _ := strings.Cut(volume, ":")
-	if err := storages[id].ready(o.Root); err != nil {
-		return err
-	}
-	if nodes := storages[id].Nodes; len(nodes) > 0 && !slices.Contains(nodes, LocalNode(o.Root)) {
-		return hint.Errorf("name a storage of this node", "storage %s is only on %s", id, list(nodes))
-	}
-	stands, err := SnippetStands(at(o.Root, file))
-	if err != nil || stands {
-		return err
-	}
-	fmt.Fprintf(out, "write %s\n", file)
-	if o.DryRun {
-		return nil
-	}
-	return EnsureSnippet(at(o.Root, file))
-}
-
 // apply says and does the plans, one container after the other; one that fails does not stop the next.
 func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
 	var errs []error
@@ -324,25 +220,4 @@ func settle(intent, before State, now Conf) State {
 		}
 	}
 	return s
-}
-
-// sayCluster says what the other nodes of the cluster need.
-func (o Options) sayCluster(storages Storages, volume string, devices bool, out io.Writer) {
-	nodes, err := Nodes(o.Root)
-	local := LocalNode(o.Root)
-	nodes = slices.DeleteFunc(nodes, func(n string) bool { return n == local })
-	if err != nil || len(nodes) == 0 {
-		return
-	}
-	id, _, _ := strings.Cut(volume, ":")
-	s := storages[id]
-	without := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool {
-		return s.Shared && (len(s.Nodes) == 0 || slices.Contains(s.Nodes, n))
-	})
-	if len(without) > 0 {
-		fmt.Fprintf(out, "note: a container that migrates to %s does not start there without the file of %s: install pve-nvidia-hook there too, or put it on a shared storage by enable --storage NAME\n", list(without), volume)
-	}
-	if devices {
-		fmt.Fprintf(out, "note: with its device entries a container starts only on nodes that have those devices\n")
-	}
 }

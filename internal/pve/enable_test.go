@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -305,10 +306,19 @@ func TestGoneContainerIsForgotten(t *testing.T) {
 	require.ErrorContains(t, err, "there is no container 102")
 }
 
-func TestHangingPctEnds(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	require.ErrorIs(t, runPct(ctx, pct, []string{"set", "101"}), context.Canceled)
+func TestTwoAtOnceSetOneAfterTheOther(t *testing.T) {
+	n := newNode(t)
+	errs := make(chan error, 2)
+	for _, gpus := range []string{"none", "all"} {
+		o := n.o
+		o.GPUs = gpus
+		go func() { errs <- Enable(context.Background(), o, []int{102}, io.Discard) }()
+	}
+	require.NoError(t, <-errs)
+	require.NoError(t, <-errs)
+	state, err := ReadState(n.o.State, 102)
+	require.NoError(t, err)
+	require.Equal(t, parse(t, n.conf(102)).Dev, state.Dev, "what stands is what is remembered")
 }
 
 func TestUsesFindsSnapshotsAndOtherNodes(t *testing.T) {

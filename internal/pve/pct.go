@@ -40,7 +40,11 @@ func runPct(ctx context.Context, pct string, args []string) error {
 	if why == "" {
 		why = err.Error()
 	}
-	return hint.Wrap(fmt.Errorf("pct %s %s: %s", args[0], args[1], why), explain(text))
+	err = fmt.Errorf("pct %s %s: %s", args[0], args[1], why)
+	if next := explain(text); next != "" {
+		return hint.Wrap(err, next)
+	}
+	return err
 }
 
 // reason is what pct said, without its waiting, heading and usage lines, in one line.
@@ -53,7 +57,7 @@ func reason(text string) string {
 			strings.HasPrefix(line, "400 "), strings.HasPrefix(line, "pct set "), strings.HasPrefix(line, "cannot delete "):
 			continue
 		}
-		if lines = append(lines, line); len(lines) == 5 {
+		if lines = append(lines, line[:min(len(line), 500)]); len(lines) == 5 {
 			break
 		}
 	}
