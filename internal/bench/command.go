@@ -92,6 +92,12 @@ func (s *stand) installer(ctx context.Context, c *lab.Container) *exec.Cmd {
 	return exec.CommandContext(ctx, "lxc-attach", append(args, driver.Options(s.unpacked.Header, nil)...)...)
 }
 
+// smi is the least that the shell hook can do to learn the installed version.
+func (s *stand) smi(ctx context.Context, c *lab.Container) *exec.Cmd {
+	return exec.CommandContext(ctx, "lxc-attach", "-P", c.LXCPath, "-n", strconv.Itoa(c.VMID), "--clear-env", "-v", "PATH="+insidePath,
+		"--", "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+}
+
 func (s *stand) lxcInfo(ctx context.Context, c *lab.Container) *exec.Cmd {
 	return exec.CommandContext(ctx, "lxc-info", "-P", c.LXCPath, "-n", strconv.Itoa(c.VMID), "-p", "-H")
 }

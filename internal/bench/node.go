@@ -32,7 +32,7 @@ func node(ctx context.Context, s *stand) (section, error) {
 		return done, err
 	}
 	defer r.Close()
-	if err := r.Module(driverVersion); err != nil {
+	if err := errors.Join(r.Module(driverVersion), onTmpfs(r.Path("run"))); err != nil {
 		return done, err
 	}
 	if _, err := timed(ctx, r.Command(ctx, strconv.Itoa(real.VMID), "post-start"), nil); err != nil {
@@ -55,6 +55,9 @@ func node(ctx context.Context, s *stand) (section, error) {
 }
 
 func (s *stand) nodeOf(ctx context.Context, r *rig.Rig, n, vmid int) ([]row, error) {
+	if err := s.settle(); err != nil {
+		return nil, err
+	}
 	of := fmt.Sprintf(", %d containers", n)
 	list := []contender{{name: "one skip at boot" + of, kind: ours, run: func(ctx context.Context) (time.Duration, error) {
 		return timed(ctx, r.Command(ctx, strconv.Itoa(vmid), "post-start"), nil)

@@ -34,6 +34,8 @@ func skip(ctx context.Context, s *stand) (section, error) {
 	rows, err := interleave(ctx, s, "nothing to do", s.skips, []contender{
 		{name: hookName, kind: ours, run: call(s.hook)},
 		{name: shellName, kind: theirs, run: call(s.shell)},
+		{name: "lxc-attach with nvidia-smi alone", kind: floor, note: "a sample nvidia-smi that opens no GPU, as in the shell hook",
+			run: call(s.smi)},
 		{name: "lxc-info alone", kind: floor, run: call(s.lxcInfo)},
 	})
 	return section{title: "Nothing to do: the driver is in place", rows: rows}, err

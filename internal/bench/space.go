@@ -48,6 +48,9 @@ func space(ctx context.Context, s *stand) (section, error) {
 		}
 		add("peak memory of "+hookName+", "+c.name, "VmHWM", ours, u.memory)
 		if !c.cold {
+			if c.how == "mount" {
+				add("written to the container and left there", "the driver, and a record of some kB", floor, u.left)
+			}
 			add("written to the container and removed, "+hookName+", "+c.how, u.what(), ours, u.temporary)
 			add("of it the run file and its contents, "+hookName+", "+c.how, "", ours, u.ofRunFile)
 		}
@@ -76,6 +79,7 @@ type usage struct {
 	memory    int64 // bytes; the most that the hook's own process held
 	temporary int64 // bytes written to the container that were gone in the end
 	ofRunFile int64 // the part of them that is the run file, whole or unpacked
+	left      int64 // bytes of what stayed in the container
 	files     int   // how many files temporary counts
 }
 
@@ -123,6 +127,9 @@ func (s *stand) watched(ctx context.Context, command func(context.Context, *lab.
 		return u, err
 	}
 	left := written(upper)
+	for _, size := range left {
+		u.left += size
+	}
 	for name, size := range most {
 		if _, stays := left[name]; stays {
 			continue

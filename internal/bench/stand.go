@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/rig"
@@ -75,6 +77,9 @@ func open(ctx context.Context, o options, progress io.Writer) (_ *stand, err err
 		return nil, err
 	}
 	s.Mirror.Rate = lineRate
+	if err := onTmpfs(s.Path("run")); err != nil {
+		return nil, err
+	}
 	if err := s.Module(driverVersion); err != nil {
 		return nil, err
 	}
@@ -136,6 +141,17 @@ func (s *stand) guest(ctx context.Context, config ...string) (*lab.Container, er
 		}
 	}
 	return c, c.Start(ctx)
+}
+
+// onTmpfs makes a folder that lies in memory, as /run does on every node.
+func onTmpfs(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("bench", dir, "tmpfs", 0, "mode=0755"); err != nil {
+		return fmt.Errorf("mount a tmpfs at %s: %w", dir, err)
+	}
+	return nil
 }
 
 // deliver sets how the hook hands the run file over.

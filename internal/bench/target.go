@@ -43,8 +43,12 @@ func (r *report) judge() {
 		hook/(max(download, unpack)+alone), 1.15)
 
 	hook, okHook = together.find(hookName + ", first install")
-	alone, okAlone = together.find("nvidia-installers alone")
-	r.atMost(okHook && okAlone, "first installs at once, against as many installers alone", hook/alone, 1.3)
+	cached, okCached := together.find(hookName + ", run file cached")
+	many, okMany := together.find("nvidia-installers alone")
+	r.atMost(okCached && okMany, "installs at once, run file cached, against as many installers alone", cached/many, 1.3)
+	r.atMost(okHook && okMany, "first installs at once, against as many installers alone (without a download)", hook/many, 1.3)
+	r.atMost(okHook && okMany && okAlone, "first installs at once, against the longer of download and unpacking, and as many installers",
+		hook/(max(download, unpack)+many), 1.3)
 	if n, ok := together.find("downloads of " + hookName); ok {
 		r.targets = append(r.targets, target{"first installs at once, downloads", "1", inCount.format(n), n == 1})
 	}
