@@ -3,80 +3,85 @@
 package runfile
 
 import (
-	"context"
-	"io"
+	"errors"
+	"fmt"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
+
+// ErrContent marks an error that lies in the bytes themselves: not a run file,
+// another version, a broken or hostile payload, a wrong checksum. Reading the
+// same bytes again cannot help: throw them away and try another source.
+var ErrContent = errors.New("wrong content")
+
+// ErrRead marks an error of the reader that a run file came from, such as a
+// lost connection. What was read so far may be good. An error that is neither
+// ErrContent nor ErrRead comes from writing the tree (a full disk is still
+// errors.Is(err, syscall.ENOSPC)) or from the context.
+var ErrRead = errors.New("cannot read")
+
+type marked struct{ err, mark error }
+
+func (m *marked) Error() string        { return m.err.Error() }
+func (m *marked) Unwrap() error        { return m.err }
+func (m *marked) Is(target error) bool { return target == m.mark }
+
+// wrong formats an error of the content.
+func wrong(format string, args ...any) error {
+	return &marked{fmt.Errorf(format, args...), ErrContent}
+}
 
 // Header is what the text at the start of a run file says of it.
 type Header struct {
 	Label     string // "NVIDIA Accelerated Graphics Driver for Linux-x86_64 580.76.05"
 	Version   version.Driver
 	Arch      string   // x86_64 or aarch64
-	TargetDir string   // NVIDIA-Linux-x86_64-580.76.05
+	TargetDir string   // NVIDIA-Linux-x86_64-580.76.05; "" in very old files
 	Script    string   // ./nvidia-installer
 	MD5       string   // hex; of everything from the 4th line on
-	CRC       uint32   // POSIX cksum of the same bytes
+	CRC       uint32   // POSIX cksum of the same bytes; 0 when not given. Nothing here checks it: MD5 covers the same bytes.
 	Skip      int      // the payload starts at this line, counted from 1
 	Payload   int64    // byte offset of the payload
-	Options   []string // every option that the header's help text names, as "--name"
+	Options   []string // every installer option that the header's help text names, as "--name", sorted
 }
-
-// Knows reports whether the installer of this file accepts an option, given as
-// "--name" or "--name=value". Options that its help text leaves out but that it accepts
-// (--no-kernel-module from 515 on) count as known.
-func (h Header) Knows(option string) bool { panic("todo") }
-
-// ReadHeader reads the header of a run file and leaves r at the payload's first
-// byte, or somewhere behind it. At most 4 MiB are read.
-func ReadHeader(r io.Reader) (Header, error) { panic("todo") }
 
 // Want is what a run file must be to be accepted.
 type Want struct {
-	Version version.Driver
-	Arch    string // x86_64 or aarch64
-	SHA256  string // hex; "" when nobody publishes one
-	Size    int64  // bytes; 0 when unknown
+	Version version.Driver // "" when any version will do
+	Arch    string         // x86_64 or aarch64; "" when either will do
+	SHA256  string         // hex; "" when nobody publishes one
+	Size    int64          // bytes; 0 when unknown
 }
 
 // Check compares a header with what is wanted, and says what differs.
-func (h Header) Check(w Want) error { panic("todo") }
+func (h Header) Check(w Want) error {
+	if w.Version != "" && h.Version != w.Version {
+		return hint.Wrap(wrong("the file is driver version %s, wanted %s", h.Version, w.Version),
+			"check that the URL or the file is of the wanted version")
+	}
+	if w.Arch != "" && h.Arch != w.Arch {
+		return hint.Wrap(wrong("the file is for %s, wanted %s", h.Arch, w.Arch),
+			"use the run file of this machine's architecture")
+	}
+	return nil
+}
 
 // Report is what is known of a run file after it was read to its end.
 type Report struct {
 	Header   Header
-	Size     int64
+	Size     int64 // bytes
 	SHA256   string
-	Files    int   // members written
+	Files    int   // members written, folders included
 	Unpacked int64 // bytes written
 	Elapsed  time.Duration
 }
 
-// Unpack reads a run file once from its first byte to its last, checks it
-// against w on the way, and writes its payload into the new folder dir. Hashing,
-// decompression and writing run side by side and hold a bounded amount of
-// memory. A wrong header ends it before anything is unpacked. On an error dir may hold a part: the caller removes it.
-// dir may be "": then the file is only checked.
-func Unpack(ctx context.Context, r io.Reader, dir string, w Want) (Report, error) { panic("todo") }
-
-// Kind of a manifest entry that this program cares about.
-type Entry struct {
-	Path     string // in the unpacked tree; for a link, its name
-	Mode     uint32
-	Type     string // CUDA_LIB, UTILITY_BINARY, CUDA_SYMLINK ...
-	Compat32 bool
-	Dest     string // the PATH field, when the type has one: below the library folder, or absolute
-	Target   string // of a *_SYMLINK
-	Module   string
+// fileName is NVIDIA's name for the file wanted, for messages.
+func (w Want) fileName() string {
+	if w.Version == "" || w.Arch == "" {
+		return "run file"
+	}
+	return fmt.Sprintf("NVIDIA-Linux-%s-%s.run", w.Arch, w.Version)
 }
-
-// Manifest is the parsed .manifest of an unpacked tree.
-type Manifest struct {
-	Version version.Driver
-	Entries []Entry
-}
-
-// ReadManifest parses a .manifest, at most 4 MiB of it.
-func ReadManifest(r io.Reader) (Manifest, error) { panic("todo") }
