@@ -57,6 +57,9 @@ func (s Settings) Origin(key string) string {
 	return "default"
 }
 
+// DefaultState is the state folder when nothing names another.
+const DefaultState = "/var/lib/pve-nvidia-hook"
+
 // Keys lists every key in the order of the documentation.
 func Keys() []string {
 	names := make([]string, len(keys))
@@ -84,7 +87,7 @@ func defaults(vmid int) Settings {
 	s.Install.Timeout = 15 * time.Minute
 	s.Install.Background = "auto"
 	s.CUDA.Packages = []string{}
-	s.Paths.State = "/var/lib/pve-nvidia-hook"
+	s.Paths.State = DefaultState
 	s.Paths.Run = "/run/pve-nvidia-hook"
 	s.Paths.LXC = "/var/lib/lxc"
 	s.Paths.Metrics = "/var/lib/prometheus/node-exporter/pve_nvidia_hook.prom"

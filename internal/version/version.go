@@ -42,3 +42,6 @@ func part(parts []string, i int) int {
 	n, _ := strconv.Atoi(parts[i])
 	return n
 }
+
+// Program is the version of this program, set when it is linked.
+var Program = "dev"

@@ -1,0 +1,39 @@
+# pve-nvidia-hook
+#
+#   make demo    the main job on a real throwaway container
+#   make test    everything that CI runs
+#   make deb     the Debian packages, in dist/
+#
+# demo and test need root and Debian's packages; they install what is missing.
+
+GO ?= go
+LAB_PACKAGES = lxc uidmap mmdebstrap
+TEST_PACKAGES = $(LAB_PACKAGES) iproute2 apt-utils gpg dpkg-dev lintian shellcheck zstd xz-utils bindfs
+
+.PHONY: build demo test check lxc-test lab-packages test-packages clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/pve-nvidia-hook .
+
+demo: lab-packages
+	$(GO) run ./internal/demo $(if $(RUNFILE),-runfile '$(RUNFILE)') $(if $(VERSION),-version '$(VERSION)')
+
+# With PVE_NVIDIA_HOOK_NEED_LXC a test that needs containers fails where it
+# would else be skipped.
+test: test-packages check
+	PVE_NVIDIA_HOOK_NEED_LXC=1 $(GO) test -timeout 20m ./...
+
+check:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt would change: $$out"; exit 1; }
+	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./...
+	$(GO) tool -modfile=packaging/tools.mod staticcheck ./...
+
+lab-packages:
+	@./packaging/need $(LAB_PACKAGES)
+
+test-packages:
+	@./packaging/need $(TEST_PACKAGES)
+
+clean:
+	rm -rf bin dist

@@ -1,0 +1,88 @@
+package hook
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+)
+
+// Environment variables of the hook and of the command line.
+const (
+	EnvConfig   = "PVE_NVIDIA_HOOK_CONFIG"    // the configuration file
+	EnvHostRoot = "PVE_NVIDIA_HOOK_HOST_ROOT" // the host's facts are read below it
+)
+
+// DefaultConfig is the configuration file when nothing names another.
+const DefaultConfig = "/etc/pve-nvidia-hook/config.toml"
+
+// Call is Proxmox's door: a VMID and a phase. It returns the exit status: 0 done
+// or nothing to do, 1 failed or refused, 2 wrong arguments.
+func Call(ctx context.Context, args []string) int {
+	log, err := say.New(os.Stderr, "text", "info")
+	if err != nil {
+		return 1 // cannot be: these names are right
+	}
+	e, err := ParseEvent(args)
+	if err != nil {
+		log.Error(err)
+		return 2
+	}
+	log = log.For(e.VMID)
+	h := host.Host{Root: os.Getenv(EnvHostRoot)}
+	c, err := LoadConfig(os.Getenv(EnvConfig))
+	status := 0
+	switch {
+	case e.Phase != PhasePostStart:
+		// Nothing to do, and nothing may ever keep a guest from starting or
+		// stopping: not even a configuration with mistakes.
+	case err != nil:
+		log.Fail(err)
+		status = 1
+	default:
+		if _, err := PostStart(ctx, e, Options{Config: c, Host: h, Log: log}); err != nil {
+			log.Fail(err)
+			status = 1
+		}
+	}
+	if other := chained(c, e.VMID); other != "" {
+		if s := runChained(ctx, h, other, e, log); s != 0 {
+			return s
+		}
+	}
+	return status
+}
+
+// LoadConfig reads the configuration; file "" is the default one, which may be
+// missing.
+func LoadConfig(file string) (*config.Config, error) {
+	named := file != ""
+	if !named {
+		file = DefaultConfig
+	}
+	return config.Load(file, config.Options{HostRoot: os.Getenv(EnvHostRoot), Named: named})
+}
+
+// bounded runs f under a deadline, and ends the process when f does not return
+// some time after it: a container can mount a file system of its own (FUSE) that
+// never answers the host's system calls.
+func bounded(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(30 * time.Second):
+		return context.Cause(ctx)
+	}
+}

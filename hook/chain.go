@@ -1,0 +1,76 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+)
+
+// chainLimit ends another hookscript that hangs. Proxmox itself would wait for
+// ever; this is far more than a hook may take without failing a migration.
+const chainLimit = time.Hour
+
+// chained returns the hookscript that runs after this program's work: what the
+// configuration names, else what enable --chain has found in the container.
+// A configuration with mistakes (c is nil) does not keep the second from running.
+func chained(c *config.Config, vmid int) string {
+	state := config.DefaultState
+	if c != nil {
+		if s, err := c.For(vmid); err == nil {
+			if s.Chain != "" {
+				return s.Chain
+			}
+			state = s.Paths.State
+		}
+	}
+	return pve.ChainOf(state, vmid)
+}
+
+// runChained calls another hookscript as Proxmox would, and returns its exit
+// status: it may be meant to keep a guest from starting.
+func runChained(ctx context.Context, h host.Host, volume string, e Event, log say.Log) int {
+	status, err := execChained(ctx, h, volume, e)
+	if err != nil {
+		log.Fail(err)
+	}
+	return status
+}
+
+func execChained(ctx context.Context, h host.Host, volume string, e Event) (int, error) {
+	storages, err := pve.ReadStorages(h.Root)
+	if err != nil {
+		return 1, fmt.Errorf("find the chained hookscript: %w", err)
+	}
+	file, err := storages.Path(volume)
+	if err != nil {
+		return 1, fmt.Errorf("find the chained hookscript: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, chainLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, h.Path(file), strconv.Itoa(e.VMID), string(e.Phase))
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = time.Second
+	err = cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0, nil
+	case errors.As(err, &exit) && exit.ExitCode() >= 0:
+		return exit.ExitCode(), nil
+	case errors.As(err, &exit):
+		return 1, fmt.Errorf("the chained hookscript %s ended by %v", volume, exit)
+	}
+	return 1, hint.Wrap(fmt.Errorf("run the chained hookscript %s: %w", volume, err), "mend it, or drop it with pve-nvidia-hook disable and enable")
+}

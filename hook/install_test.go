@@ -1,0 +1,329 @@
+package hook_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+)
+
+func TestFirstStartInstallsAndTheNextSkips(t *testing.T) {
+	for name, c := range map[string]struct {
+		spec    lab.Spec
+		deliver string
+	}{
+		"unprivileged, mount": {lab.Spec{}, "mount"},
+		"unprivileged, push":  {lab.Spec{}, "push"},
+		"privileged, mount":   {lab.Spec{Privileged: true}, "mount"},
+		"privileged, push":    {lab.Spec{Privileged: true}, "push"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, newer)
+			n.configure("[install]\ndeliver = \"" + c.deliver + "\"\n")
+			g := n.start(c.spec)
+			require.NoFileExists(t, g.file("usr/sbin/modprobe"), "the container must have no kmod for this test")
+
+			said := g.postStart(0)
+			require.Contains(t, said, "driver "+newer+" is installed and nvidia-smi works")
+			require.Contains(t, said, "delivered by "+c.deliver)
+			require.Less(t, strings.Count(said, "\n"), 25, said)
+			for line := range strings.Lines(said) {
+				require.True(t, strings.HasPrefix(line, fmt.Sprintf("pve-nvidia-hook %d: ", g.VMID)), line)
+			}
+			g.holds(newer)
+			require.Equal(t, 1, n.runFileGets(newer))
+
+			before := n.Mirror.Total()
+			said = g.postStart(0)
+			require.Contains(t, said, "driver "+newer+" is in place")
+			require.Equal(t, 1, strings.Count(said, "\n"), said)
+			require.Equal(t, before, n.Mirror.Total(), "a skip must not touch the network")
+		})
+	}
+}
+
+func TestDriverFollowsTheHostUpAndDown(t *testing.T) {
+	n := newNode(t, older)
+	g := n.start(lab.Spec{})
+	g.postStart(0)
+	g.holds(older)
+	// Upgrade and downgrade must not call rmmod: in a privileged container that
+	// would reach the host's modules. This one would notice.
+	for _, tool := range []string{"modprobe", "rmmod", "lsmod", "depmod"} {
+		g.sh("printf '#!/bin/sh\\necho " + tool + " \"$@\" >>/kmod-calls\\n' >/usr/local/sbin/" + tool + "; chmod +x /usr/local/sbin/" + tool)
+	}
+	for _, version := range []string{newer, older} {
+		require.NoError(t, n.Module(version))
+		said := g.postStart(0)
+		require.Contains(t, said, "removed driver")
+		g.holds(version)
+		require.Empty(t, g.sh("ls /usr/lib/x86_64-linux-gnu | grep -E 'so\\.[0-9]{3}\\.' | grep -v '"+version+"$' || true"), "libraries of the other version are left")
+	}
+	require.NoFileExists(t, g.file("kmod-calls"))
+}
+
+func TestMismatchIsRefusedBeforeAnyRequest(t *testing.T) {
+	n := newNode(t, newer)
+	n.configure("[driver]\nversion = \"" + older + "\"\n")
+	g := n.start(lab.Spec{})
+	said := g.postStart(1)
+	require.Contains(t, said, "driver "+older+" is wanted but the host's kernel module is "+newer)
+	require.Contains(t, said, "hint: ")
+	require.Zero(t, n.Mirror.Total())
+	g.unrecorded()
+}
+
+func TestNoModuleIsRefusedUnlessInstallingAhead(t *testing.T) {
+	n := newNode(t, "")
+	g := n.start(lab.Spec{})
+	require.Contains(t, g.postStart(1), "no NVIDIA kernel module is loaded on this host")
+
+	n.configure("[driver]\nversion = \"" + newer + "\"\non_mismatch = \"install\"\n")
+	require.Contains(t, g.postStart(0), "nvidia-smi is left out until the host's module is "+newer)
+	g.holds(newer)
+
+	// Once the module is there, what was left out is made up for.
+	require.NoError(t, n.Module(newer))
+	said := g.postStart(0)
+	require.Contains(t, said, "nvidia-smi says "+newer)
+	require.NotContains(t, said, "nvidia-installer")
+	require.Contains(t, g.postStart(0), "is in place")
+}
+
+func TestAStaleCloneIsPutRight(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.postStart(0)
+	record, err := os.ReadFile(g.file("var/lib/pve-nvidia-hook/installed.json"))
+	require.NoError(t, err)
+
+	// A second container, of the older version, with the first one's record.
+	require.NoError(t, n.Module(older))
+	clone := n.start(lab.Spec{VMID: g.VMID + 1})
+	clone.postStart(0)
+	require.NoError(t, n.Module(newer))
+	require.NoError(t, os.WriteFile(clone.file("var/lib/pve-nvidia-hook/installed.json"), record, 0o644))
+	require.Contains(t, clone.postStart(0), "is installed and nvidia-smi works")
+	clone.holds(newer)
+}
+
+func TestDamageIsNoticedAndRepaired(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.postStart(0)
+	lib := "/usr/lib/x86_64-linux-gnu/"
+	for name, damage := range map[string]string{
+		"a library is gone":             "rm " + lib + "libnvidia-ptxjitcompiler.so." + newer,
+		"a library is empty":            ": >" + lib + "libcuda.so." + newer,
+		"a link leads elsewhere":        "ln -sf libcuda.so.1.1 " + lib + "libcuda.so.1",
+		"nvidia-smi is gone":            "rm /usr/bin/nvidia-smi",
+		"the record is gone":            "rm /var/lib/pve-nvidia-hook/installed.json",
+		"the record is no JSON":         "echo x >/var/lib/pve-nvidia-hook/installed.json",
+		"a library is a folder":         "rm " + lib + "libcuda.so." + newer + "; mkdir " + lib + "libcuda.so." + newer + "; rmdir " + lib + "libcuda.so." + newer,
+		"an older install was restored": "sed -i 's/" + newer + "/" + older + "/g' /var/lib/pve-nvidia-hook/installed.json",
+	} {
+		t.Run(name, func(t *testing.T) {
+			g.sh(damage)
+			require.NotContains(t, g.postStart(0), "is in place (")
+			g.holds(newer)
+			require.Contains(t, g.postStart(0), "is in place (")
+		})
+	}
+	require.Equal(t, 1, n.runFileGets(newer), "repairs are served from the cache")
+}
+
+func TestInstallerThatLiesIsCaught(t *testing.T) {
+	n := newNode(t, newer)
+	for fault, want := range map[string]string{
+		"exit0-nothing":     "driver " + newer + " is not installed: there is no libcuda.so." + newer,
+		"skip=libnvidia-ml": "driver " + newer + " is not completely installed",
+		"rc=1":              "failed with exit status 1",
+		"die-half":          "failed with exit status 137",
+	} {
+		t.Run(fault, func(t *testing.T) {
+			g := n.start(lab.Spec{VMID: 200})
+			defer g.Close()
+			g.sh("echo " + fault + " >/etc/sample-nvidia-installer")
+			said := g.postStart(1)
+			require.Contains(t, said, want)
+			require.Contains(t, said, "hint: ")
+			g.unrecorded()
+			g.sh("rm /etc/sample-nvidia-installer")
+			n.run(0, "replay", "200", "post-start", "--force")
+			g.holds(newer)
+		})
+	}
+}
+
+func TestEachFailureOfNvidiaSMIIsExplained(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	for fault, want := range map[string]string{
+		"9":             "it cannot talk to the kernel module",
+		"12":            "libnvidia-ml.so.1 is not found",
+		"18":            "of different versions",
+		"4":             "may not open the GPU's device nodes",
+		"255":           "unknown error",
+		"version=1.2.3": "nvidia-smi says version 1.2.3 instead of " + newer,
+	} {
+		t.Run(fault, func(t *testing.T) {
+			g.sh("echo " + fault + " >/etc/sample-nvidia-smi")
+			said := n.run(1, "replay", fmt.Sprint(g.VMID), "post-start", "--force", "--log-level", "info")
+			require.Contains(t, said, want)
+			require.Contains(t, said, "hint: ")
+			g.unrecorded()
+		})
+	}
+	g.sh("rm /etc/sample-nvidia-smi")
+	n.run(0, "replay", fmt.Sprint(g.VMID), "post-start", "--force")
+	g.holds(newer)
+}
+
+func TestHangingInstallerLeavesNothingRunning(t *testing.T) {
+	n := newNode(t, newer)
+	n.configure("[install]\ntimeout = \"3s\"\n")
+	g := n.start(lab.Spec{})
+	for _, fault := range []string{"hang", "hang-ignore-term", "fork hang"} {
+		t.Run(fault, func(t *testing.T) {
+			g.sh("echo '" + fault + "' >/etc/sample-nvidia-installer")
+			began := time.Now()
+			said := n.run(1, "replay", fmt.Sprint(g.VMID), "post-start", "--force", "--log-level", "info")
+			require.Contains(t, said, "did not end within 3s")
+			require.Less(t, time.Since(began), 20*time.Second)
+			g.unrecorded()
+		})
+	}
+}
+
+func TestFullDiskIsSaidBeforeAnythingIsWritten(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{SizeLimit: 48 << 20})
+	said := g.postStart(1)
+	require.Contains(t, said, "free")
+	require.Contains(t, said, "are needed")
+	require.Contains(t, said, "pct resize")
+	require.NoFileExists(t, g.file("usr/bin/nvidia-smi"))
+	g.unrecorded()
+}
+
+func TestEightContainersAtOnceFetchOnce(t *testing.T) {
+	n := newNode(t, newer)
+	n.Mirror.Rate = 5 << 20 // slow enough for all to meet
+	var guests []*guest
+	for i := range 8 {
+		guests = append(guests, n.start(lab.Spec{VMID: 300 + i, Privileged: i%2 == 0}))
+	}
+	var all sync.WaitGroup
+	texts := make([]string, len(guests))
+	for i, g := range guests {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+			defer cancel()
+			said, err := n.Hook(ctx, g.VMID, "post-start")
+			texts[i] = said.Text
+			if err != nil || said.Code != 0 {
+				t.Errorf("container %d: exit status %d, %v: %s", g.VMID, said.Code, err, said.Text)
+			}
+		})
+	}
+	all.Wait()
+	for _, g := range guests {
+		g.holds(newer)
+	}
+	require.Equal(t, 1, n.runFileGets(newer))
+	require.Contains(t, strings.Join(texts, ""), "held by pid", "who waits says for whom")
+}
+
+func TestWhatStandsInTheWayIsNamed(t *testing.T) {
+	n := newNode(t, newer)
+	for name, c := range map[string]struct{ prepare, want string }{
+		"a driver package": {
+			`printf '\nPackage: libcuda1\nStatus: install ok installed\nVersion: 535.1\n' >>/var/lib/dpkg/status`,
+			"distribution packages of the driver are installed: libcuda1",
+		},
+		"musl": {
+			`touch /lib/ld-musl-x86_64.so.1; mv /lib64/ld-linux-x86-64.so.2 /lib64/x`,
+			"musl (Alpine)",
+		},
+		"no shell": {`mv /usr/bin/sh /usr/bin/nosh`, "has no /bin/sh"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := n.start(lab.Spec{VMID: 200})
+			defer g.Close()
+			g.sh(c.prepare)
+			said := g.postStart(1)
+			require.Contains(t, said, c.want)
+			require.Contains(t, said, "hint: ")
+			require.NoFileExists(t, g.file("usr/bin/nvidia-smi"))
+		})
+	}
+	require.Zero(t, n.Mirror.Total(), "a refusal must not fetch")
+}
+
+func TestKilledHalfWayAndRunAgain(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.sh("echo slow=1 >/etc/sample-nvidia-installer")
+	cmd := n.Command(t.Context(), fmt.Sprint(g.VMID), "post-start")
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool {
+		_, err := os.Stat(g.file("var/lib/nvidia/log"))
+		return err == nil
+	}, 30*time.Second, 20*time.Millisecond)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait() // killed
+	require.NoFileExists(t, g.file("var/lib/pve-nvidia-hook/installed.json"))
+	g.sh("rm /etc/sample-nvidia-installer")
+	g.postStart(0)
+	g.holds(newer)
+}
+
+func TestSIGTERMEndsItCleanlyWithinTwoSeconds(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.sh("echo hang >/etc/sample-nvidia-installer")
+	cmd := n.Command(t.Context(), fmt.Sprint(g.VMID), "post-start")
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool {
+		_, err := os.Stat(g.file("var/lib/pve-nvidia-hook/stage/bin/depmod"))
+		return err == nil
+	}, 30*time.Second, 20*time.Millisecond)
+	time.Sleep(200 * time.Millisecond) // into the installer
+	began := time.Now()
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	_ = cmd.Wait() // exit status 1
+	require.Less(t, time.Since(began), 2*time.Second)
+	require.Equal(t, 1, cmd.ProcessState.ExitCode())
+	g.unrecorded()
+	g.sh("rm /etc/sample-nvidia-installer")
+	g.postStart(0)
+	g.holds(newer)
+}
+
+func TestRecordNamesEveryFile(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.postStart(0)
+	data, err := os.ReadFile(g.file("var/lib/pve-nvidia-hook/installed.json"))
+	require.NoError(t, err)
+	var in struct {
+		Files []struct{ Path, Link string }
+	}
+	require.NoError(t, json.Unmarshal(data, &in))
+	names := map[string]bool{}
+	for _, f := range in.Files {
+		names[filepath.Base(f.Path)] = true
+	}
+	for _, want := range []string{"libcuda.so." + newer, "libcuda.so.1", "libnvidia-ml.so.1", "nvidia-smi"} {
+		require.True(t, names[want], want)
+	}
+}

@@ -1,0 +1,70 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+)
+
+// lookHost reads the facts of the node.
+func lookHost(h host.Host) (HostFacts, error) {
+	arch, err := host.Arch()
+	if err != nil {
+		return HostFacts{}, err
+	}
+	f := HostFacts{Arch: arch}
+	module, err := h.Module()
+	if err != nil {
+		f.ModuleError = err.Error()
+	}
+	f.Module = module
+	return f, nil
+}
+
+// initWait is how long a container's init may take to appear: Proxmox calls
+// post-start as soon as it was exec'd, vzdump and others a little off that.
+const initWait = 10 * time.Second
+
+// open finds the container, waiting for an init process that is just starting.
+func open(ctx context.Context, lxcPath string, vmid int) (*lxc.Container, error) {
+	deadline := time.Now().Add(initWait)
+	for {
+		c, err := lxc.Open(ctx, lxcPath, vmid)
+		if !errors.Is(err, lxc.ErrNotRunning) {
+			return c, err
+		}
+		if time.Now().After(deadline) {
+			return nil, hint.Wrap(err, "its init process is gone or has not started: see the container's console (pct console) and its log")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// lookContainer reads the container's record and compares it with its files.
+func lookContainer(c *lxc.Container, s config.Settings) (ContainerFacts, *record.Installed) {
+	f := ContainerFacts{Privileged: c.Privileged()}
+	in, err := record.Read(c)
+	if err != nil {
+		f.RecordError = err.Error()
+	}
+	if in != nil && in.Version != "" {
+		f.Recorded, f.Verified = in.Version, in.Verified
+		f.Differs = driver.Differs(c, in)
+	}
+	return f, in
+}
+
+func lookDeep(c *lxc.Container, arch string) *DeepFacts {
+	return &DeepFacts{Found: driver.Look(c, arch), Blockers: driver.Blockers(c, arch)}
+}

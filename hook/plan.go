@@ -1,0 +1,214 @@
+package hook
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// Facts are what a decision rests on. Together with the settings they are all
+// that Decide sees, so a kept trace can be decided again on any machine.
+type Facts struct {
+	Now       time.Time       `json:"now"`
+	Force     bool            `json:"force,omitempty"`
+	Host      HostFacts       `json:"host"`
+	Container ContainerFacts  `json:"container"`
+	Failure   *record.Failure `json:"failure,omitempty"` // of earlier runs
+	Inputs    string          `json:"inputs"`            // digest of what a failure depends on
+	// Deep is looked at only when there is something to do: it costs more.
+	Deep *DeepFacts `json:"deep,omitempty"`
+}
+
+// HostFacts are of the node.
+type HostFacts struct {
+	Arch        string         `json:"arch"`
+	Module      version.Driver `json:"module,omitempty"` // "" when none is loaded
+	ModuleError string         `json:"module_error,omitempty"`
+}
+
+// ContainerFacts are read without starting a process in the container.
+type ContainerFacts struct {
+	Privileged  bool           `json:"privileged"`
+	Recorded    version.Driver `json:"recorded,omitempty"` // what its record names
+	Verified    string         `json:"verified,omitempty"` // how that was verified
+	RecordError string         `json:"record_error,omitempty"`
+	Differs     string         `json:"differs,omitempty"` // how its files differ from its record
+	Toolkit     string         `json:"toolkit,omitempty"` // why the wanted toolkit is not there; "" when it is
+}
+
+// DeepFacts tell what stands in the way of an installation.
+type DeepFacts struct {
+	Found    driver.Found     `json:"found"`
+	Blockers []driver.Blocker `json:"blockers,omitempty"`
+}
+
+// Step is one part of the work, in the order of a Plan.
+type Step string
+
+// The steps. Fetch makes the run file and its tree present in the cache.
+const (
+	StepFetch     Step = "fetch"
+	StepUninstall Step = "uninstall"
+	StepInstall   Step = "install"
+	StepVerify    Step = "verify"
+	StepToolkit   Step = "toolkit"
+	StepRecord    Step = "record"
+)
+
+// Plan is what a decision comes to: a refusal, or steps, or neither: then all
+// is as wanted.
+type Plan struct {
+	Wanted  version.Driver `json:"wanted,omitempty"`
+	Steps   []Step         `json:"steps,omitempty"`
+	Why     string         `json:"why"` // of each of the three, in words
+	Refused bool           `json:"refused,omitempty"`
+	Hint    string         `json:"hint,omitempty"`   // of a refusal
+	Verify  string         `json:"verify,omitempty"` // nvidia-smi | files
+	Deeper  bool           `json:"-"`                // decide again with Facts.Deep
+}
+
+// Decide says what to do for a container. It reads nothing but its arguments.
+func Decide(s config.Settings, f Facts) Plan {
+	wanted, refusal := wantedVersion(s, f.Host)
+	if refusal != nil {
+		return *refusal
+	}
+	p := Plan{Wanted: wanted, Verify: s.Driver.Verify}
+	if f.Host.Module != wanted {
+		// The user space is installed ahead of the module: nvidia-smi cannot
+		// work before the two agree.
+		p.Verify = "files"
+	}
+	why := driverWork(f.Container, p)
+	verifyOnly := why == "" && f.Container.Verified == "files" && p.Verify == "nvidia-smi"
+	switch {
+	case f.Force && why == "":
+		why = "forced"
+	case verifyOnly && !f.Force:
+		p.Why = fmt.Sprintf("driver %s was installed but only its files were checked so far", wanted)
+	case why == "" && f.Container.Toolkit == "":
+		p.Why = fmt.Sprintf("driver %s is in place", wanted)
+		return p
+	case why == "":
+		p.Why = f.Container.Toolkit
+	}
+	if refusal := holdBack(f); refusal != nil {
+		refusal.Wanted = wanted
+		return *refusal
+	}
+	if why == "" {
+		if verifyOnly {
+			p.Steps = append(p.Steps, StepFetch, StepVerify)
+		}
+		return withToolkit(p, s, f)
+	}
+	p.Why = why
+	if f.Deep == nil {
+		p.Deeper = true
+		return p
+	}
+	if len(f.Deep.Blockers) > 0 {
+		return blocked(wanted, f.Deep.Blockers)
+	}
+	p.Steps = []Step{StepFetch}
+	if f.Deep.Found.Any() || f.Container.Recorded != "" {
+		p.Steps = append(p.Steps, StepUninstall)
+	}
+	p.Steps = append(p.Steps, StepInstall, StepVerify)
+	return withToolkit(p, s, f)
+}
+
+// withToolkit ends a plan: the driver is recorded before the toolkit is tried,
+// so that a failed toolkit never costs a good driver.
+func withToolkit(p Plan, s config.Settings, f Facts) Plan {
+	if len(p.Steps) > 0 {
+		p.Steps = append(p.Steps, StepRecord)
+	}
+	if f.Container.Toolkit != "" || f.Force && (s.CUDA.Toolkit != "" || len(s.CUDA.Packages) > 0) {
+		p.Steps = append(p.Steps, StepToolkit, StepRecord)
+	}
+	return p
+}
+
+// wantedVersion settles the first two of the three versions that must agree:
+// the wanted one and the loaded kernel module's.
+func wantedVersion(s config.Settings, h HostFacts) (version.Driver, *Plan) {
+	refuse := func(hint, format string, args ...any) (version.Driver, *Plan) {
+		return "", &Plan{Refused: true, Why: fmt.Sprintf(format, args...), Hint: hint}
+	}
+	if h.ModuleError != "" {
+		return refuse("reboot the host after a driver change, or report this form of the file as a bug", "%s", h.ModuleError)
+	}
+	if s.Driver.Version == "host" {
+		if h.Module == "" {
+			return refuse("install the driver on the host and load it (modprobe nvidia); nvidia-smi on the host shows whether it works",
+				"no NVIDIA kernel module is loaded on this host")
+		}
+		return h.Module, nil
+	}
+	wanted := version.Driver(s.Driver.Version)
+	if s.Driver.OnMismatch == "install" || h.Module == wanted {
+		return wanted, nil
+	}
+	if h.Module == "" {
+		return refuse("install the driver on the host and load it (modprobe nvidia), or set on_mismatch = \"install\" to install ahead of it",
+			"driver %s is wanted but no NVIDIA kernel module is loaded on this host", wanted)
+	}
+	_, plan := refuse(fmt.Sprintf("the user space must equal the host's module to the last digit: set version = \"host\" or %q (it came from %s), or load %s on the host", h.Module, orUnknown(s.Origin("driver.version")), wanted),
+		"driver %s is wanted but the host's kernel module is %s", wanted, h.Module)
+	plan.Wanted = wanted
+	return "", plan
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "an unknown place"
+	}
+	return s
+}
+
+// driverWork says why the driver has to be installed, or "".
+func driverWork(c ContainerFacts, p Plan) string {
+	switch {
+	case c.RecordError != "":
+		return c.RecordError
+	case c.Recorded == "":
+		return fmt.Sprintf("driver %s is not installed yet", p.Wanted)
+	case c.Recorded != p.Wanted:
+		return fmt.Sprintf("driver %s is installed, %s is wanted", c.Recorded, p.Wanted)
+	case c.Differs != "":
+		return c.Differs
+	}
+	return ""
+}
+
+// holdBack refuses to try again soon what has just failed.
+func holdBack(f Facts) *Plan {
+	if f.Force || f.Failure == nil || f.Failure.Inputs != f.Inputs || !f.Now.Before(f.Failure.Next) {
+		return nil
+	}
+	times := "once"
+	if f.Failure.Count > 1 {
+		times = fmt.Sprintf("%d times in a row", f.Failure.Count)
+	}
+	return &Plan{
+		Refused: true,
+		Why: fmt.Sprintf("not tried again before %s, it failed %s: %s",
+			f.Failure.Next.Local().Format("2006-01-02 15:04"), times, f.Failure.Reason),
+		Hint: "mend the cause and run: pve-nvidia-hook apply --force VMID",
+	}
+}
+
+func blocked(wanted version.Driver, blockers []driver.Blocker) Plan {
+	var reasons, hints []string
+	for _, b := range blockers {
+		reasons = append(reasons, b.Reason)
+		hints = append(hints, b.Hint)
+	}
+	return Plan{Wanted: wanted, Refused: true, Why: strings.Join(reasons, "; "), Hint: strings.Join(hints, "; ")}
+}

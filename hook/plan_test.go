@@ -1,0 +1,93 @@
+package hook
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+func TestDecide(t *testing.T) {
+	const v, old = "580.142", "570.86.16"
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	host := func(module string) HostFacts { return HostFacts{Arch: "x86_64", Module: version.Driver(module)} }
+	inPlace := ContainerFacts{Recorded: v, Verified: "nvidia-smi"}
+	failure := &record.Failure{Count: 2, Next: now.Add(time.Hour), Inputs: "same", Reason: "no room"}
+	clean := &DeepFacts{}
+	cases := []struct {
+		name   string
+		set    func(*config.Settings)
+		facts  Facts
+		steps  string
+		why    string
+		refuse bool
+		deeper bool
+		verify string
+	}{
+		{name: "in place", facts: Facts{Host: host(v), Container: inPlace}, why: "driver 580.142 is in place"},
+		{name: "nothing there, shallow", facts: Facts{Host: host(v)}, why: "not installed yet", deeper: true},
+		{name: "nothing there", facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
+		{name: "older there", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: old}, Deep: clean}, why: "570.86.16 is installed, 580.142 is wanted", steps: "fetch uninstall install verify record"},
+		{name: "half an install", facts: Facts{Host: host(v), Deep: &DeepFacts{Found: driver.Found{Log: v}}}, why: "not installed yet", steps: "fetch uninstall install verify record"},
+		{name: "stale clone", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Differs: "the file x is gone"}, Deep: clean}, why: "the file x is gone", steps: "fetch uninstall install verify record"},
+		{name: "record not to be believed", facts: Facts{Host: host(v), Container: ContainerFacts{RecordError: "format 9"}, Deep: clean}, why: "format 9", steps: "fetch install verify record"},
+		{name: "only files were checked", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "files"}}, why: "only its files were checked", steps: "fetch verify record"},
+		{name: "files are enough", set: func(s *config.Settings) { s.Driver.Verify = "files" }, facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "files"}}, why: "is in place", verify: "files"},
+		{name: "forced", facts: Facts{Force: true, Host: host(v), Container: inPlace, Deep: clean}, why: "forced", steps: "fetch uninstall install verify record"},
+		{name: "no module", facts: Facts{}, why: "no NVIDIA kernel module is loaded", refuse: true},
+		{name: "module of unknown form", facts: Facts{Host: HostFacts{ModuleError: "odd"}}, why: "odd", refuse: true},
+		{name: "mismatch", set: pin(old), facts: Facts{Host: host(v)}, why: "driver 570.86.16 is wanted but the host's kernel module is 580.142", refuse: true},
+		{name: "pinned, no module", set: pin(old), facts: Facts{}, why: "no NVIDIA kernel module is loaded", refuse: true},
+		{name: "mismatch, install ahead", set: ahead(old), facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record", verify: "files"},
+		{name: "installed ahead", set: ahead(old), facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: old, Verified: "files"}}, why: "is in place", verify: "files"},
+		{name: "following the host without a module", set: func(s *config.Settings) { s.Driver.OnMismatch = "install" }, facts: Facts{}, why: "no NVIDIA kernel module is loaded", refuse: true},
+		{name: "blocked", facts: Facts{Host: host(v), Deep: &DeepFacts{Blockers: []driver.Blocker{{Reason: "musl", Hint: "use glibc"}}}}, why: "musl", refuse: true},
+		{name: "failed lately", facts: Facts{Now: now, Host: host(v), Failure: failure, Inputs: "same", Deep: clean}, why: "it failed 2 times in a row: no room", refuse: true},
+		{name: "failed lately, other inputs", facts: Facts{Now: now, Host: host(v), Failure: failure, Inputs: "other", Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
+		{name: "failed long ago", facts: Facts{Now: now.Add(2 * time.Hour), Host: host(v), Failure: failure, Inputs: "same", Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
+		{name: "failed lately, forced", facts: Facts{Force: true, Now: now, Host: host(v), Failure: failure, Inputs: "same", Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
+		{name: "failed lately, but all is well", facts: Facts{Now: now, Host: host(v), Container: inPlace, Failure: failure, Inputs: "same"}, why: "is in place"},
+		{name: "toolkit only", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}}, why: "no toolkit is installed", steps: "toolkit record"},
+		{name: "driver, then toolkit", facts: Facts{Host: host(v), Container: ContainerFacts{Toolkit: "no toolkit is installed"}, Deep: clean}, why: "not installed yet", steps: "fetch install verify record toolkit record"},
+		{name: "toolkit failed lately", facts: Facts{Now: now, Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}, Failure: failure, Inputs: "same"}, why: "not tried again before", refuse: true},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			var s config.Settings
+			s.Driver.Version, s.Driver.OnMismatch, s.Driver.Verify = "host", "refuse", "nvidia-smi"
+			if c.set != nil {
+				c.set(&s)
+			}
+			p := Decide(s, c.facts)
+			require.Contains(t, p.Why, c.why)
+			require.Equal(t, c.refuse, p.Refused)
+			require.Equal(t, c.deeper, p.Deeper)
+			var steps []string
+			for _, step := range p.Steps {
+				steps = append(steps, string(step))
+			}
+			require.Equal(t, c.steps, strings.Join(steps, " "))
+			if c.refuse {
+				require.NotEmpty(t, p.Hint, "a refusal says what to do")
+			} else if c.verify == "" {
+				require.Equal(t, "nvidia-smi", p.Verify)
+			} else {
+				require.Equal(t, c.verify, p.Verify)
+			}
+		})
+	}
+}
+
+func pin(v string) func(*config.Settings) {
+	return func(s *config.Settings) { s.Driver.Version = v }
+}
+
+func ahead(v string) func(*config.Settings) {
+	return func(s *config.Settings) { s.Driver.Version, s.Driver.OnMismatch = v, "install" }
+}

@@ -1,0 +1,207 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// Options are what a run is given besides its event.
+type Options struct {
+	Config   *config.Config // of this node
+	Host     host.Host
+	Log      say.Log // for this container
+	DryRun   bool    // say what would be done, change nothing
+	Force    bool    // install again, whatever is there and whatever failed before
+	Terminal bool    // a person watches: show progress bars
+}
+
+// run is one run on one container.
+type run struct {
+	Options
+	settings  config.Settings
+	trace     Trace
+	container *lxc.Container
+	installed *record.Installed // the container's record as it was found
+	began     time.Time
+}
+
+// PostStart brings the user space of a running container into line with the
+// host. The trace is complete also when there is an error.
+func PostStart(ctx context.Context, e Event, o Options) (Trace, error) {
+	r := &run{Options: o, began: time.Now()}
+	r.trace = Trace{Program: version.Program, At: r.began, VMID: e.VMID, Phase: e.Phase}
+	err := bounded(ctx, r.limit(e.VMID), r.story)
+	r.conclude(err)
+	return r.trace, err
+}
+
+// limit is how long a run may take in all, from the deadlines of its parts.
+func (r *run) limit(vmid int) time.Duration {
+	s, err := r.Config.For(vmid)
+	if err != nil {
+		return time.Minute
+	}
+	return 2*s.Cache.LockTimeout + 4*s.Install.Timeout + 5*time.Minute
+}
+
+func (r *run) story(ctx context.Context) error {
+	settings, err := r.Config.For(r.trace.VMID)
+	if err != nil {
+		return err
+	}
+	r.settings, r.trace.Settings = settings, settings.Redacted()
+	if !settings.Wanted {
+		r.trace.Plan.Why = "no driver is wanted: " + settings.WhyNot
+		return nil
+	}
+	held, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer held.Release()
+
+	if err := r.look(ctx); err != nil {
+		return err
+	}
+	defer r.container.Close()
+
+	r.trace.Plan = Decide(r.settings, r.trace.Facts)
+	if r.trace.Plan.Deeper {
+		r.trace.Facts.Deep = lookDeep(r.container, r.trace.Facts.Host.Arch)
+		r.trace.Plan = Decide(r.settings, r.trace.Facts)
+	}
+	switch plan := r.trace.Plan; {
+	case plan.Refused:
+		return &refusal{hint.Wrap(errors.New(plan.Why), plan.Hint)}
+	case len(plan.Steps) == 0 || r.DryRun:
+		return nil
+	}
+	return r.do(ctx)
+}
+
+// refusal marks an error before which nothing was tried.
+type refusal struct{ error }
+
+func (r *refusal) Unwrap() error { return r.error }
+
+// lock keeps two runs on one container apart. Proxmox's own lock does not:
+// backups and migrations call hooks without it.
+func (r *run) lock(ctx context.Context) (*lock.Lock, error) {
+	dir := r.settings.Paths.Run
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the run folder: %w", err)
+	}
+	return lock.Take(ctx, filepath.Join(dir, strconv.Itoa(r.trace.VMID)+".lock"), lock.Options{
+		Timeout: r.settings.Cache.LockTimeout,
+		Holder:  fmt.Sprintf("container %d", r.trace.VMID),
+		OnWait: func(holder string, waited time.Duration) {
+			r.Log.Infof("waiting for another run on this container, held by %s", holder)
+		},
+	})
+}
+
+// look gathers the cheap facts: no process is started in the container, no
+// network is touched.
+func (r *run) look(ctx context.Context) error {
+	f := Facts{Now: time.Now(), Force: r.Force}
+	var err error
+	if f.Host, err = lookHost(r.Host); err != nil {
+		return err
+	}
+	if r.container, err = open(ctx, r.settings.Paths.LXC, r.trace.VMID); err != nil {
+		return err
+	}
+	f.Container, r.installed = lookContainer(r.container, r.settings)
+	r.trace.Facts = f
+	wanted, _ := wantedVersion(r.settings, f.Host)
+	f.Container.Toolkit = r.toolkitMissing(wanted)
+	f.Failure = r.runs().Failure(r.trace.VMID)
+	f.Inputs = digest(version.Program, r.settings.Redacted(), f)
+	r.trace.Facts = f
+	return nil
+}
+
+func (r *run) runs() record.Runs { return record.Runs{State: r.settings.Paths.State} }
+
+// conclude fills in the trace, keeps it, and says in one sentence what is true now.
+func (r *run) conclude(err error) {
+	t := &r.trace
+	t.Seconds = time.Since(r.began).Seconds()
+	var refused *refusal
+	switch {
+	case errors.As(err, &refused):
+		t.Result, t.Reason, t.Hint = Refused, err.Error(), hint.Of(err)
+	case err != nil:
+		t.Result, t.Reason, t.Hint = Failed, say.Clean(err.Error(), 2000), hint.Of(err)
+	case len(t.Steps) > 0:
+		t.Result = Installed
+	default:
+		t.Result = Skipped
+	}
+	if r.DryRun {
+		return
+	}
+	r.remember(err)
+	if err == nil {
+		r.Log.With("result", string(t.Result)).Infof("%s (%s)", r.summary(), seconds(t.Seconds))
+	}
+}
+
+// remember keeps the trace, and the failure for the next start. What cannot be
+// kept is said and is no failure of the run.
+func (r *run) remember(err error) {
+	t := &r.trace
+	if t.Settings.Paths.State == "" {
+		return // the settings themselves were wrong: there is no place to keep it
+	}
+	runs := record.Runs{State: t.Settings.Paths.State}
+	if _, saved := runs.Save(t.VMID, t.At, t); saved != nil {
+		r.Log.Warnf("%v", saved)
+	}
+	switch {
+	case t.Result == Failed && t.Facts.Inputs != "" && len(t.Steps) > 0 && !errors.Is(err, context.Canceled):
+		if saved := runs.Failed(t.VMID, time.Now(), t.Facts.Inputs, t.Reason); saved != nil {
+			r.Log.Warnf("%v", saved)
+		}
+	case err == nil && t.Facts.Failure != nil:
+		runs.Succeeded(t.VMID)
+	}
+}
+
+func (r *run) summary() string {
+	t := &r.trace
+	if t.Result != Installed {
+		return t.Plan.Why
+	}
+	text := fmt.Sprintf("driver %s is installed and its files are checked", t.Plan.Wanted)
+	if t.Plan.Verify == "nvidia-smi" {
+		text = fmt.Sprintf("driver %s is installed and nvidia-smi works", t.Plan.Wanted)
+	}
+	for _, s := range t.Steps {
+		if s.Step == StepToolkit && s.Note != "" {
+			text += ", " + s.Note
+		}
+	}
+	return text
+}
+
+func seconds(s float64) string {
+	if s < 1 {
+		return fmt.Sprintf("%.3f s", s)
+	}
+	return fmt.Sprintf("%.1f s", s)
+}

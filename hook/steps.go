@@ -1,0 +1,198 @@
+package hook
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// work is what the steps of a plan hand to each other.
+type work struct {
+	*run
+	entry     *cache.Entry
+	delivered string
+	files     []record.File
+	next      record.Installed // the record to be
+}
+
+// do runs the steps of the plan, in order, and stops at the first that fails.
+func (r *run) do(ctx context.Context) error {
+	r.Log.Infof("%s", r.trace.Plan.Why)
+	if killed, err := r.container.KillStrays(ctx); err != nil {
+		return fmt.Errorf("end what an earlier run left in the container: %w", err)
+	} else if killed > 0 {
+		r.Log.Infof("ended %d processes that an earlier run had left in the container", killed)
+	}
+	if err := driver.Clear(ctx, r.container); err != nil {
+		return err
+	}
+	w := &work{run: r}
+	if r.installed != nil {
+		w.next = *r.installed
+	}
+	defer func() {
+		if w.entry != nil {
+			w.entry.Release()
+		}
+	}()
+	for _, step := range r.trace.Plan.Steps {
+		began := time.Now()
+		note, err := w.step(ctx, step)
+		o := Outcome{Step: step, Note: note, Seconds: time.Since(began).Seconds()}
+		if err != nil {
+			o.Error = err.Error()
+		}
+		r.trace.Steps = append(r.trace.Steps, o)
+		if err != nil {
+			return w.explain(ctx, err)
+		}
+		if note != "" {
+			r.Log.With("step", string(step)).Infof("%s (%s)", note, seconds(o.Seconds))
+		}
+	}
+	return nil
+}
+
+// explain says what an error of a step means when the container or the caller
+// has gone away meanwhile.
+func (w *work) explain(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return hint.Wrap(fmt.Errorf("interrupted: %w", err), "the next start, or pve-nvidia-hook apply, does it again")
+	case !w.container.Alive():
+		return hint.Wrap(fmt.Errorf("the container stopped meanwhile: %w", err), "the next start does it again")
+	}
+	return err
+}
+
+func (w *work) step(ctx context.Context, step Step) (note string, err error) {
+	switch step {
+	case StepFetch:
+		return w.fetch(ctx)
+	case StepUninstall:
+		return w.uninstall(ctx)
+	case StepInstall:
+		return w.install(ctx)
+	case StepVerify:
+		return w.verify(ctx)
+	case StepToolkit:
+		return w.toolkit(ctx)
+	case StepRecord:
+		return "", record.Write(w.container, w.next)
+	}
+	return "", fmt.Errorf("unknown step %q", step)
+}
+
+func (w *work) fetch(ctx context.Context) (string, error) {
+	s := w.settings
+	c := cache.Cache{
+		Dir:         s.Cache.Dir,
+		LockTimeout: s.Cache.LockTimeout,
+		Proxy:       w.proxy(),
+		Log:         w.Log,
+		Holder:      fmt.Sprintf("container %d", w.trace.VMID),
+	}
+	if w.Terminal {
+		c.Bar = os.Stderr
+	}
+	entry, err := c.Get(ctx, cache.Want{
+		Version:         w.trace.Plan.Wanted,
+		Arch:            w.trace.Facts.Host.Arch,
+		URLs:            s.Driver.URLs,
+		SHA256:          s.Driver.SHA256,
+		RequireChecksum: s.Driver.RequireChecksum,
+		Tree:            true,
+	})
+	if err != nil {
+		return "", err
+	}
+	w.entry = entry
+	if !entry.Fetched {
+		return "", nil
+	}
+	return fmt.Sprintf("fetched %s, %s, verified by %s", cache.FileName(w.trace.Plan.Wanted, w.trace.Facts.Host.Arch), say.Bytes(entry.Meta.Size), entry.Meta.Verified), nil
+}
+
+func (w *work) uninstall(ctx context.Context) (string, error) {
+	// The room is checked while the old driver still works: a container that
+	// cannot take the new one keeps the old.
+	if err := w.room(); err != nil {
+		return "", err
+	}
+	if err := record.Remove(w.container); err != nil {
+		return "", err
+	}
+	w.next.Version, w.next.Files = "", nil
+	keep := w.trace.Plan.Wanted
+	err := driver.Uninstall(ctx, w.container, w.trace.Facts.Host.Arch, w.installed, keep, w.settings.Install.Timeout, w.Log)
+	if err != nil {
+		return "", err
+	}
+	if old := w.trace.Facts.Deep.Found.Version(); old != "" && old != keep {
+		return fmt.Sprintf("removed driver %s", old), nil
+	}
+	return "", nil
+}
+
+func (w *work) room() error {
+	return driver.Room(w.container, w.entry.Tree, w.options(), w.installed)
+}
+
+// options are what the installer of this run file is given.
+func (w *work) options() []string {
+	return driver.Options(w.entry.Report.Header, w.settings.Driver.Flags)
+}
+
+func (w *work) install(ctx context.Context) (string, error) {
+	if err := w.room(); err != nil {
+		return "", err
+	}
+	delivered, err := driver.Install(ctx, w.container, driver.Job{
+		RunFile: w.entry.RunFile,
+		Tree:    w.entry.Tree,
+		Report:  w.entry.Report,
+		Deliver: w.settings.Install.Deliver,
+		Flags:   w.settings.Driver.Flags,
+		Timeout: w.settings.Install.Timeout,
+		Log:     w.Log,
+	})
+	w.delivered = delivered
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("nvidia-installer %s ran in the container, delivered by %s", w.trace.Plan.Wanted, delivered), nil
+}
+
+// verify decides: what the installer said proves nothing.
+func (w *work) verify(ctx context.Context) (string, error) {
+	p := w.trace.Plan
+	files, err := driver.Verify(ctx, w.container, w.entry.Tree, w.trace.Facts.Host.Arch, w.options(), p.Wanted, p.Verify)
+	if err != nil {
+		if w.delivered != "" {
+			for _, line := range driver.LogTail(w.container, 6) {
+				w.Log.Warnf("nvidia-installer.log: %s", line)
+			}
+		}
+		return "", err
+	}
+	w.next.Version, w.next.Arch, w.next.Files = p.Wanted, w.trace.Facts.Host.Arch, files
+	w.next.Verified, w.next.At, w.next.Program = p.Verify, time.Now(), version.Program
+	if w.delivered != "" {
+		w.next.Delivered = w.delivered
+	}
+	if p.Verify == "files" && w.trace.Facts.Host.Module != p.Wanted {
+		return fmt.Sprintf("all %d files are in place; nvidia-smi is left out until the host's module is %s", len(files), p.Wanted), nil
+	}
+	if p.Verify == "files" {
+		return fmt.Sprintf("all %d files are in place; nvidia-smi is not asked, as configured", len(files)), nil
+	}
+	return fmt.Sprintf("all %d files are in place and nvidia-smi says %s", len(files), p.Wanted), nil
+}

@@ -1,0 +1,102 @@
+package hook
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// toolkitMissing says why the wanted CUDA toolkit is not in the container, or
+// "" when it is, or none is wanted. A toolkit that is no longer wanted stays
+// until it is uninstalled. No process is started.
+func (r *run) toolkitMissing(wanted version.Driver) string {
+	w := r.cudaWant(wanted)
+	if w.None() {
+		return ""
+	}
+	had, err := recordedToolkit(r.installed)
+	if err != nil {
+		return err.Error()
+	}
+	if ok, why := cuda.Current(r.container, had, w); !ok {
+		return why
+	}
+	return ""
+}
+
+func recordedToolkit(in *record.Installed) (cuda.Installed, error) {
+	var had cuda.Installed
+	if in == nil || len(in.Toolkit) == 0 {
+		return had, nil
+	}
+	if err := json.Unmarshal(in.Toolkit, &had); err != nil {
+		return cuda.Installed{}, fmt.Errorf("read the record of the toolkit: %w", err)
+	}
+	return had, nil
+}
+
+func (r *run) cudaWant(driver version.Driver) cuda.Want {
+	s := r.settings
+	return cuda.Want{
+		Toolkit:  s.CUDA.Toolkit,
+		Packages: s.CUDA.Packages,
+		RepoURL:  s.CUDA.RepoURL,
+		Driver:   driver,
+		Arch:     r.trace.Facts.Host.Arch,
+		CacheDir: s.Cache.Dir,
+		Timeout:  2 * s.Install.Timeout,
+	}
+}
+
+// toolkit brings the wanted CUDA toolkit into the container. What it has put
+// there is recorded as it goes, so that a run that is killed or fails leaves a
+// note for the next one and for uninstall.
+func (w *work) toolkit(ctx context.Context) (string, error) {
+	want := w.cudaWant(w.trace.Plan.Wanted)
+	want.Proxy = w.proxy()
+	had, err := recordedToolkit(&w.next)
+	if err != nil {
+		w.Log.Warnf("%v; it is set up again", err)
+	}
+	want.Had = had
+	want.Save = w.saveToolkit
+	in, err := cuda.Install(ctx, w.container, want, w.Log)
+	if saved := w.saveToolkit(in); saved != nil && err == nil {
+		err = saved
+	}
+	if err != nil {
+		return "", fmt.Errorf("the driver is fine, the CUDA toolkit is not: %w", err)
+	}
+	var parts []string
+	if in.Release != "" {
+		parts = append(parts, "CUDA toolkit "+in.Release+" (nvcc "+in.Version+")")
+	}
+	if len(in.Packages) > 0 {
+		parts = append(parts, strings.Join(in.Packages, ", "))
+	}
+	return strings.Join(parts, " and ") + " installed", nil
+}
+
+func (w *work) saveToolkit(in cuda.Installed) error {
+	data, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("record the toolkit: %w", err)
+	}
+	w.next.Toolkit = data
+	return record.Write(w.container, w.next)
+}
+
+// proxy is what downloads go through when the environment names none.
+func (r *run) proxy() string {
+	proxy, err := pve.HTTPProxy(r.Host.Root)
+	if err != nil {
+		r.Log.Warnf("%v", err)
+	}
+	return proxy
+}

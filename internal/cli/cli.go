@@ -1,0 +1,150 @@
+// Package cli is the command line: everything that a person types.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// app is what the commands share: the global flags and what follows from them.
+type app struct {
+	configFile string
+	logLevel   string
+	logFormat  string
+	log        say.Log
+	host       host.Host
+}
+
+// errSaid ends a command with exit status 1 after it has said why itself.
+var errSaid = errors.New("")
+
+// usage marks a mistake in what was typed: exit status 2.
+type usage struct{ error }
+
+// Main runs a command line and returns its exit status: 0 done, 1 failed or
+// problems found, 2 wrong usage.
+func Main(ctx context.Context, args []string) int {
+	root := Root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var wrong usage
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errSaid):
+		return 1
+	case errors.As(err, &wrong):
+		fmt.Fprintf(os.Stderr, "%s: error: %v\n", say.Program, err)
+		return 2
+	}
+	log, logErr := say.New(os.Stderr, "text", "")
+	if logErr == nil {
+		log.Fail(err)
+	}
+	return 1
+}
+
+// Root returns the command tree.
+func Root() *cobra.Command {
+	a := &app{}
+	root := &cobra.Command{
+		Use:   say.Program,
+		Short: "keep NVIDIA's user space in LXC containers equal to the host's kernel module",
+		Long: `pve-nvidia-hook is a hookscript of Proxmox VE for LXC containers. When a
+container starts, it installs the user space of NVIDIA's driver in it, of the
+very version of the host's kernel module, verifies it with nvidia-smi and
+records it, so that the next start has nothing to do.
+
+Proxmox calls it with a VMID and a phase. Everything else is for people:`,
+		Example: `  pve-nvidia-hook enable 101 --gpus all    make container 101 follow the host's driver
+  pve-nvidia-hook status                   wanted and installed version of every container
+  pve-nvidia-hook doctor 101               what is wrong, and what to do about it`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		DisableAutoGenTag: true,
+		Args:              known,
+		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error { return a.prepare() },
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.configFile, "config", "", "configuration `file` (default "+hook.DefaultConfig+", or $"+hook.EnvConfig+")")
+	flags.StringVar(&a.logLevel, "log-level", "", "debug, info, warning or error")
+	flags.StringVar(&a.logFormat, "log-format", "text", "text or json")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
+	root.AddCommand(a.replay(), a.config(), a.version())
+	return root
+}
+
+// known refuses a mistyped command and suggests the right one.
+func known(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("unknown command %q", say.Clean(args[0], 40))
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		text += ", did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usage{fmt.Errorf("%s (see %s --help)", text, c.CommandPath())}
+}
+
+// exactly is cobra.ExactArgs with our words and exit status.
+func args(least, most int, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < least || most >= 0 && len(args) > most {
+			return usage{fmt.Errorf("expected %s, got %d arguments", what, len(args))}
+		}
+		return nil
+	}
+}
+
+func (a *app) prepare() error {
+	log, err := say.New(os.Stderr, a.logFormat, a.logLevel)
+	if err != nil {
+		return usage{err}
+	}
+	a.log = log
+	if a.configFile == "" {
+		a.configFile = os.Getenv(hook.EnvConfig)
+	}
+	a.host = host.Host{Root: os.Getenv(hook.EnvHostRoot)}
+	return nil
+}
+
+func (a *app) load() (*config.Config, error) { return hook.LoadConfig(a.configFile) }
+
+func vmids(words []string) ([]int, error) {
+	var ids []int
+	for _, w := range words {
+		id, err := hook.ParseVMID(w)
+		if err != nil {
+			return nil, usage{err}
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+func (a *app) version() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "print the program's version",
+		Args:  args(0, 0, "no arguments"),
+		Run: func(c *cobra.Command, _ []string) {
+			fmt.Fprintln(c.OutOrStdout(), say.Program, version.Program)
+		},
+	}
+}

@@ -1,0 +1,80 @@
+package cli
+
+import (
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+)
+
+func (a *app) config() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "config",
+		Short: "check the configuration and show what holds for a container",
+		Args:  known,
+		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(a.configCheck(), a.configShow())
+	return c
+}
+
+func (a *app) configCheck() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check",
+		Short: "report every mistake of every configuration file",
+		Args:  args(0, 0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			conf, err := a.load()
+			if err != nil {
+				return err
+			}
+			if err := conf.Check(); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), "the configuration has no mistakes")
+			return nil
+		},
+	}
+}
+
+func (a *app) configShow() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "show [VMID]",
+		Short: "print every setting with its origin",
+		Long:  "Print every setting that holds for a container, or for containers that no file names, with the place that it comes from. Credentials in URLs are not shown.",
+		Args:  args(0, 1, "at most one VMID"),
+		RunE: func(c *cobra.Command, words []string) error {
+			ids, err := vmids(words)
+			if err != nil {
+				return err
+			}
+			conf, err := a.load()
+			if err != nil {
+				return err
+			}
+			vmid := 0
+			if len(ids) == 1 {
+				vmid = ids[0]
+			}
+			settings, err := conf.For(vmid)
+			if err != nil {
+				return err
+			}
+			rows := settings.Rows()
+			if asJSON {
+				return say.JSON(c.OutOrStdout(), rows)
+			}
+			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "KEY\tVALUE\tFROM")
+			for _, r := range rows {
+				fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, say.Clean(r.Text(), 300), r.Origin)
+			}
+			return w.Flush()
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}

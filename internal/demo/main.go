@@ -1,0 +1,209 @@
+// Command demo shows the main job on a real, unprivileged, throwaway container:
+// the first start installs and verifies the driver, the second one skips. It
+// removes all that it made, also on failure and on Ctrl-C.
+//
+//	go run ./internal/demo                    a sample run file from a mirror on loopback
+//	go run ./internal/demo -runfile FILE      one of NVIDIA's own
+//	go run ./internal/demo -version 580.76.05 the same, fetched from NVIDIA
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/rig"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+)
+
+const vmid = 101
+
+func main() {
+	runFile := flag.String("runfile", "", "one of NVIDIA's run files")
+	version := flag.String("version", "", "fetch this version from NVIDIA")
+	program := flag.String("program", "", "the built program (default: build it)")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	err := demo(ctx, *runFile, *version, *program)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo: error:", err)
+		if h := hint.Of(err); h != "" {
+			fmt.Fprintln(os.Stderr, "demo: hint:", h)
+		}
+		os.Exit(1)
+	}
+}
+
+// source is where the demo's run file comes from.
+type source struct {
+	version string
+	samples string // folder that the mirror serves
+	real    bool   // NVIDIA's own: without a GPU nvidia-smi cannot answer
+}
+
+func demo(ctx context.Context, runFile, version, program string) (err error) {
+	dir, err := os.MkdirTemp("", "pve-nvidia-hook-demo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	src, err := findSource(dir, runFile, version)
+	if err != nil {
+		return err
+	}
+	if program == "" {
+		if program, err = rig.Build(ctx, dir); err != nil {
+			return err
+		}
+	}
+	say("making an unprivileged container that boots systemd and has no kmod (the first time takes half a minute)")
+	l, err := lab.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closed := l.Close(); closed != nil && err == nil {
+			err = closed
+		}
+	}()
+	c, err := l.Container(ctx, lab.Spec{VMID: vmid, Systemd: true, ExtraConfig: gpuConfig(src)})
+	if err != nil {
+		return err
+	}
+	if err := c.Start(ctx); err != nil {
+		return err
+	}
+	r, err := rig.New(dir, program, l.Path, src.samples)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := configure(r, src, version != ""); err != nil {
+		return err
+	}
+	first, err := start(ctx, r, "first start: no driver in the container")
+	if err != nil {
+		return err
+	}
+	second, err := start(ctx, r, "second start: nothing to do")
+	if err != nil {
+		return err
+	}
+	say("nvidia-smi in the container")
+	smi, err := c.Attach(ctx, "nvidia-smi")
+	fmt.Println(indent(smi))
+	if err != nil && src.real {
+		fmt.Println("  (NVIDIA's own nvidia-smi needs a GPU, which this container does not have)")
+	} else if err != nil {
+		return err
+	}
+	say(fmt.Sprintf("done: installed in %.2f s, skipped in %.3f s; everything that the demo made is being removed",
+		first.Seconds(), second.Seconds()))
+	return nil
+}
+
+func findSource(dir, runFile, version string) (source, error) {
+	src := source{version: "580.142", samples: filepath.Join(dir, "samples")}
+	if err := os.Mkdir(src.samples, 0o755); err != nil {
+		return src, err
+	}
+	switch {
+	case runFile != "":
+		m := regexp.MustCompile(`-(\d+\.\d+(?:\.\d+)?)\.run$`).FindStringSubmatch(runFile)
+		if m == nil {
+			return src, fmt.Errorf("%s is not named as NVIDIA names its run files: NVIDIA-Linux-x86_64-VERSION.run", runFile)
+		}
+		abs, err := filepath.Abs(runFile)
+		if err != nil {
+			return src, err
+		}
+		src.version, src.real = m[1], true
+		return src, os.Symlink(abs, filepath.Join(src.samples, filepath.Base(runFile)))
+	case version != "":
+		src.version, src.real = version, true
+		return src, nil
+	}
+	say("writing a sample run file in NVIDIA's format, served by https on loopback")
+	path, err := fakerun.Write(src.samples, fakerun.Spec{Version: src.version})
+	if err == nil {
+		fmt.Println("  " + filepath.Base(path))
+	}
+	return src, err
+}
+
+// onGPU reports whether the host runs the demo's driver: then the real
+// nvidia-smi can answer in the container.
+func onGPU(src source) bool {
+	module, err := host.Host{}.Module()
+	return src.real && err == nil && string(module) == src.version
+}
+
+func gpuConfig(src source) []string {
+	if !onGPU(src) {
+		return nil
+	}
+	nodes, _ := filepath.Glob("/dev/nvidia*") // the pattern is right
+	var lines []string
+	for _, n := range nodes {
+		lines = append(lines, fmt.Sprintf("lxc.mount.entry = %s %s none bind,optional,create=file", n, n[1:]))
+	}
+	return lines
+}
+
+func configure(r *rig.Rig, src source, fromNVIDIA bool) error {
+	if err := r.Module(src.version); err != nil {
+		return err
+	}
+	text := "[driver]\n"
+	if src.real && !onGPU(src) {
+		text += "verify = \"files\"\n"
+	}
+	if err := r.Configure(text); err != nil || !fromNVIDIA {
+		return err
+	}
+	file := r.Path("config.toml")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	// The default URLs are NVIDIA's.
+	data = regexp.MustCompile(`(?m)^urls = .*\n`).ReplaceAll(data, nil)
+	return os.WriteFile(file, data, 0o644)
+}
+
+func start(ctx context.Context, r *rig.Rig, title string) (time.Duration, error) {
+	say(title)
+	fmt.Printf("  # pve-nvidia-hook %d post-start\n", vmid)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
+	defer cancel()
+	said, err := r.Hook(ctx, vmid, "post-start")
+	fmt.Print(indent(said.Text))
+	if err != nil {
+		return 0, err
+	}
+	if said.Code != 0 {
+		return 0, fmt.Errorf("the hook ended with exit status %d", said.Code)
+	}
+	return said.Elapsed, nil
+}
+
+func say(text string) { fmt.Println("==> " + text) }
+
+func indent(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString("  " + line)
+	}
+	return b.String()
+}

@@ -1,0 +1,139 @@
+package driver
+
+import (
+	"bufio"
+	"io"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+)
+
+// Blocker is a reason why the run file must not or cannot be installed in a
+// container, with what to do about it.
+type Blocker struct {
+	Reason string `json:"reason"`
+	Hint   string `json:"hint"`
+}
+
+// Blockers looks for what stands in the way, without starting a process in the
+// container.
+func Blockers(c *lxc.Container, arch string) []Blocker {
+	var found []Blocker
+	if b := libc(c, arch); b != nil {
+		// Without glibc nothing else matters.
+		return []Blocker{*b}
+	}
+	if !executable(c, "/bin/sh") {
+		return []Blocker{{
+			"the container has no /bin/sh, which NVIDIA's installer needs",
+			"use a container image with a shell and glibc, such as Debian or Ubuntu",
+		}}
+	}
+	// nvidia-installer refuses to work without these, whatever its options.
+	if missing := Missing(c, "ldconfig", "grep", "dmesg", "tail"); len(missing) > 0 {
+		found = append(found, Blocker{
+			"NVIDIA's installer needs " + strings.Join(missing, ", ") + " in the container",
+			"install the packages that hold them: libc-bin, grep, util-linux and coreutils on Debian",
+		})
+	}
+	if names := distroPackages(c); len(names) > 0 {
+		found = append(found, Blocker{
+			"distribution packages of the driver are installed: " + strings.Join(names, ", "),
+			"remove them in the container first (apt-get purge " + strings.Join(names, " ") + "), they and the run file overwrite each other's files",
+		})
+	} else if _, err := c.Lstat("/usr/lib/nvidia/alternate-install-present"); err == nil {
+		found = append(found, Blocker{
+			"another way of installing the driver claims this container (/usr/lib/nvidia/alternate-install-present)",
+			"remove the driver packages that put this file there",
+		})
+	}
+	return found
+}
+
+func libc(c *lxc.Container, arch string) *Blocker {
+	loader := map[string]string{"x86_64": "/lib64/ld-linux-x86-64.so.2", "aarch64": "/lib/ld-linux-aarch64.so.1"}[arch]
+	if _, err := c.Stat(loader); err == nil {
+		return nil
+	}
+	if _, err := c.Stat("/lib/ld-musl-" + arch + ".so.1"); err == nil {
+		return &Blocker{
+			"the container's C library is musl (Alpine), NVIDIA's driver needs glibc",
+			"use a Debian, Ubuntu or other glibc container for GPU work",
+		}
+	}
+	return &Blocker{
+		"the container has no glibc loader " + loader + ", which NVIDIA's driver needs",
+		"use a glibc container of the host's architecture, such as Debian or Ubuntu",
+	}
+}
+
+// Path is the search path of commands in the container.
+const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Missing returns those of the named commands that are not in the container.
+func Missing(c *lxc.Container, names ...string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return slices.ContainsFunc(strings.Split(Path, ":"), func(dir string) bool {
+			return executable(c, path.Join(dir, name))
+		})
+	})
+}
+
+func executable(c *lxc.Container, name string) bool {
+	info, err := c.Stat(name)
+	return err == nil && info.Mode.IsRegular() && info.Mode&0o111 != 0
+}
+
+// driverPackage matches the packages, of Debian, Ubuntu, NVIDIA's repository,
+// Fedora and its kin and Arch, that hold libcuda or libnvidia-ml.
+var driverPackage = regexp.MustCompile(`^(libcuda1|libnvidia-ml1|libnvidia-compute(-[0-9]+.*)?|nvidia-(utils|smi|driver|driver-libs|driver-cuda|driver-cuda-libs|driver-bin)(-[0-9]+.*)?|nvidia-open(-[0-9]+.*)?|cuda-drivers(-[0-9]+)?|xorg-x11-drv-nvidia-cuda(-libs)?)$`)
+
+const statusLimit = 64 << 20 // bytes of dpkg's status file that are read; Debian with everything has some 40 MB
+
+// distroPackages names installed driver packages, by the package manager's own
+// files. Those of rpm are a database that only rpm reads: there the installer's
+// own check (alternate-install-present) has to do.
+func distroPackages(c *lxc.Container) []string {
+	if f, err := c.OpenFile("/var/lib/dpkg/status"); err == nil {
+		defer f.Close()
+		return dpkgDriverPackages(io.LimitReader(f, statusLimit))
+	}
+	names, err := c.ReadDir("/var/lib/pacman/local", 20000)
+	if err != nil {
+		return nil
+	}
+	var found []string
+	for _, name := range names {
+		// NAME-VERSION-RELEASE
+		parts := strings.Split(name, "-")
+		if len(parts) > 2 && driverPackage.MatchString(strings.Join(parts[:len(parts)-2], "-")) {
+			found = append(found, strings.Join(parts[:len(parts)-2], "-"))
+		}
+	}
+	return found
+}
+
+func dpkgDriverPackages(r io.Reader) []string {
+	var found []string
+	var name string
+	lines := bufio.NewReaderSize(r, 64<<10)
+	for {
+		line, err := lines.ReadSlice('\n')
+		if rest, ok := strings.CutPrefix(string(line), "Package: "); ok {
+			name = strings.TrimSpace(rest)
+		} else if rest, ok := strings.CutPrefix(string(line), "Status: "); ok {
+			// "install ok installed", "hold ok unpacked"; "deinstall ok
+			// config-files" has no files left.
+			state := strings.Fields(rest)
+			if len(state) == 3 && state[2] != "config-files" && state[2] != "not-installed" && driverPackage.MatchString(name) {
+				found = append(found, name)
+			}
+		}
+		if err != nil && err != bufio.ErrBufferFull || len(found) >= 20 {
+			return found
+		}
+	}
+}

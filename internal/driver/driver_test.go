@@ -1,0 +1,84 @@
+package driver
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+func TestAnswersOfNvidiaSMI(t *testing.T) {
+	const want = version.Driver("580.76.05")
+	for name, c := range map[string]struct {
+		code   int
+		stdout string
+		says   string
+	}{
+		"one GPU":          {0, "580.76.05\n", ""},
+		"two GPUs":         {0, "580.76.05\n580.76.05\n", ""},
+		"no GPU":           {0, "\n", "names no GPU"},
+		"other version":    {0, "580.76.05\n580.142\n", "says version 580.142 instead of 580.76.05"},
+		"control bytes":    {0, "\x1b[2J", `says version \x1b[2J instead`},
+		"no driver":        {9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n\n", "exit status 9, it cannot talk to the kernel module: NVIDIA-SMI has failed"},
+		"mismatch":         {18, "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.76\n", "of different versions: Failed to initialize NVML: Driver/library version mismatch"},
+		"unknown to us":    {77, "odd\n", "exit status 77, the reason is unknown: odd"},
+		"nothing to quote": {12, "", "exit status 12: libnvidia-ml.so.1 is not found"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := judge(c.code, c.stdout, want)
+			if c.says == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, c.says)
+			require.NotEmpty(t, hint.Of(err))
+		})
+	}
+}
+
+func TestDpkgStatus(t *testing.T) {
+	const status = `Package: libc6
+Status: install ok installed
+
+Package: libcuda1
+Status: deinstall ok config-files
+
+Package: libnvidia-compute-570
+Status: install ok installed
+
+Package: nvidia-container-toolkit
+Status: install ok installed
+
+Package: nvidia-utils-570-server
+Status: hold ok unpacked
+
+Package: libnvidia-container1
+Status: install ok installed
+`
+	require.Equal(t, []string{"libnvidia-compute-570", "nvidia-utils-570-server"}, dpkgDriverPackages(strings.NewReader(status)))
+}
+
+func TestOnlyKnownOptionsArePassed(t *testing.T) {
+	old := Options(runfile.Header{Version: "470.256.02", Arch: "x86_64"}, []string{"--no-backup"})
+	require.Contains(t, old, "--no-kernel-module")
+	require.Contains(t, old, "--no-systemd")
+	require.Equal(t, "--no-backup", old[len(old)-1])
+	older := Options(runfile.Header{Version: "390.157", Arch: "x86_64"}, nil)
+	require.NotContains(t, older, "--no-systemd")
+	require.NotContains(t, older, "--skip-depmod")
+	arm := Options(runfile.Header{Version: "580.142", Arch: "aarch64"}, nil)
+	require.NotContains(t, arm, "--no-install-compat32-libs")
+}
+
+func TestOnlyDriverFilesOfARecordAreRemoved(t *testing.T) {
+	for _, name := range []string{"/usr/bin/nvidia-smi", "/lib/firmware/nvidia/580.142/gsp_ga10x.bin", "/usr/lib/x86_64-linux-gnu/libcuda.so.1", "/usr/lib64/libnvidia-ml.so.580.142", "/usr/lib/x86_64-linux-gnu/vdpau/libvdpau_nvidia.so.580.142"} {
+		require.True(t, ours(name), name)
+	}
+	for _, name := range []string{"/etc/passwd", "/usr/bin/bash", "/usr/lib/x86_64-linux-gnu/libc.so.6", "/usr/bin/nvidia-../x", "/lib/firmware/nvidia/../x"} {
+		require.False(t, ours(name), name)
+	}
+}

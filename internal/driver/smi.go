@@ -1,0 +1,105 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// smiTimeout is long: the first call after a boot without persistence mode
+// initialises every GPU, which takes seconds each.
+const smiTimeout = 90 * time.Second
+
+// SMI asks nvidia-smi in the container for the driver's version and compares it
+// with what is wanted. Each of its known failures has an explanation of its own.
+func SMI(ctx context.Context, c *lxc.Container, want version.Driver) error {
+	result, err := c.Run(ctx, lxc.Cmd{
+		Args:    []string{"nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"},
+		Timeout: smiTimeout,
+		Keep:    16 << 10,
+		Reap:    true,
+	})
+	switch {
+	case errors.Is(err, lxc.ErrDeadline):
+		return hint.Errorf("look for Xid errors in the host's kernel log (dmesg | grep -i xid); a GPU that hangs needs a reset or a reboot of the host",
+			"nvidia-smi did not answer within %v and was ended", smiTimeout)
+	case err != nil:
+		return fmt.Errorf("run nvidia-smi in the container: %w", err)
+	}
+	return judge(result.Code, string(result.Stdout), want)
+}
+
+// judge says what an answer of nvidia-smi means. It prints its failures to
+// stdout and tells them apart by exit status, which is NVML's error number.
+func judge(code int, stdout string, want version.Driver) error {
+	if code != 0 {
+		return smiFailed(code, stdout)
+	}
+	lines := strings.Fields(stdout)
+	if len(lines) == 0 {
+		return hint.Errorf("pass a GPU into the container (pve-nvidia-hook enable VMID --gpus all) and restart it",
+			"nvidia-smi names no GPU")
+	}
+	for _, line := range lines {
+		if line != string(want) {
+			return hint.Errorf("another copy of nvidia-smi or libnvidia-ml may come first in the container's search path (which -a nvidia-smi; ldconfig -p | grep nvidia-ml)",
+				"nvidia-smi says version %s instead of %s", say.Clean(line, 40), want)
+		}
+	}
+	return nil
+}
+
+func smiFailed(code int, stdout string) error {
+	text := firstLine(stdout)
+	f, known := smiFailures[code]
+	if !known {
+		f = smiFailure{"the reason is unknown", "run nvidia-smi in the container and see the host's kernel log"}
+	}
+	if text == "" {
+		return hint.Errorf(f.hint, "nvidia-smi failed with exit status %d: %s", code, f.means)
+	}
+	return hint.Errorf(f.hint, "nvidia-smi failed with exit status %d, %s: %s", code, f.means, text)
+}
+
+// firstLine returns the line that names the failure; later ones give versions
+// of two numbers that would only confuse.
+func firstLine(text string) string {
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			return say.Clean(line, 200)
+		}
+	}
+	return ""
+}
+
+type smiFailure struct{ means, hint string }
+
+// smiFailures are NVML's error numbers as nvidia-smi's exit status gives them,
+// and the two of a program that cannot be started.
+var smiFailures = map[int]smiFailure{
+	4: {"the container may not open the GPU's device nodes",
+		"the nodes' mode or the container's device rules forbid it: let Proxmox pass them in with devN entries of mode 0666 (pve-nvidia-hook enable VMID --gpus all)"},
+	9: {"it cannot talk to the kernel module",
+		"the container has no device nodes of the GPU (pve-nvidia-hook enable VMID --gpus all, then restart it), or the host's module is not loaded"},
+	12: {"libnvidia-ml.so.1 is not found",
+		"run ldconfig in the container; if the library is there, look for a broken /etc/ld.so.conf"},
+	15: {"the GPU has fallen off the bus",
+		"see the host's kernel log (dmesg | grep -i xid); the GPU needs a reset or the host a reboot"},
+	17: {"the operating system or cgroup blocks the GPU",
+		"let Proxmox pass the nodes in with devN entries (pve-nvidia-hook enable VMID --gpus all) and restart the container"},
+	18: {"user space and the host's kernel module are of different versions",
+		"the module in the kernel is another one than /proc/driver/nvidia/version says, or another copy of libnvidia-ml is found first (ldconfig -p | grep nvidia-ml); a reboot of the host after a driver upgrade helps with the first"},
+	255: {"NVML answers with an unknown error",
+		"most often the container's device rules deny the nodes, as after a change of the nvidia-uvm major: restart the container, and use devN entries instead of hand-written cgroup lines"},
+	126: {"it cannot be executed",
+		"look for a noexec mount or a container of another architecture"},
+	127: {"it is not found in the container",
+		"the installation is not complete: see " + InstallerLog + " in the container"},
+}

@@ -1,0 +1,63 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+)
+
+// stage is the folder in the container in which an install works. It does not
+// stand in /tmp or /run: a booting init mounts over these.
+const (
+	stage     = record.Folder + "/stage"
+	stageBin  = stage + "/bin"
+	stageTree = stage + "/tree"
+	stageTmp  = stage + "/tmp"
+)
+
+// kmodTools are what nvidia-installer insists on, with --no-kernel-module too,
+// and what its uninstaller calls to unload modules. As no-ops, first in PATH,
+// they make the first succeed without the kmod package and keep the second away
+// from the host's modules, which a privileged container could reach.
+var kmodTools = []string{"modprobe", "rmmod", "lsmod", "depmod"}
+
+// Clear takes away what an earlier run that was killed has left behind: its
+// processes, its mount, its files. It also ends every run of this package.
+func Clear(ctx context.Context, c *lxc.Container) error {
+	// The work may have been cancelled; what it left must go all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if _, err := c.Lstat(stage); err != nil {
+		return nil
+	}
+	if err := c.UnmountTree(ctx, stageTree); err != nil {
+		return fmt.Errorf("clear %s in the container: %w", stage, err)
+	}
+	if err := c.RemoveAll(stage); err != nil {
+		return fmt.Errorf("clear %s in the container: %w", stage, err)
+	}
+	return nil
+}
+
+// prepare makes an empty stage with the no-op kmod tools in it.
+func prepare(ctx context.Context, c *lxc.Container) error {
+	if err := Clear(ctx, c); err != nil {
+		return err
+	}
+	for _, dir := range []string{record.Folder, stage, stageBin, stageTree, stageTmp} {
+
+		if err := c.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("prepare %s in the container: %w", stage, err)
+		}
+	}
+	for _, tool := range kmodTools {
+		if err := c.WriteFile(path.Join(stageBin, tool), []byte("#!/bin/sh\nexit 0\n"), 0o755); err != nil {
+			return fmt.Errorf("prepare %s in the container: %w", stage, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,84 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// Uninstall removes a driver that a run file installed, also a half-installed
+// one, and what is left of other versions than keep ("" keeps none). It never
+// touches kernel modules. A container without a driver is no error.
+//
+// The uninstaller that the driver brought runs first. An upgrade would run it
+// too, but with the unloading of the host's modules in it.
+func Uninstall(ctx context.Context, c *lxc.Container, arch string, in *record.Installed, keep version.Driver, timeout time.Duration, log say.Log) (err error) {
+	found := Look(c, arch)
+	if executable(c, "/usr/bin/nvidia-uninstall") && found.Log != "" {
+		if err := prepare(ctx, c); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, Clear(ctx, c)) }()
+		if err := runUninstaller(ctx, c, found.Log, timeout, log); err != nil {
+			return err
+		}
+	}
+	// The uninstaller knows only what its log lists. What the record names and
+	// what older ways of installing left would shadow the new libraries.
+	var left []string
+	if in != nil && in.Version != keep {
+		for _, f := range in.Files {
+			left = append(left, f.Path)
+		}
+	}
+	for _, name := range append(left, Orphans(c, arch, keep)...) {
+		if !ours(name) {
+			continue
+		}
+		if err := c.Remove(name); err != nil {
+			log.Warnf("could not remove %s: %v", name, err)
+		}
+	}
+	return nil
+}
+
+// ours keeps a record, which is the container's claim, from naming just any
+// file for removal: only driver libraries, programs and firmware go.
+func ours(name string) bool { return driverFile.MatchString(name) }
+
+var driverFile = regexp.MustCompile(`^(/usr/bin/nvidia-[a-z0-9-]+|(/usr)?/lib/firmware/nvidia/[0-9]+(\.[0-9]+)+/[a-z0-9_]+(\.[a-z]+)*|/usr/lib(64)?(/[a-z0-9_]+-linux-gnu)?/((vdpau|gbm|nvidia)/)?lib[A-Za-z0-9_-]*(cuda|nv)[A-Za-z0-9_-]*\.so(\.[0-9]+)*)$`)
+
+func runUninstaller(ctx context.Context, c *lxc.Container, installed version.Driver, timeout time.Duration, log say.Log) error {
+	args := []string{"/usr/bin/nvidia-uninstall", "--silent"}
+	for _, o := range []struct {
+		name  string
+		since version.Driver
+	}{{"--skip-module-unload", "331.20"}, {"--no-distro-scripts", "177.67"}, {"--skip-depmod", "418.30"}} {
+		if version.Compare(installed, o.since) >= 0 {
+			args = append(args, o.name)
+		}
+	}
+	log.Debugf("running %v", args)
+	result, err := c.Run(ctx, lxc.Cmd{
+		Args:    args,
+		Env:     []string{"PATH=" + stageBin + ":" + Path, "TMPDIR=" + stageTmp},
+		Timeout: timeout,
+		OnLine:  func(line string) { log.Debugf("uninstaller: %s", line) },
+		Reap:    true,
+	})
+	if err != nil {
+		return fmt.Errorf("remove driver %s from the container: %w", installed, err)
+	}
+	if result.Code != 0 {
+		// Not the end: the new version's installer removes by the same log.
+		log.Warnf("nvidia-uninstall %s ended with exit status %d: %s", installed, result.Code, lastLine(result.Stderr, result.Stdout))
+	}
+	return nil
+}

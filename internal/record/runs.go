@@ -1,0 +1,165 @@
+package record
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+)
+
+// Runs keeps the last runs of containers below a state folder of the host.
+type Runs struct{ State string }
+
+// keep is how many runs of a container are kept.
+const keep = 20
+
+func (r Runs) folder(vmid int) string {
+	return filepath.Join(r.State, "runs", strconv.Itoa(vmid))
+}
+
+// Save keeps the trace of a run, readable by root only, and drops the oldest.
+// It returns the file's path.
+func (r Runs) Save(vmid int, at time.Time, trace any) (string, error) {
+	dir := r.folder(vmid)
+	if err := r.secure(dir); err != nil {
+		return "", fmt.Errorf("keep the run's trace: %w", err)
+	}
+	data, err := json.MarshalIndent(trace, "", " ")
+	if err != nil {
+		return "", fmt.Errorf("keep the run's trace: %w", err)
+	}
+	file := filepath.Join(dir, at.UTC().Format("20060102T150405.000000Z")+".json")
+	if err := renameio.WriteFile(file, append(data, '\n'), 0o600); err != nil {
+		return "", fmt.Errorf("keep the run's trace: %w", err)
+	}
+	names, err := r.List(vmid)
+	if err != nil {
+		return file, err
+	}
+	for _, old := range names[:max(0, len(names)-keep)] {
+		if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return file, fmt.Errorf("drop an old trace: %w", err)
+		}
+	}
+	return file, nil
+}
+
+// secure makes dir, and refuses a state folder that is a link or that others
+// may write: what stands there decides what a root program does.
+func (r Runs) secure(dir string) error {
+	if err := os.MkdirAll(r.State, 0o700); err != nil {
+		return err
+	}
+	info, err := os.Lstat(r.State)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s is %v: it must be a folder that only root may write", r.State, info.Mode())
+	}
+	return os.MkdirAll(dir, 0o700)
+}
+
+// List returns the kept traces of a container, oldest first.
+func (r Runs) List(vmid int) ([]string, error) {
+	entries, err := os.ReadDir(r.folder(vmid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list kept traces: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), "Z.json") {
+			names = append(names, filepath.Join(r.folder(vmid), e.Name()))
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Last reads the newest trace of a container into trace, and reports whether
+// there is one.
+func (r Runs) Last(vmid int, trace any) (bool, error) {
+	names, err := r.List(vmid)
+	if err != nil || len(names) == 0 {
+		return false, err
+	}
+	data, err := os.ReadFile(names[len(names)-1])
+	if err != nil {
+		return false, fmt.Errorf("read the last trace: %w", err)
+	}
+	if err := json.Unmarshal(data, trace); err != nil {
+		return false, fmt.Errorf("read the last trace %s: %w", names[len(names)-1], err)
+	}
+	return true, nil
+}
+
+// Failure is remembered from one start to the next, so that what failed is not
+// tried again at each of them.
+type Failure struct {
+	Count  int       `json:"count"` // in a row, with the same inputs
+	At     time.Time `json:"at"`
+	Next   time.Time `json:"next"`   // not tried again before
+	Inputs string    `json:"inputs"` // a digest: other inputs are tried at once
+	Reason string    `json:"reason"`
+}
+
+// Delays between tries after failures.
+const (
+	firstDelay = 5 * time.Minute
+	mostDelay  = 24 * time.Hour
+)
+
+func (r Runs) failureFile(vmid int) string { return filepath.Join(r.folder(vmid), "failure.json") }
+
+// Failure returns what is remembered, or nil.
+func (r Runs) Failure(vmid int) *Failure {
+	data, err := os.ReadFile(r.failureFile(vmid))
+	if err != nil {
+		return nil
+	}
+	var f Failure
+	if json.Unmarshal(data, &f) != nil {
+		return nil
+	}
+	return &f
+}
+
+// Failed remembers a failure. The delay doubles with each one in a row.
+func (r Runs) Failed(vmid int, at time.Time, inputs, reason string) error {
+	f := Failure{Count: 1, At: at, Inputs: inputs, Reason: reason}
+	if last := r.Failure(vmid); last != nil && last.Inputs == inputs {
+		f.Count = last.Count + 1
+	}
+	delay := mostDelay
+	if f.Count < 10 {
+		delay = min(mostDelay, firstDelay<<(f.Count-1))
+	}
+	f.Next = at.Add(delay)
+	if err := r.secure(r.folder(vmid)); err != nil {
+		return fmt.Errorf("remember the failure: %w", err)
+	}
+	data, err := json.Marshal(f)
+	if err != nil {
+		return fmt.Errorf("remember the failure: %w", err)
+	}
+	if err := renameio.WriteFile(r.failureFile(vmid), data, 0o600); err != nil {
+		return fmt.Errorf("remember the failure: %w", err)
+	}
+	return nil
+}
+
+// Succeeded forgets a failure.
+func (r Runs) Succeeded(vmid int) {
+	_ = os.Remove(r.failureFile(vmid)) // absent is the usual case
+}

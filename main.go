@@ -1,0 +1,43 @@
+// pve-nvidia-hook keeps the user space of NVIDIA's driver in LXC containers of
+// Proxmox VE equal to the host's kernel module.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cli"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+)
+
+// grace is how long cleaning up may take after a signal: Proxmox sends SIGTERM
+// when a task is stopped and SIGKILL five seconds later.
+const grace = 1900 * time.Millisecond
+
+func main() {
+	syscall.Umask(0o022)
+	// The task that reads our output may end before we have cleaned up.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	context.AfterFunc(ctx, func() {
+		time.Sleep(grace)
+		fmt.Fprintf(os.Stderr, "%s: error: stopped before all was cleaned up; the next run does it\n", say.Program)
+		os.Exit(1)
+	})
+	code := run(ctx, os.Args[1:])
+	_ = stop // the process ends here: stopping would only set off AfterFunc
+	os.Exit(code)
+}
+
+// run is the program: Proxmox's door and the command line's.
+func run(ctx context.Context, args []string) int {
+	if hook.IsCall(args) {
+		return hook.Call(ctx, args)
+	}
+	return cli.Main(ctx, args)
+}
