@@ -1,7 +1,6 @@
 package runfile
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"path"
@@ -95,14 +94,21 @@ var types = map[string]fields{
 // know, of a driver newer than this program, is kept with name, mode and type
 // only. Names that lead out of the tree give ErrContent, as all malformed lines do.
 func ReadManifest(r io.Reader) (Manifest, error) {
-	lr := &io.LimitedReader{R: r, N: maxManifest + 1}
-	lines := bufio.NewScanner(lr)
-	lines.Buffer(make([]byte, 0, 4<<10), maxLine)
+	text, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
+	if err != nil {
+		return Manifest{}, fmt.Errorf("read manifest: %w", err)
+	}
+	if len(text) > maxManifest {
+		return Manifest{}, wrong("read manifest: more than %d bytes", maxManifest)
+	}
 	var m Manifest
 	n := 0
-	for lines.Scan() {
+	for line := range strings.Lines(string(text)) {
 		n++
-		line := strings.TrimRight(lines.Text(), "\r")
+		line = strings.TrimRight(line, "\r\n")
+		if len(line) > maxLine {
+			return Manifest{}, wrong("read manifest: line %d is longer than %d bytes", n, maxLine)
+		}
 		if n == 1 {
 			continue // a description
 		}
@@ -128,15 +134,6 @@ func ReadManifest(r io.Reader) (Manifest, error) {
 			return Manifest{}, wrong("read manifest: more than %d entries", maxEntries)
 		}
 		m.Entries = append(m.Entries, e)
-	}
-	if err := lines.Err(); err != nil {
-		if err == bufio.ErrTooLong {
-			return Manifest{}, wrong("read manifest: line %d is longer than %d bytes", n+1, maxLine)
-		}
-		return Manifest{}, fmt.Errorf("read manifest: %w", err)
-	}
-	if lr.N <= 0 {
-		return Manifest{}, wrong("read manifest: more than %d bytes", maxManifest)
 	}
 	if len(m.Entries) == 0 {
 		return Manifest{}, wrong("read manifest: no entries in %d lines", n)

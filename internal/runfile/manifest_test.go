@@ -180,7 +180,7 @@ func TestManifestIsBounded(t *testing.T) {
 		require.ErrorContains(t, err, name)
 		require.ErrorIs(t, err, ErrContent, name)
 	}
-	_, err := ReadManifest(io.MultiReader(strings.NewReader(head8), iotest.ErrReader(io.ErrClosedPipe)))
+	_, err := ReadManifest(io.MultiReader(strings.NewReader(head8+"libcuda.so 07"), iotest.ErrReader(io.ErrClosedPipe)))
 	require.ErrorIs(t, err, io.ErrClosedPipe)
 	require.NotErrorIs(t, err, ErrContent)
 }
