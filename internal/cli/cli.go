@@ -83,7 +83,11 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 	flags.StringVar(&a.logLevel, "log-level", "", "debug, info, warning or error")
 	flags.StringVar(&a.logFormat, "log-format", "text", "text or json")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
-	root.AddCommand(a.replay(), a.config(), a.version())
+	root.AddCommand(
+		a.status(), a.doctor(), a.apply(), a.replay(), a.uninstall(),
+		a.enable(), a.disable(), a.devices(),
+		a.cache(), a.config(), a.version(),
+	)
 	return root
 }
 
