@@ -2,21 +2,27 @@
 #
 #   make demo    the main job on a real throwaway container
 #   make test    everything that CI runs
+#   make bench   times beside a plain shell hook (BENCH='-markdown T -svg P')
 #   make deb     the Debian packages, in dist/
 #
-# demo and test need root and Debian's packages; they install what is missing.
+# demo, test and bench need root and Debian's packages; they install what is missing.
 
 GO ?= go
 LAB_PACKAGES = lxc uidmap mmdebstrap
-TEST_PACKAGES = $(LAB_PACKAGES) iproute2 apt-utils gpg dpkg-dev lintian shellcheck zstd xz-utils bindfs
+BENCH_PACKAGES = $(LAB_PACKAGES) curl util-linux
+TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg dpkg-dev lintian shellcheck zstd xz-utils bindfs
 
-.PHONY: build demo test check lxc-test lab-packages test-packages clean
+.PHONY: build demo test check bench lab-packages test-packages bench-packages clean
+
+all: build
+
+include packaging/deb.mk
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/pve-nvidia-hook .
 
 demo: lab-packages
-	$(GO) run ./internal/demo $(if $(RUNFILE),-runfile '$(RUNFILE)') $(if $(VERSION),-version '$(VERSION)')
+	@$(GO) run ./internal/demo $(if $(RUNFILE),-runfile '$(RUNFILE)') $(if $(VERSION),-version '$(VERSION)')
 
 # With PVE_NVIDIA_HOOK_NEED_LXC a test that needs containers fails where it
 # would else be skipped.
@@ -28,6 +34,12 @@ check:
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./...
 	$(GO) tool -modfile=packaging/tools.mod staticcheck ./...
+
+bench: bench-packages
+	$(GO) run ./internal/bench $(BENCH)
+
+bench-packages:
+	@./packaging/need $(BENCH_PACKAGES)
 
 lab-packages:
 	@./packaging/need $(LAB_PACKAGES)

@@ -10,7 +10,6 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -115,10 +114,7 @@ func (w *work) fetch(ctx context.Context) (string, error) {
 		return "", err
 	}
 	w.entry = entry
-	if !entry.Fetched {
-		return "", nil
-	}
-	return fmt.Sprintf("fetched %s, %s, verified by %s", cache.FileName(w.trace.Plan.Wanted, w.trace.Facts.Host.Arch), say.Bytes(entry.Meta.Size), entry.Meta.Verified), nil
+	return "", nil // the cache has said what it did
 }
 
 func (w *work) uninstall(ctx context.Context) (string, error) {

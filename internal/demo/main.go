@@ -35,6 +35,10 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := demo(ctx, *runFile, *version, *program)
+	if ctx.Err() != nil {
+		fmt.Fprintln(os.Stderr, "demo: interrupted; everything that it made is removed")
+		os.Exit(130)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo: error:", err)

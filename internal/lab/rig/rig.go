@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/mirror"
@@ -123,6 +124,8 @@ func (r *Rig) Run(ctx context.Context, args ...string) (Said, error) {
 func (r *Rig) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, r.Program, args...)
 	cmd.Dir = "/"
+	// As Proxmox does when a task is stopped.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Env = append([]string{
 		"PATH=/sbin:/bin:/usr/sbin:/usr/bin",
