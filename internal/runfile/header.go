@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -121,9 +121,9 @@ func (s *scan) line(br *bufio.Reader, n int) error {
 }
 
 var (
-	fieldLine = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)=(.*)$`)
+	fieldLine = lazy.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)=(.*)$`)
 	// number fits a line number or a CRC.
-	number = regexp.MustCompile(`^[0-9]{1,10}$`)
+	number = lazy.MustCompile(`^[0-9]{1,10}$`)
 )
 
 // wanted names the fields that are read; their order and place differ between layouts.
@@ -186,8 +186,8 @@ func printable(s string) bool {
 }
 
 var (
-	md5Form     = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	versionForm = regexp.MustCompile(`^([0-9][0-9.]*)(-[A-Za-z][A-Za-z0-9-]*)?$`) // -grid, -no-compat32
+	md5Form     = lazy.MustCompile(`^[0-9a-f]{32}$`)
+	versionForm = lazy.MustCompile(`^([0-9][0-9.]*)(-[A-Za-z][A-Za-z0-9-]*)?$`) // -grid, -no-compat32
 )
 
 // header makes sense of the fields.

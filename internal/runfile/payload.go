@@ -130,6 +130,9 @@ func expand(br *bufio.Reader, free <-chan *block, out chan<- *block, limit int64
 		if err == io.EOF {
 			return nil
 		}
+		if errors.Is(err, zstd.ErrWindowSizeExceeded) {
+			return wrong("zstd payload wants a window of more than %s", amount(maxWindow))
+		}
 		if err != nil {
 			return err
 		}
