@@ -3,12 +3,12 @@ package cuda
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 )
 
 // plan is what a package tool would do.
@@ -22,7 +22,7 @@ func (p plan) empty() bool { return len(p.fresh)+len(p.newer)+len(p.remove) == 0
 
 // "Inst NAME [OLD] (NEW ORIGIN [ARCH])" and "Remv NAME [OLD]" or "Purg NAME [OLD]"
 // in what apt-get -s prints; without [OLD] a package comes in new.
-var aptAct = regexp.MustCompile(`^(Inst|Remv|Purg) (\S+)( \[[^\]]*\])?`)
+var aptAct = lazy.MustCompile(`^(Inst|Remv|Purg) (\S+)( \[[^\]]*\])?`)
 
 // parsePlan reads what apt-get -s printed.
 func parsePlan(out string) plan {
@@ -94,15 +94,15 @@ func refuseDriver(name string, names []string, why string) error {
 // "Need to get 3,012 MB/3,500 MB of archives." and "After this operation, 7,702
 // MB of additional disk space will be used."; apt counts by the thousand.
 var (
-	aptGet   = regexp.MustCompile(`Need to get ([0-9.,]+) ([kMGT]?B)`)
-	aptDisk  = regexp.MustCompile(`After this operation, ([0-9.,]+) ([kMGT]?B) of additional`)
-	apt3Get  = regexp.MustCompile(`Download size: ([0-9.,]+) ([kMGT]?B)`)
-	apt3Disk = regexp.MustCompile(`Space needed: ([0-9.,]+) ([kMGT]?B)`)
+	aptGet   = lazy.MustCompile(`Need to get ([0-9.,]+) ([kMGT]?B)`)
+	aptDisk  = lazy.MustCompile(`After this operation, ([0-9.,]+) ([kMGT]?B) of additional`)
+	apt3Get  = lazy.MustCompile(`Download size: ([0-9.,]+) ([kMGT]?B)`)
+	apt3Disk = lazy.MustCompile(`Space needed: ([0-9.,]+) ([kMGT]?B)`)
 )
 
 // parseRoom reads how many bytes apt will fetch and then use.
 func parseRoom(out string) (fetch, disk uint64) {
-	find := func(forms ...*regexp.Regexp) uint64 {
+	find := func(forms ...*lazy.Regexp) uint64 {
 		for _, re := range forms {
 			if m := re.FindStringSubmatch(out); m != nil {
 				n, _ := strconv.ParseFloat(strings.ReplaceAll(m[1], ",", ""), 64)

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 )
 
 // verdict is what apt-get update came to, as far as the CUDA repository goes.
@@ -25,13 +25,13 @@ const (
 )
 
 // complaint is how apt begins a line about a problem; apt 3 spells the words out.
-var complaint = regexp.MustCompile(`^(E|W|Err|Error|Warning)(:| )`)
+var complaint = lazy.MustCompile(`^(E|W|Err|Error|Warning)(:| )`)
 
 var (
-	keyWords   = regexp.MustCompile(`NO_PUBKEY|Missing key|is not signed|EXPKEYSIG|KEYEXPIRED|REVKEYSIG|BADSIG|signature verification|signatures (couldn't|could not|were) |GPG error|OpenPGP signature|gpgv|sqv`)
-	indexWords = regexp.MustCompile(`Hash Sum mismatch|Hashes of|unexpected size|File too large|does not have a Release file|no longer has a Release|is expired|is not valid yet|Clearsigned file|NODATA|\b40[34] |Could not open file|Unable to parse|Splitting up|Encountered a section|Problem with MergeList|compressed data|decompress|looks corrupt|truncated`)
-	netWords   = regexp.MustCompile(`Could not connect|Unable to connect|Cannot initiate the connection|Could not resolve|failure resolving|wicked happened|unreachable|No route to host|Connection (failed|refused|reset|timed out)|timed out|Could not handshake|Undetermined Error`)
-	lockWords  = regexp.MustCompile(`Could not get lock|Unable to lock|Unable to acquire`)
+	keyWords   = lazy.MustCompile(`NO_PUBKEY|Missing key|is not signed|EXPKEYSIG|KEYEXPIRED|REVKEYSIG|BADSIG|signature verification|signatures (couldn't|could not|were) |GPG error|OpenPGP signature|gpgv|sqv`)
+	indexWords = lazy.MustCompile(`Hash Sum mismatch|Hashes of|unexpected size|File too large|does not have a Release file|no longer has a Release|is expired|is not valid yet|Clearsigned file|NODATA|\b40[34] |Could not open file|Unable to parse|Splitting up|Encountered a section|Problem with MergeList|compressed data|decompress|looks corrupt|truncated`)
+	netWords   = lazy.MustCompile(`Could not connect|Unable to connect|Cannot initiate the connection|Could not resolve|failure resolving|wicked happened|unreachable|No route to host|Connection (failed|refused|reset|timed out)|timed out|Could not handshake|Undetermined Error`)
+	lockWords  = lazy.MustCompile(`Could not get lock|Unable to lock|Unable to acquire`)
 )
 
 // judgeUpdate reads what apt-get update said. apt ends with 0 when it could not
@@ -72,7 +72,7 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 		// Without network apt says in the end that the repository "does not have
 		// a Release file": what it says of the network counts first.
 		for _, about := range []struct {
-			words *regexp.Regexp
+			words *lazy.Regexp
 			verdict
 		}{{keyWords, badKey}, {netWords, unreachable}, {indexWords, brokenIndex}} {
 			for _, l := range mine {

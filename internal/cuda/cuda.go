@@ -10,11 +10,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"regexp"
 	"slices"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
@@ -69,7 +69,7 @@ func (w Want) None() bool { return w.Toolkit == "" && len(w.Packages) == 0 }
 
 // packageForm is the form of a package name in all three package worlds, with
 // the version that apt and dnf take behind it.
-var packageForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(=[A-Za-z0-9][A-Za-z0-9+.:~_-]{0,127})?$`)
+var packageForm = lazy.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(=[A-Za-z0-9][A-Za-z0-9+.:~_-]{0,127})?$`)
 
 // CheckPackages says whether names can stand as further packages.
 func CheckPackages(names []string) error {

@@ -2,11 +2,11 @@ package cuda
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 )
 
 // The package tools that this package can drive.
@@ -113,7 +113,7 @@ func repoArch(arch string) (string, error) {
 	return "", fmt.Errorf("NVIDIA has no CUDA packages for the architecture %q", arch)
 }
 
-var folderForm = regexp.MustCompile(`^(?:wsl-)?(debian|ubuntu|rhel|fedora|opensuse|sles|amzn|azl|cm|kylin)[0-9]*$`)
+var folderForm = lazy.MustCompile(`^(?:wsl-)?(debian|ubuntu|rhel|fedora|opensuse|sles|amzn|azl|cm|kylin)[0-9]*$`)
 
 // folderTool is the package tool of a folder of NVIDIA's, "" for one that is in no row.
 func folderTool(folder string) string {

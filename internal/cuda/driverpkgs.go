@@ -2,8 +2,9 @@ package cuda
 
 import (
 	"path"
-	"regexp"
 	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 )
 
 // The driver in a container comes from the run file and must equal the host's
@@ -51,14 +52,14 @@ var matchers = compile(append(append([]string{}, debDriver...), rpmDriver...))
 
 type matcher struct {
 	glob string
-	re   *regexp.Regexp
+	re   *lazy.Regexp
 }
 
 func compile(patterns []string) []matcher {
 	var all []matcher
 	for _, p := range patterns {
 		if re, ok := strings.CutPrefix(p, "/"); ok {
-			all = append(all, matcher{re: regexp.MustCompile(strings.TrimSuffix(re, "/"))})
+			all = append(all, matcher{re: lazy.MustCompile(strings.TrimSuffix(re, "/"))})
 		} else {
 			all = append(all, matcher{glob: p})
 		}
@@ -94,7 +95,7 @@ func firstDriver(names []string) (string, bool) {
 	return "", false
 }
 
-var word = regexp.MustCompile(`[a-z0-9][a-z0-9+.:-]+`)
+var word = lazy.MustCompile(`[a-z0-9][a-z0-9+.:-]+`)
 
 // driverIn finds a driver package's name in what a package tool said when it
 // could not work out a transaction. Names behind "Depends:" count first: the

@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"regexp"
 	"slices"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -43,7 +43,7 @@ func (in Installed) Empty() bool { return len(in.Added) == 0 && len(in.Files) ==
 
 // addedForm is the form of a name in Added: apt sets another architecture
 // than the container's behind a colon.
-var addedForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(:[a-z0-9-]{1,32})?$`)
+var addedForm = lazy.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(:[a-z0-9-]{1,32})?$`)
 
 // ourFiles are all files that this package may write in a container.
 var ourFiles = []string{pinFile, ownList, profileFile, dnfRepoFile, zypperRepoFile}

@@ -4,8 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"regexp"
 	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 )
 
 // osReleaseLimit bounds what is read of a file that the container owns.
@@ -28,8 +29,8 @@ func (o OS) String() string {
 }
 
 var (
-	osKey   = regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)
-	osValue = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+	osKey   = lazy.MustCompile(`^[A-Z][A-Z0-9_]*$`)
+	osValue = lazy.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 )
 
 // ParseOSRelease reads the text of an os-release file (man 5 os-release). It

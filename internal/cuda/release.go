@@ -3,12 +3,12 @@ package cuda
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -49,7 +49,7 @@ var known = map[string][]version.Driver{
 // itself (PTX) can still fail on it.
 var floor = map[int]version.Driver{13: "580.65.06", 12: "525.60.13", 11: "450.80.02"}
 
-var releaseForm = regexp.MustCompile(`^([1-9][0-9]?)\.([0-9]{1,2})$`)
+var releaseForm = lazy.MustCompile(`^([1-9][0-9]?)\.([0-9]{1,2})$`)
 
 // CheckToolkit says whether s can stand as the wanted toolkit: "", "auto" or a
 // release such as "12.8".
@@ -215,7 +215,7 @@ func toolkitPackage(release string) string {
 	return "cuda-toolkit-" + strings.ReplaceAll(release, ".", "-")
 }
 
-var toolkitName = regexp.MustCompile(`^cuda-toolkit-([1-9][0-9]?)-([0-9]{1,2})$`)
+var toolkitName = lazy.MustCompile(`^cuda-toolkit-([1-9][0-9]?)-([0-9]{1,2})$`)
 
 // collect makes the list of toolkits from pairs of package name and version;
 // of one release it keeps the newest update.

@@ -3,9 +3,10 @@ package cuda
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 )
 
 const zypperRepoFile = "/etc/zypp/repos.d/" + rpmRepoID + ".repo"
@@ -48,9 +49,9 @@ func (z *zypper) prepare(ctx context.Context) error {
 
 // solvable is a package in zypper's XML.
 var (
-	solvable  = regexp.MustCompile(`<solvable\b[^>]*>`)
-	attribute = regexp.MustCompile(`\b(name|edition|kind|type)="([^"]*)"`)
-	section   = regexp.MustCompile(`(?s)<(to-install|to-upgrade|to-downgrade|to-remove|to-reinstall)\b[^>]*>(.*?)</`)
+	solvable  = lazy.MustCompile(`<solvable\b[^>]*>`)
+	attribute = lazy.MustCompile(`\b(name|edition|kind|type)="([^"]*)"`)
+	section   = lazy.MustCompile(`(?s)<(to-install|to-upgrade|to-downgrade|to-remove|to-reinstall)\b[^>]*>(.*?)</`)
 )
 
 func attributes(element string) map[string]string {

@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"regexp"
 	"strings"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -64,8 +64,6 @@ func Look(c *lxc.Container, arch string) Found {
 	return f
 }
 
-var sonameVersion = regexp.MustCompile(`\.so\.([0-9]+\.[0-9]+(?:\.[0-9]+)?)$`)
-
 // linkedVersion returns the version in the name that a link leads to.
 func linkedVersion(c *lxc.Container, link string) version.Driver {
 	target, err := c.Readlink(link)
@@ -76,18 +74,15 @@ func linkedVersion(c *lxc.Container, link string) version.Driver {
 }
 
 func versionOf(library string) version.Driver {
-	m := sonameVersion.FindStringSubmatch(library)
-	if m == nil {
-		return ""
-	}
-	v, err := version.Parse(m[1])
+	_, after, _ := strings.Cut(path.Base(library), ".so.")
+	v, err := version.Parse(after)
 	if err != nil {
 		return ""
 	}
 	return v
 }
 
-var logLine = regexp.MustCompile(`^[0-9.\-]+ \(([0-9.]+)\)`)
+var logLine = lazy.MustCompile(`^[0-9.\-]+ \(([0-9.]+)\)`)
 
 func loggedVersion(c *lxc.Container) version.Driver {
 	f, err := c.OpenFile(installerState + "/log")
@@ -143,7 +138,7 @@ func Differs(c *lxc.Container, in *record.Installed) string {
 }
 
 // orphan matches library files that only NVIDIA's driver installs.
-var orphan = regexp.MustCompile(`^lib(cuda|cudadebugger|nvcuvid|nvoptix|nvidia-[a-z0-9-]+|EGL_nvidia|GLX_nvidia|GLESv1_CM_nvidia|GLESv2_nvidia|vdpau_nvidia)\.so\.[0-9]+\.[0-9]+(\.[0-9]+)?$`)
+var orphan = lazy.MustCompile(`^lib(cuda|cudadebugger|nvcuvid|nvoptix|nvidia-[a-z0-9-]+|EGL_nvidia|GLX_nvidia|GLESv1_CM_nvidia|GLESv2_nvidia|vdpau_nvidia)\.so\.[0-9]+\.[0-9]+(\.[0-9]+)?$`)
 
 // Orphans lists driver libraries of other versions than keep. Left in place
 // they win: ldconfig points libcuda.so.1 to the highest version that it finds.

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -53,7 +53,7 @@ func Uninstall(ctx context.Context, c *lxc.Container, arch string, in *record.In
 // file for removal: only driver libraries, programs and firmware go.
 func ours(name string) bool { return driverFile.MatchString(name) }
 
-var driverFile = regexp.MustCompile(`^(/usr/bin/nvidia-[a-z0-9-]+|(/usr)?/lib/firmware/nvidia/[0-9]+(\.[0-9]+)+/[a-z0-9_]+(\.[a-z]+)*|/usr/lib(64)?(/[a-z0-9_]+-linux-gnu)?/((vdpau|gbm|nvidia)/)?lib[A-Za-z0-9_-]*(cuda|nv)[A-Za-z0-9_-]*\.so(\.[0-9]+)*)$`)
+var driverFile = lazy.MustCompile(`^(/usr/bin/nvidia-[a-z0-9-]+|(/usr)?/lib/firmware/nvidia/[0-9]+(\.[0-9]+)+/[a-z0-9_]+(\.[a-z]+)*|/usr/lib(64)?(/[a-z0-9_]+-linux-gnu)?/((vdpau|gbm|nvidia)/)?lib[A-Za-z0-9_-]*(cuda|nv)[A-Za-z0-9_-]*\.so(\.[0-9]+)*)$`)
 
 func runUninstaller(ctx context.Context, c *lxc.Container, installed version.Driver, timeout time.Duration, log say.Log) error {
 	args := []string{"/usr/bin/nvidia-uninstall", "--silent"}

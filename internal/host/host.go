@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -24,10 +23,29 @@ type Host struct{ Root string }
 // Path returns where a file of the node is found.
 func (h Host) Path(name string) string { return filepath.Join("/", h.Root, name) }
 
-// module matches line 1 of /proc/driver/nvidia/version, of the proprietary and
-// of the open kernel module alike. Line 2 names a compiler, with numbers that
-// look like versions, and is never read.
-var module = regexp.MustCompile(`^NVRM version: NVIDIA UNIX .*Kernel Module(?: for \S+)?\s+([0-9]+\.[0-9]+(?:\.[0-9]+)?)(?:\s|$)`)
+// moduleVersion finds the version in line 1 of /proc/driver/nvidia/version, of
+// the proprietary and of the open kernel module alike:
+//
+//	NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Wed Apr 29 17:32:45 UTC 2026
+//	NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.142  Release Build  ...
+//
+// Line 2 names a compiler, with numbers that look like versions, and is never read.
+func moduleVersion(line string) (version.Driver, bool) {
+	const begin, name = "NVRM version: NVIDIA UNIX ", "Kernel Module"
+	at := strings.LastIndex(line, name)
+	if !strings.HasPrefix(line, begin) || at < len(begin) {
+		return "", false
+	}
+	words := strings.Fields(line[at+len(name):])
+	if len(words) > 2 && words[0] == "for" {
+		words = words[2:]
+	}
+	if len(words) == 0 {
+		return "", false
+	}
+	v, err := version.Parse(words[0])
+	return v, err == nil
+}
 
 // Module returns the version of the loaded NVIDIA kernel module, or "" when
 // none is loaded. An error means that a module is loaded whose version cannot
@@ -36,11 +54,11 @@ func (h Host) Module() (version.Driver, error) {
 	proc := h.Path("proc/driver/nvidia/version")
 	line, err := firstLine(proc)
 	if err == nil {
-		m := module.FindStringSubmatch(line)
-		if m == nil {
+		v, ok := moduleVersion(line)
+		if !ok {
 			return "", fmt.Errorf("read the kernel module's version: %s has the unknown form %q", proc, line)
 		}
-		return version.Parse(m[1])
+		return v, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("read the kernel module's version: %w", err)

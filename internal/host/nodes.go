@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 )
 
 // Node is something below /dev that bears the name of an NVIDIA device node.
@@ -21,7 +22,7 @@ type Node struct {
 }
 
 // nodeName matches the names that the driver's programs use; nvidia-caps is a folder.
-var nodeName = regexp.MustCompile(`^nvidia([0-9]+|ctl|-uvm|-uvm-tools|-modeset|-caps/nvidia-cap[0-9]+)$`)
+var nodeName = lazy.MustCompile(`^nvidia([0-9]+|ctl|-uvm|-uvm-tools|-modeset|-caps/nvidia-cap[0-9]+)$`)
 
 // NodesPresent lists the NVIDIA device nodes in dev below root ("" is /), by
 // path, GPUs in the order of their numbers.

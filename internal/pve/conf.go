@@ -11,9 +11,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 )
 
 // maxFile is the size that the cluster file system allows a file.
@@ -55,9 +56,9 @@ type KV struct{ Key, Value string }
 
 // The lines of a configuration, as Proxmox's own parser takes them.
 var (
-	sectionLine = regexp.MustCompile(`^\[([A-Za-z][A-Za-z0-9_-]+|(?i:pve:pending))\]\s*$`)
-	lxcLine     = regexp.MustCompile(`^(lxc\.[a-z0-9_.-]+)(?::|\s*=)\s*(.*?)\s*$`)
-	valueLine   = regexp.MustCompile(`^([a-z][a-z_]*)([0-9]*):\s*(.+?)\s*$`)
+	sectionLine = lazy.MustCompile(`^\[([A-Za-z][A-Za-z0-9_-]+|(?i:pve:pending))\]\s*$`)
+	lxcLine     = lazy.MustCompile(`^(lxc\.[a-z0-9_.-]+)(?::|\s*=)\s*(.*?)\s*$`)
+	valueLine   = lazy.MustCompile(`^([a-z][a-z_]*)([0-9]*):\s*(.+?)\s*$`)
 )
 
 // ParseConf reads a guest's configuration file of at most 1 MiB. Lines that

@@ -4,12 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 )
 
 // Device is a device node of this host.
@@ -30,7 +30,7 @@ func (d Device) entry() string {
 	return fmt.Sprintf("%s,mode=%04o", d.Path, mode)
 }
 
-var gpuNode = regexp.MustCompile(`^/dev/nvidia([0-9]+)$`)
+var gpuNode = lazy.MustCompile(`^/dev/nvidia([0-9]+)$`)
 
 const devicesHint = "make the device nodes by: pve-nvidia-hook devices"
 

@@ -4,7 +4,6 @@ package version
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -14,14 +13,25 @@ import (
 // must match the kernel module to the last digit.
 type Driver string
 
-var form = regexp.MustCompile(`^[1-9][0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3})?$`)
-
-// Parse returns s as a version, or an error that names the form expected.
+// Parse returns s as a version, or an error that names the form expected: two
+// or three numbers, the first of two to four digits without a leading zero, the
+// others of one to three.
 func Parse(s string) (Driver, error) {
-	if !form.MatchString(s) {
+	major, rest, _ := strings.Cut(s, ".")
+	minor, patch, three := strings.Cut(rest, ".")
+	if !digits(major, 2, 4) || major[0] == '0' || !digits(minor, 1, 3) || three && !digits(patch, 1, 3) {
 		return "", fmt.Errorf("%q is no driver version such as 580.142 or 580.76.05", s)
 	}
 	return Driver(s), nil
+}
+
+func digits(s string, least, most int) bool {
+	for _, c := range []byte(s) {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return len(s) >= least && len(s) <= most
 }
 
 // Compare orders versions by their parts as numbers; a missing part counts as 0.
