@@ -1,0 +1,134 @@
+package record
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// memory is a container that holds one file.
+type memory struct{ data []byte }
+
+func (m *memory) ReadFile(_ string, limit int64) ([]byte, error) {
+	if m.data == nil {
+		return nil, fs.ErrNotExist
+	}
+	if int64(len(m.data)) > limit {
+		return nil, fmt.Errorf("more than %d bytes", limit)
+	}
+	return m.data, nil
+}
+func (m *memory) WriteFile(_ string, data []byte, _ fs.FileMode) error { m.data = data; return nil }
+func (m *memory) MkdirAll(string, fs.FileMode) error                   { return nil }
+func (m *memory) Remove(string) error                                  { m.data = nil; return nil }
+
+func TestRecordComesBackAsItWasWritten(t *testing.T) {
+	c := &memory{}
+	none, err := Read(c)
+	require.NoError(t, err)
+	require.Nil(t, none)
+
+	in := Installed{Version: "580.142", Arch: "x86_64", Files: []File{{Path: "/usr/bin/nvidia-smi", Size: 7}, {Path: "/usr/lib/libcuda.so.1", Link: "libcuda.so.580.142"}}, Verified: "nvidia-smi", At: time.Unix(1, 0).UTC(), Toolkit: json.RawMessage(`{"ok":true}`)}
+	require.NoError(t, Write(c, in))
+	got, err := Read(c)
+	require.NoError(t, err)
+	require.Equal(t, in.Files, got.Files)
+	require.Equal(t, in.Version, got.Version)
+	require.JSONEq(t, `{"ok":true}`, string(got.Toolkit))
+	require.NoError(t, Remove(c))
+	none, err = Read(c)
+	require.NoError(t, err)
+	require.Nil(t, none)
+}
+
+func TestRecordThatCannotBeBelieved(t *testing.T) {
+	for name, data := range map[string]string{
+		"no JSON":         "x",
+		"empty":           "",
+		"other format":    `{"format":2,"version":"580.142"}`,
+		"no version":      `{"format":1,"version":"../../etc"}`,
+		"relative path":   `{"format":1,"version":"580.142","files":[{"path":"usr/bin/x"}]}`,
+		"path with dots":  `{"format":1,"version":"580.142","files":[{"path":"/usr/../../etc/passwd"}]}`,
+		"deep":            `{"format":1,"toolkit":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}`,
+		"too many files":  `{"format":1,"files":[` + strings.Repeat(`{"path":"/a"},`, 2001) + `{"path":"/a"}]}`,
+		"too large":       `{"format":1,"by":"` + strings.Repeat("x", sizeLimit) + `"}`,
+		"wrong type":      `{"format":1,"files":{}}`,
+		"number too long": `{"format":1,"files":[{"path":"/a","size":1e99}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			in, err := Read(&memory{[]byte(data)})
+			require.Error(t, err)
+			require.Nil(t, in)
+		})
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add([]byte(`{"format":1,"version":"580.142","files":[{"path":"/usr/bin/nvidia-smi","size":1}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		in, err := Read(&memory{data})
+		if err == nil && in != nil && in.check() != nil {
+			t.Fatal("a record was returned that does not pass its own check")
+		}
+	})
+}
+
+func TestTheLastTwentyRunsAreKept(t *testing.T) {
+	r := Runs{State: filepath.Join(t.TempDir(), "state")}
+	for i := range 25 {
+		file, err := r.Save(101, time.Unix(int64(i), 0), map[string]int{"run": i})
+		require.NoError(t, err)
+		info, err := os.Stat(file)
+		require.NoError(t, err)
+		require.Equal(t, fs.FileMode(0o600), info.Mode().Perm())
+	}
+	names, err := r.List(101)
+	require.NoError(t, err)
+	require.Len(t, names, 20)
+	var last map[string]int
+	found, err := r.Last(101, &last)
+	require.NoError(t, err)
+	require.True(t, found)
+	require.Equal(t, 24, last["run"])
+	info, err := os.Stat(r.State)
+	require.NoError(t, err)
+	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
+}
+
+func TestAStateFolderOfOthersIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	require.NoError(t, os.Symlink(t.TempDir(), link))
+	_, err := Runs{State: link}.Save(101, time.Now(), 1)
+	require.Error(t, err)
+
+	open := filepath.Join(dir, "open")
+	require.NoError(t, os.Mkdir(open, 0o700))
+	require.NoError(t, os.Chmod(open, 0o777))
+	_, err = Runs{State: open}.Save(101, time.Now(), 1)
+	require.Error(t, err)
+}
+
+func TestDelaysGrowAndEnd(t *testing.T) {
+	r := Runs{State: filepath.Join(t.TempDir(), "state")}
+	now := time.Unix(1000, 0)
+	var delays []time.Duration
+	for range 12 {
+		require.NoError(t, r.Failed(101, now, "same", "why"))
+		delays = append(delays, r.Failure(101).Next.Sub(now))
+	}
+	require.Equal(t, 5*time.Minute, delays[0])
+	require.Equal(t, 10*time.Minute, delays[1])
+	require.Equal(t, 24*time.Hour, delays[11])
+	require.NoError(t, r.Failed(101, now, "other", "why"))
+	require.Equal(t, 1, r.Failure(101).Count, "other inputs begin anew")
+	r.Succeeded(101)
+	require.Nil(t, r.Failure(101))
+}

@@ -1,0 +1,91 @@
+package say
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+)
+
+func TestEveryLineNamesProgramAndContainer(t *testing.T) {
+	var out bytes.Buffer
+	log, err := New(&out, "text", "debug")
+	require.NoError(t, err)
+	log = log.For(101)
+	log.Infof("one\ntwo")
+	log.Warnf("careful")
+	log.Debugf("detail")
+	log.Fail(hint.Errorf("do this", "it broke"))
+	log.Fail(errors.Join(errors.New("first"), errors.New("second")))
+	require.Equal(t, `pve-nvidia-hook 101: one two
+pve-nvidia-hook 101: warning: careful
+pve-nvidia-hook 101: debug: detail
+pve-nvidia-hook 101: error: it broke
+pve-nvidia-hook 101: hint: do this
+pve-nvidia-hook 101: error: first
+pve-nvidia-hook 101: error: second
+`, out.String())
+}
+
+func TestJSONLines(t *testing.T) {
+	var out bytes.Buffer
+	log, err := New(&out, "json", "")
+	require.NoError(t, err)
+	log.For(101).Infof("hello")
+	log.Debugf("not at this level")
+	var line map[string]any
+	require.NoError(t, json.Unmarshal(out.Bytes(), &line))
+	require.Equal(t, "hello", line["msg"])
+	require.EqualValues(t, 101, line["vmid"])
+}
+
+func TestUnknownNamesAreRefused(t *testing.T) {
+	_, err := New(nil, "xml", "")
+	require.ErrorContains(t, err, "allowed: text, json")
+	_, err = New(nil, "text", "loud")
+	require.ErrorContains(t, err, "allowed: debug")
+}
+
+func TestCleanTakesTheHarmOutOfText(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain":              "plain",
+		"a\tb\r\nc":          "a b  c",
+		"\x1b]0;title\x07":   `\x1b]0;title\a`,
+		"\x1b[2J\x1b[1;31mx": `\x1b[2J\x1b[1;31mx`,
+		"\xff\xfe":           `\xff\xfe`,
+		"a\u202eb":           `a\u202eb`,
+		"\u009b31m":          `\u009b31m`,
+		"größe":              "größe",
+	} {
+		require.Equal(t, want, Clean(in, 1000), "%q", in)
+	}
+	require.Equal(t, "xxxxx...", Clean(strings.Repeat("x", 100), 5))
+}
+
+func FuzzClean(f *testing.F) {
+	f.Add("\x1b[2J\xff\u202e")
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, r := range Clean(s, 200) {
+			if r < ' ' || r >= 0x7f && r < 0xa0 {
+				t.Fatalf("control character %U left of %q", r, s)
+			}
+		}
+	})
+}
+
+func TestBytes(t *testing.T) {
+	for n, want := range map[int64]string{999: "999 B", 2048: "2 kB", 393683997: "393 MB", 1808865280: "1.8 GB"} {
+		require.Equal(t, want, Bytes(n))
+	}
+}
+
+func ExampleBytes() {
+	fmt.Println(Bytes(393683997))
+	// Output: 393 MB
+}
