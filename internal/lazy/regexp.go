@@ -41,3 +41,8 @@ func (r *Regexp) FindAllString(s string, n int) []string { return r.get().FindAl
 func (r *Regexp) FindAllStringSubmatch(s string, n int) [][]string {
 	return r.get().FindAllStringSubmatch(s, n)
 }
+
+// ReplaceAllString puts replacement, with $1 for a group, in place of each match.
+func (r *Regexp) ReplaceAllString(s, replacement string) string {
+	return r.get().ReplaceAllString(s, replacement)
+}

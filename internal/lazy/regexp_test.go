@@ -43,5 +43,6 @@ func TestRegexpAnswersAsPackageRegexpDoes(t *testing.T) {
 		require.Equal(t, want.FindSubmatch([]byte(s)), r.FindSubmatch([]byte(s)))
 		require.Equal(t, want.FindAllString(s, -1), r.FindAllString(s, -1))
 		require.Equal(t, want.FindAllStringSubmatch(s, 1), r.FindAllStringSubmatch(s, 1))
+		require.Equal(t, want.ReplaceAllString(s, "$2$1"), r.ReplaceAllString(s, "$2$1"))
 	}
 }
