@@ -68,6 +68,7 @@ type Plan struct {
 	Why     string         `json:"why"` // of each of the three, in words
 	Refused bool           `json:"refused,omitempty"`
 	Hint    string         `json:"hint,omitempty"`   // of a refusal
+	Held    bool           `json:"held,omitempty"`   // refused only because it has just failed
 	Verify  string         `json:"verify,omitempty"` // nvidia-smi | files
 	Deeper  bool           `json:"-"`                // decide again with Facts.Deep
 }
@@ -79,9 +80,9 @@ func Decide(s config.Settings, f Facts) Plan {
 		return *refusal
 	}
 	p := Plan{Wanted: wanted, Verify: s.Driver.Verify}
-	if f.Host.Module != wanted {
-		// The user space is installed ahead of the module: nvidia-smi cannot
-		// work before the two agree.
+	if f.Host.Module != wanted || s.GPUs == "none" {
+		// The user space is installed ahead of the module, or in a container
+		// that is given no GPU: nvidia-smi cannot work there.
 		p.Verify = "files"
 	}
 	why := driverWork(f.Container, p)
@@ -97,7 +98,7 @@ func Decide(s config.Settings, f Facts) Plan {
 	case why == "":
 		p.Why = f.Container.Toolkit
 	}
-	if refusal := holdBack(f); refusal != nil {
+	if refusal := holdBack(s.VMID, f); refusal != nil {
 		refusal.Wanted = wanted
 		return *refusal
 	}
@@ -188,7 +189,7 @@ func driverWork(c ContainerFacts, p Plan) string {
 }
 
 // holdBack refuses to try again soon what has just failed.
-func holdBack(f Facts) *Plan {
+func holdBack(vmid int, f Facts) *Plan {
 	if f.Force || f.Failure == nil || f.Failure.Inputs != f.Inputs || !f.Now.Before(f.Failure.Next) {
 		return nil
 	}
@@ -198,9 +199,10 @@ func holdBack(f Facts) *Plan {
 	}
 	return &Plan{
 		Refused: true,
+		Held:    true,
 		Why: fmt.Sprintf("not tried again before %s, it failed %s: %s",
-			f.Failure.Next.Local().Format("2006-01-02 15:04"), times, f.Failure.Reason),
-		Hint: "mend the cause and run: pve-nvidia-hook apply --force VMID",
+			f.Failure.Next.In(f.Now.Location()).Format("2006-01-02 15:04"), times, f.Failure.Reason),
+		Hint: fmt.Sprintf("mend the cause and run: pve-nvidia-hook apply --force %d", vmid),
 	}
 }
 
