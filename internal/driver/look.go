@@ -109,26 +109,24 @@ func loggedVersion(c *lxc.Container) version.Driver {
 // a container stripped of a library must not pass.
 func Differs(c *lxc.Container, in *record.Installed) string {
 	var cuda, nvml bool
-	for _, f := range in.Files {
+	names := make([]string, len(in.Files))
+	for i, f := range in.Files {
+		names[i] = f.Path
+	}
+	for i, found := range c.LstatAll(names) {
+		f := in.Files[i]
 		switch base := path.Base(f.Path); {
+		case f.Link != "" && found.Err != nil:
+			return fmt.Sprintf("the link %s is gone", f.Path)
+		case f.Link != "" && found.Target != f.Link:
+			return fmt.Sprintf("the link %s leads to %.80q instead of %s", f.Path, found.Target, f.Link)
 		case f.Link != "":
-			target, err := c.Readlink(f.Path)
-			if err != nil {
-				return fmt.Sprintf("the link %s is gone", f.Path)
-			}
-			if target != f.Link {
-				return fmt.Sprintf("the link %s leads to %.80q instead of %s", f.Path, target, f.Link)
-			}
-			cuda = cuda || base == cudaLink && versionOf(target) == in.Version
-			nvml = nvml || base == nvmlLink && versionOf(target) == in.Version
-		default:
-			info, err := c.Lstat(f.Path)
-			if err != nil {
-				return fmt.Sprintf("the file %s is gone", f.Path)
-			}
-			if !info.Mode.IsRegular() || info.Size != f.Size {
-				return fmt.Sprintf("the file %s is not the one that was installed", f.Path)
-			}
+			cuda = cuda || base == cudaLink && versionOf(f.Link) == in.Version
+			nvml = nvml || base == nvmlLink && versionOf(f.Link) == in.Version
+		case found.Err != nil:
+			return fmt.Sprintf("the file %s is gone", f.Path)
+		case !found.Mode.IsRegular() || found.Size != f.Size:
+			return fmt.Sprintf("the file %s is not the one that was installed", f.Path)
 		}
 	}
 	if !cuda || !nvml {

@@ -42,7 +42,11 @@ func (c *Container) stat(op, name string, flags int) (Info, error) {
 	if err != nil {
 		return Info{}, pathError(op, name, err)
 	}
-	return Info{Mode: fileMode(st.Mode), Size: st.Size, Rdev: uint64(st.Rdev), UID: st.Uid}, nil
+	return info(st), nil
+}
+
+func info(st unix.Stat_t) Info {
+	return Info{Mode: fileMode(st.Mode), Size: st.Size, Rdev: uint64(st.Rdev), UID: st.Uid}
 }
 
 // Readlink returns the target of the symbolic link name, as it is written there.

@@ -1,0 +1,65 @@
+package lxc
+
+import (
+	"path"
+
+	"golang.org/x/sys/unix"
+)
+
+// Entry is what LstatAll tells of one name.
+type Entry struct {
+	Info
+	Target string // of a symbolic link, as it is written there
+	Err    error  // satisfies errors.Is(err, fs.ErrNotExist) when nothing is there
+}
+
+// LstatAll is Lstat of many names, which are clean absolute paths, and Readlink
+// of those that are links. It takes the identity of the container's root once
+// and opens a folder once as long as names in it follow one another: with the
+// seventy files of a driver that is a tenth of the system calls.
+func (c *Container) LstatAll(names []string) []Entry {
+	all := make([]Entry, len(names))
+	err := c.as(func() error {
+		dir, folder := -1, ""
+		defer func() { unix.Close(dir) }()
+		for i, name := range names {
+			in, last := path.Split(name)
+			if !path.IsAbs(name) || path.Clean(name) != name || last == "" {
+				all[i].Err = unix.EINVAL
+				continue
+			}
+			if in != folder {
+				unix.Close(dir)
+				folder = ""
+				// The kernel follows the links on the way inside the root. Behind
+				// the folder comes one name that no call below follows.
+				if dir, all[i].Err = c.resolve(c.root, in, unix.O_PATH|unix.O_DIRECTORY, 0); all[i].Err != nil {
+					continue
+				}
+				folder = in
+			}
+			all[i].Info, all[i].Target, all[i].Err = lookAt(dir, last)
+		}
+		return nil
+	})
+	for i, name := range names {
+		if err != nil {
+			all[i] = Entry{Err: err}
+		}
+		all[i].Err = pathError("lstat", name, all[i].Err)
+	}
+	return all
+}
+
+// lookAt tells of a name in an open folder, and where it leads if it is a link.
+func lookAt(dir int, last string) (Info, string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, last, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT); err != nil {
+		return Info{}, "", err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return info(st), "", nil
+	}
+	target, err := readlinkAt(dir, last)
+	return info(st), target, err
+}
