@@ -335,3 +335,16 @@ func TestUsesFindsSnapshotsAndOtherNodes(t *testing.T) {
 	require.Equal(t, []string{"101 (web) on pve1, snapshot before-upgrade", "201 (far) on pve2", "210 (odd) on pve2"}, text)
 	require.Equal(t, "pve1", LocalNode(n.o.Root))
 }
+
+func TestStateFolderIsMadeForRootAlone(t *testing.T) {
+	n := newNode(t)
+	_, err := n.enable(102)
+	require.NoError(t, err)
+	info, err := os.Stat(n.o.State)
+	require.NoError(t, err)
+	require.EqualValues(t, 0o700, info.Mode().Perm())
+
+	require.NoError(t, os.Chmod(n.o.State, 0o777))
+	_, err = n.enable(102)
+	require.ErrorContains(t, err, "others could change")
+}

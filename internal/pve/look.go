@@ -14,6 +14,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 )
 
 // begin checks that this can work here, and keeps other runs away until done is called.
@@ -27,9 +28,9 @@ func (o Options) begin(ctx context.Context) (done func(), err error) {
 	if os.Geteuid() != 0 {
 		return nil, hint.Errorf("only root@pam may set hookscripts and devices: run it as root on the node", "set a hookscript: not root")
 	}
-	dir := filepath.Join(o.State, "enabled")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make the state folder: %w", err)
+	dir, err := record.Below(o.State, "enabled")
+	if err != nil {
+		return nil, err
 	}
 	l, err := lock.Take(ctx, filepath.Join(dir, "lock"), lock.Options{Timeout: 2 * time.Minute, Holder: "enable or disable"})
 	if err != nil {

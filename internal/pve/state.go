@@ -11,6 +11,8 @@ import (
 	"strconv"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 )
 
 // State is what enable has put into a container's configuration. It is kept on
@@ -55,7 +57,7 @@ func (s State) write(dir string, vmid int) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+	if _, err := record.Below(dir, "enabled"); err != nil {
 		return fmt.Errorf("remember what enable sets: %w", err)
 	}
 	if err := renameio.WriteFile(file, append(raw, '\n'), 0o644); err != nil {

@@ -28,8 +28,8 @@ func (r Runs) folder(vmid int) string {
 // Save keeps the trace of a run, readable by root only, and drops the oldest.
 // It returns the file's path.
 func (r Runs) Save(vmid int, at time.Time, trace any) (string, error) {
-	dir := r.folder(vmid)
-	if err := r.secure(dir); err != nil {
+	dir, err := Below(r.State, "runs", strconv.Itoa(vmid))
+	if err != nil {
 		return "", fmt.Errorf("keep the run's trace: %w", err)
 	}
 	data, err := json.MarshalIndent(trace, "", " ")
@@ -50,22 +50,6 @@ func (r Runs) Save(vmid int, at time.Time, trace any) (string, error) {
 		}
 	}
 	return file, nil
-}
-
-// secure makes dir, and refuses a state folder that is a link or that others
-// may write: what stands there decides what a root program does.
-func (r Runs) secure(dir string) error {
-	if err := os.MkdirAll(r.State, 0o700); err != nil {
-		return err
-	}
-	info, err := os.Lstat(r.State)
-	if err != nil {
-		return err
-	}
-	if !info.IsDir() || info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("%s is %v: it must be a folder that only root may write", r.State, info.Mode())
-	}
-	return os.MkdirAll(dir, 0o700)
 }
 
 // List returns the kept traces of a container, oldest first.
@@ -146,7 +130,7 @@ func (r Runs) Failed(vmid int, at time.Time, inputs, reason string) error {
 		delay = min(mostDelay, firstDelay<<(f.Count-1))
 	}
 	f.Next = at.Add(delay)
-	if err := r.secure(r.folder(vmid)); err != nil {
+	if _, err := Below(r.State, "runs", strconv.Itoa(vmid)); err != nil {
 		return fmt.Errorf("remember the failure: %w", err)
 	}
 	data, err := json.Marshal(f)
