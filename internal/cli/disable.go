@@ -1,15 +1,35 @@
 package cli
 
 import (
-	"errors"
-
 	"github.com/spf13/cobra"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
 func (a *app) disable() *cobra.Command {
-	return &cobra.Command{
-		Use:   "disable",
+	var o pve.Options
+	c := &cobra.Command{
+		Use:   "disable VMID...",
 		Short: "undo what enable did",
-		RunE:  func(*cobra.Command, []string) error { return errors.New("not here yet") },
+		Long: `Take away what enable has set, and nothing else: the hookscript, for which the
+one that was there before comes back, and the devN entries that still stand as
+enable made them. The driver stays in the container until it is removed by
+pve-nvidia-hook uninstall VMID, which needs the container running.`,
+		Example: `  pve-nvidia-hook disable 101
+  pve-nvidia-hook disable 101 102 --dry-run   say what would be changed`,
+		Args: args(1, -1, "one VMID or more"),
+		RunE: func(c *cobra.Command, words []string) error {
+			ids, err := vmids(words)
+			if err != nil {
+				return err
+			}
+			if o.State, err = a.stateFolder(ids[0]); err != nil {
+				return err
+			}
+			o.Root = a.host.Root
+			return pve.Disable(c.Context(), o, ids, c.OutOrStdout())
+		},
 	}
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be changed, change nothing")
+	return c
 }

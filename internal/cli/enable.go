@@ -1,15 +1,131 @@
 package cli
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
 func (a *app) enable() *cobra.Command {
-	return &cobra.Command{
-		Use:   "enable",
+	var o pve.Options
+	c := &cobra.Command{
+		Use:   "enable VMID...",
 		Short: "make containers follow the host's driver",
-		RunE:  func(*cobra.Command, []string) error { return errors.New("not here yet") },
+		Long: `Set the hookscript of containers to pve-nvidia-hook, and give them the host's
+NVIDIA devices by devN entries: nvidiactl, the chosen GPUs, nvidia-uvm,
+nvidia-uvm-tools, nvidia-modeset and what stands in nvidia-caps. The driver is
+installed at the container's next start, or now by pve-nvidia-hook apply VMID.
+
+What was set by hand is kept. Doing it again changes nothing, other --gpus
+change the entries that enable has made, and disable takes away exactly these.
+Missing device nodes of the host are made first.`,
+		Example: `  pve-nvidia-hook enable 101                    all GPUs, or what gpus says in the configuration
+  pve-nvidia-hook enable 101 102 --gpus 0,1     the first two GPUs
+  pve-nvidia-hook enable 101 --chain            keep another hookscript, to be run afterwards
+  pve-nvidia-hook enable 101 --storage cephfs   the hookscript on storage that all nodes share
+  pve-nvidia-hook enable 101 --dry-run          say what would be changed`,
+		Args: args(1, -1, "one VMID or more"),
+		RunE: func(c *cobra.Command, words []string) error {
+			ids, err := vmids(words)
+			if err != nil {
+				return err
+			}
+			return a.enableAll(c.Context(), o, ids, c.OutOrStdout())
+		},
 	}
+	c.Flags().StringVar(&o.GPUs, "gpus", "", "`which` GPUs: all, none or numbers such as 0,1 (default: gpus of the configuration, else all)")
+	c.Flags().BoolVar(&o.Chain, "chain", false, "take the place of another hookscript, and run it after our own work in every phase")
+	c.Flags().StringVar(&o.Storage, "storage", "", "`storage` for the hookscript file (default: local, or the one that is set)")
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be changed, change nothing")
+	return c
+}
+
+func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Writer) error {
+	conf, err := a.load()
+	if err != nil {
+		return err
+	}
+	groups, settings, err := byGPUs(conf, ids, o.GPUs)
+	if err != nil {
+		return err
+	}
+	o.Root, o.State = a.host.Root, settings[0].Paths.State
+	nodes := host.NodesPresent(o.Root)
+	if lacksUVM(nodes) && !o.DryRun && slices.ContainsFunc(groups, func(g group) bool { return g.gpus != "none" }) {
+		err := host.MakeNodes(ctx, o.Root, nil, func(line string) { fmt.Fprintln(out, line) })
+		if err != nil {
+			fmt.Fprintf(out, "warning: %v\n", err)
+		}
+		nodes = host.NodesPresent(o.Root)
+	}
+	for _, n := range nodes {
+		if n.IsChar {
+			o.Present = append(o.Present, pve.Device{Path: n.Path, Mode: n.Mode})
+		}
+	}
+	var errs []error
+	for _, g := range groups {
+		o.GPUs = g.gpus
+		errs = append(errs, pve.Enable(ctx, o, g.ids, out))
+	}
+	for _, s := range settings {
+		if !s.Wanted {
+			fmt.Fprintf(out, "container %d: warning: the hook will do nothing there, no driver is wanted: %s\n", s.VMID, s.WhyNot)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// group is containers that get the same GPUs.
+type group struct {
+	gpus string
+	ids  []int
+}
+
+// byGPUs sorts containers by the GPUs that they get: what was typed, else what
+// the configuration says of each.
+func byGPUs(conf *config.Config, ids []int, typed string) ([]group, []config.Settings, error) {
+	var groups []group
+	var settings []config.Settings
+	for _, id := range ids {
+		s, err := conf.For(id)
+		if err != nil {
+			return nil, nil, err
+		}
+		gpus := s.GPUs
+		if typed != "" {
+			gpus = typed
+		}
+		settings = append(settings, s)
+		i := slices.IndexFunc(groups, func(g group) bool { return g.gpus == gpus })
+		if i < 0 {
+			groups, i = append(groups, group{gpus: gpus}), len(groups)
+		}
+		groups[i].ids = append(groups[i].ids, id)
+	}
+	return groups, settings, nil
+}
+
+// lacksUVM reports whether CUDA's node is missing, which nothing makes at boot.
+func lacksUVM(nodes []host.Node) bool {
+	return !slices.Contains(host.NodePaths(nodes), "/dev/nvidia-uvm")
+}
+
+// stateFolder is where enable keeps what it has set.
+func (a *app) stateFolder(vmid int) (string, error) {
+	conf, err := a.load()
+	if err != nil {
+		return "", hint.Wrap(err, "mend the configuration first: it says where enable has kept what it set; see pve-nvidia-hook config check")
+	}
+	s, err := conf.For(vmid)
+	return s.Paths.State, err
 }

@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// pveNode is a root folder with what enable needs of a node: three containers,
+// two GPUs, and a stand-in for pct on PATH.
+func pveNode(t *testing.T, config string) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("device nodes need root")
+	}
+	root, bin := t.TempDir(), t.TempDir()
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "pct"), "../pve/fakepct").CombinedOutput()
+	require.NoError(t, err, string(out))
+	file := func(name, text string) string {
+		name = filepath.Join(root, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))
+		require.NoError(t, os.WriteFile(name, []byte(text), 0o644))
+		return name
+	}
+	for _, vmid := range []string{"101", "102", "103"} {
+		file("etc/pve/nodes/pve1/lxc/"+vmid+".conf", "arch: amd64\nhostname: ct"+vmid+"\n")
+	}
+	require.NoError(t, os.Symlink("nodes/pve1", filepath.Join(root, "etc/pve/local")))
+	require.NoError(t, os.Symlink("nodes/pve1/lxc", filepath.Join(root, "etc/pve/lxc")))
+	file("etc/pve/storage.cfg", "dir: local\n\tpath /var/lib/vz\n")
+	file("proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.142  Tue Mar  3 19:14:46 UTC 2026\n")
+	file("proc/driver/nvidia/gpus/0000:01:00.0/information", "Device Minor: \t 0\n")
+	file("proc/driver/nvidia/gpus/0000:02:00.0/information", "Device Minor: \t 1\n")
+	file("proc/devices", "Character devices:\n195 nvidia\n511 nvidia-uvm\n\nBlock devices:\n  8 sd\n")
+	state := filepath.Join(t.TempDir(), "state")
+	t.Setenv("PVE_NVIDIA_HOOK_CONFIG", file("config.toml", config+"\n[paths]\nstate = \""+state+"\"\n"))
+	t.Setenv("PVE_NVIDIA_HOOK_HOST_ROOT", root)
+	t.Setenv("FAKEPCT_ROOT", root)
+	t.Setenv("FAKEPCT_RUNNING", "")
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	return root
+}
+
+// typed runs a command line and returns what it said on stdout.
+func typed(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	root := Root()
+	root.SetArgs(args)
+	root.SetOut(&out)
+	err := root.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func conf(t *testing.T, root, vmid string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, "etc/pve/lxc", vmid+".conf"))
+	require.NoError(t, err)
+	return string(text)
+}
+
+func TestEnableGivesTheGPUsOfTheConfigurationUnlessTold(t *testing.T) {
+	root := pveNode(t, "[containers.101]\ngpus = \"1\"\n[containers.103]\ngpus = \"none\"\n")
+	before := conf(t, root, "101")
+	_, err := typed(t, "enable", "101", "102", "103")
+	require.NoError(t, err)
+	require.NotContains(t, conf(t, root, "101"), "/dev/nvidia0,")
+	require.Contains(t, conf(t, root, "101"), "/dev/nvidia1,mode=0666")
+	require.Contains(t, conf(t, root, "102"), "/dev/nvidia0,")
+	require.Contains(t, conf(t, root, "102"), "/dev/nvidia1,")
+	require.NotContains(t, conf(t, root, "103"), "/dev/nvidia")
+	require.Contains(t, conf(t, root, "103"), "hookscript: local:snippets/pve-nvidia-hook")
+
+	_, err = typed(t, "enable", "101", "--gpus", "0")
+	require.NoError(t, err)
+	require.Contains(t, conf(t, root, "101"), "/dev/nvidia0,")
+	require.NotContains(t, conf(t, root, "101"), "/dev/nvidia1,")
+
+	_, err = typed(t, "disable", "101")
+	require.NoError(t, err)
+	require.Equal(t, before, conf(t, root, "101"))
+}
+
+func TestEnableMakesTheHostsNodesFirst(t *testing.T) {
+	root := pveNode(t, "")
+	said, err := typed(t, "enable", "101", "--dry-run")
+	require.Error(t, err, "a dry run makes no nodes")
+	require.NoDirExists(t, filepath.Join(root, "dev"), said)
+
+	said, err = typed(t, "enable", "101")
+	require.NoError(t, err)
+	require.Contains(t, said, "made /dev/nvidia-uvm")
+	require.Contains(t, conf(t, root, "101"), "/dev/nvidia-uvm-tools,mode=0666")
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(filepath.Join(root, "dev/nvidia-uvm"), &st))
+	require.EqualValues(t, 511, unix.Major(uint64(st.Rdev)))
+	said, err = typed(t, "devices")
+	require.NoError(t, err)
+	require.Contains(t, said, "all 5 device nodes are in place")
+}
+
+func TestEnableSaysWhenTheHookWillDoNothing(t *testing.T) {
+	pveNode(t, "[containers.101]\nenabled = false\n")
+	said, err := typed(t, "enable", "101")
+	require.NoError(t, err)
+	require.Contains(t, said, "container 101: warning: the hook will do nothing there")
+}
+
+func TestWrongArgumentsOfEnableAreWrongUsage(t *testing.T) {
+	pveNode(t, "")
+	for _, args := range [][]string{{"enable"}, {"enable", "x"}, {"disable"}, {"disable", "1"}, {"devices", "101"}, {"enable", "101", "--no-such"}} {
+		_, err := typed(t, args...)
+		require.ErrorAs(t, err, new(usage), "%v", args)
+	}
+}
