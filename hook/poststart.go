@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
@@ -65,7 +63,7 @@ func (r *run) story(ctx context.Context) error {
 	}
 	r.settings, r.trace.Settings = settings, settings.Redacted()
 	if !settings.Wanted {
-		r.trace.Plan.Why = "no driver is wanted: " + settings.WhyNot
+		r.trace.Plan = unwanted(settings)
 		return nil
 	}
 	held, err := r.lock(ctx)
@@ -78,6 +76,7 @@ func (r *run) story(ctx context.Context) error {
 		return err
 	}
 	defer r.container.Close()
+	defer r.leave()
 
 	r.trace.Plan = Decide(r.settings, r.trace.Facts)
 	if r.trace.Plan.Deeper {
@@ -93,6 +92,22 @@ func (r *run) story(ctx context.Context) error {
 	return r.do(ctx)
 }
 
+// unwanted is the plan for a container in which nobody wants a driver.
+func unwanted(s config.Settings) Plan { return Plan{Why: "no driver is wanted: " + s.WhyNot} }
+
+// leave notes what the run leaves in the container, for those who ask when it
+// is stopped.
+func (r *run) leave() {
+	in, err := r.installed, error(nil)
+	if len(r.trace.Steps) > 0 {
+		in, err = record.Read(r.container)
+	}
+	if err == nil {
+		has := hasOf(in)
+		r.trace.Left = &has
+	}
+}
+
 // refusal marks an error before which nothing was tried.
 type refusal struct{ error }
 
@@ -105,7 +120,7 @@ func (r *run) lock(ctx context.Context) (*lock.Lock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the run folder: %w", err)
 	}
-	return lock.Take(ctx, filepath.Join(dir, strconv.Itoa(r.trace.VMID)+".lock"), lock.Options{
+	return lock.Take(ctx, lockFile(r.settings, r.trace.VMID), lock.Options{
 		Timeout: r.settings.Cache.LockTimeout,
 		Holder:  fmt.Sprintf("container %d", r.trace.VMID),
 		OnWait: func(holder string, waited time.Duration) {
@@ -147,11 +162,14 @@ func (r *run) conclude(err error) {
 		t.Result, t.Reason, t.Hint = Refused, err.Error(), hint.Of(err)
 	case err != nil:
 		t.Result, t.Reason, t.Hint = Failed, say.Clean(err.Error(), 2000), hint.Of(err)
+	case len(t.Steps) > 0 && t.Phase == PhaseUninstall:
+		t.Result = Removed
 	case len(t.Steps) > 0:
 		t.Result = Installed
 	default:
 		t.Result = Skipped
 	}
+	t.cut(secrets(r.settings))
 	if r.DryRun {
 		return
 	}
@@ -184,6 +202,9 @@ func (r *run) remember(err error) {
 
 func (r *run) summary() string {
 	t := &r.trace
+	if t.Result == Removed {
+		return "nothing of the driver is left in the container"
+	}
 	if t.Result != Installed {
 		return t.Plan.Why
 	}

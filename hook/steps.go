@@ -73,6 +73,9 @@ func (w *work) explain(ctx context.Context, err error) error {
 }
 
 func (w *work) step(ctx context.Context, step Step) (note string, err error) {
+	if w.trace.Phase == PhaseUninstall {
+		return w.leaveStep(ctx, step)
+	}
 	switch step {
 	case StepFetch:
 		return w.fetch(ctx)

@@ -6,9 +6,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
 // Result is how a run ended, in one word.
@@ -21,6 +25,7 @@ const (
 	Refused    Result = "refused"    // nothing was tried
 	Failed     Result = "failed"     // something was tried and is not true now
 	Background Result = "background" // handed to a systemd unit that goes on
+	Removed    Result = "removed"    // the driver was taken out, by hand
 )
 
 // Trace is all of one run: what it saw, what it decided and what came of it.
@@ -38,6 +43,14 @@ type Trace struct {
 	Reason   string          `json:"reason,omitempty"` // of a refusal or failure
 	Hint     string          `json:"hint,omitempty"`
 	Seconds  float64         `json:"seconds"`
+	Left     *Has            `json:"left,omitempty"` // what is in the container after the run
+}
+
+// Has is what a container has by its own record. Differences between record and
+// files are not in it.
+type Has struct {
+	Driver  version.Driver `json:"driver,omitempty"`
+	Toolkit string         `json:"toolkit,omitempty"` // release, such as 12.8
 }
 
 // Outcome is how one step went.
@@ -76,4 +89,72 @@ func digest(program string, s config.Settings, f Facts) string {
 	}
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:8])
+}
+
+// hasOf reads from a record what the container has; nil is no record.
+func hasOf(in *record.Installed) Has {
+	if in == nil {
+		return Has{}
+	}
+	had, err := recordedToolkit(in)
+	if err != nil || !had.OK {
+		return Has{Driver: in.Version}
+	}
+	return Has{in.Version, had.Release}
+}
+
+// secrets are the parts of the configured URLs that nobody may read: a trace is
+// shown to others when something does not work.
+func secrets(s config.Settings) []string {
+	var found []string
+	for _, text := range append([]string{s.CUDA.RepoURL}, s.Driver.URLs...) {
+		_, rest, _ := strings.Cut(text, "://")
+		rest, query, _ := strings.Cut(rest, "?")
+		if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+			found = append(found, rest[:at])
+			_, password, _ := strings.Cut(rest[:at], ":")
+			found = append(found, password)
+			if plain, err := url.PathUnescape(password); err == nil {
+				found = append(found, plain)
+			}
+		}
+		found = append(found, query)
+	}
+	return found
+}
+
+// cut takes secrets out of everything in the trace that an error may have
+// brought in. The settings in it are cut already.
+func (t *Trace) cut(secrets []string) {
+	texts := []*string{&t.Reason, &t.Hint, &t.Plan.Why, &t.Plan.Hint, &t.Facts.Container.Toolkit}
+	for i := range t.Steps {
+		texts = append(texts, &t.Steps[i].Note, &t.Steps[i].Error)
+	}
+	if t.Facts.Failure != nil {
+		texts = append(texts, &t.Facts.Failure.Reason)
+	}
+	for _, text := range texts {
+		for _, s := range secrets {
+			if len(s) >= 8 { // a short one may be a word of ours; in a URL it is cut below
+				*text = strings.ReplaceAll(*text, s, "***")
+			}
+		}
+		*text = cutLogins(*text)
+	}
+}
+
+// cutLogins cuts the credentials of URLs that no setting holds, such as a proxy's.
+func cutLogins(text string) string {
+	before, rest, found := strings.Cut(text, "://")
+	if !found {
+		return text
+	}
+	end := strings.IndexAny(rest, "/?# \"'\n")
+	if end < 0 {
+		end = len(rest)
+	}
+	if at := strings.LastIndexByte(rest[:end], '@'); at >= 0 {
+		rest = "***" + rest[at:]
+	}
+	return before + "://" + cutLogins(rest)
 }
