@@ -102,6 +102,37 @@ func TestTheLastTwentyRunsAreKept(t *testing.T) {
 	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
 }
 
+func TestATraceThatACrashHasTornIsPassedOver(t *testing.T) {
+	r := Runs{State: filepath.Join(t.TempDir(), "state")}
+	for i := range 4 {
+		file, err := r.Save(101, time.Unix(int64(i), 0), map[string]int{"run": i})
+		require.NoError(t, err)
+		switch i {
+		case 2:
+			require.NoError(t, os.Truncate(file, 0))
+		case 3:
+			require.NoError(t, os.Truncate(file, 5))
+		}
+	}
+	var last map[string]int
+	found, err := r.Last(101, &last)
+	require.NoError(t, err)
+	require.True(t, found)
+	require.Equal(t, 1, last["run"])
+
+	names, err := r.List(101)
+	require.NoError(t, err)
+	for _, name := range names {
+		require.NoError(t, os.Truncate(name, 0))
+	}
+	found, err = r.Last(101, &last)
+	require.Error(t, err)
+	require.False(t, found)
+	left, err := filepath.Glob(filepath.Join(r.State, "runs", "101", ".*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
 func TestAStateFolderOfOthersIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	link := filepath.Join(dir, "link")

@@ -32,12 +32,12 @@ func (r Runs) Save(vmid int, at time.Time, trace any) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("keep the run's trace: %w", err)
 	}
-	data, err := json.MarshalIndent(trace, "", " ")
+	data, err := json.Marshal(trace)
 	if err != nil {
 		return "", fmt.Errorf("keep the run's trace: %w", err)
 	}
 	file := filepath.Join(dir, at.UTC().Format("20060102T150405.000000Z")+".json")
-	if err := renameio.WriteFile(file, append(data, '\n'), 0o600); err != nil {
+	if err := put(file, append(data, '\n')); err != nil {
 		return "", fmt.Errorf("keep the run's trace: %w", err)
 	}
 	names, err := r.List(vmid)
@@ -50,6 +50,24 @@ func (r Runs) Save(vmid int, at time.Time, trace any) (string, error) {
 		}
 	}
 	return file, nil
+}
+
+// put writes a file in one step for those who read it meanwhile. It is not
+// synced: that would take most of the time of a run that finds nothing to do,
+// and a trace that a crash of the host takes away is no loss.
+func put(file string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(file), ".new-*") // 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
 }
 
 // List returns the kept traces of a container, oldest first.
@@ -72,20 +90,27 @@ func (r Runs) List(vmid int) ([]string, error) {
 }
 
 // Last reads the newest trace of a container into trace, and reports whether
-// there is one.
+// there is one. A trace that a crash of the host has left empty or torn is
+// passed over.
 func (r Runs) Last(vmid int, trace any) (bool, error) {
 	names, err := r.List(vmid)
-	if err != nil || len(names) == 0 {
+	if err != nil {
 		return false, err
 	}
-	data, err := os.ReadFile(names[len(names)-1])
-	if err != nil {
-		return false, fmt.Errorf("read the last trace: %w", err)
+	var first error
+	for _, name := range slices.Backward(names) {
+		data, err := os.ReadFile(name)
+		if err == nil {
+			err = json.Unmarshal(data, trace)
+		}
+		if err == nil {
+			return true, nil
+		}
+		if first == nil && !errors.Is(err, fs.ErrNotExist) { // dropped meanwhile
+			first = fmt.Errorf("read the last trace %s: %w", name, err)
+		}
 	}
-	if err := json.Unmarshal(data, trace); err != nil {
-		return false, fmt.Errorf("read the last trace %s: %w", names[len(names)-1], err)
-	}
-	return true, nil
+	return false, first
 }
 
 // Failure is remembered from one start to the next, so that what failed is not
