@@ -35,7 +35,12 @@ func Call(ctx context.Context, args []string) int {
 	h := host.Host{Root: os.Getenv(EnvHostRoot)}
 	c, err := LoadConfig(os.Getenv(EnvConfig))
 	status := 0
+	inUnit := os.Getenv(EnvBackground) != ""
 	switch {
+	case e.Phase == PhasePreStop || e.Phase == PhasePostStop:
+		if (unit{e.VMID}).stop(ctx) {
+			log.Info("the work in the background was ended, the next start does it again")
+		}
 	case e.Phase != PhasePostStart:
 		// Nothing to do, and nothing may ever keep a guest from starting or
 		// stopping: not even a configuration with mistakes.
@@ -43,10 +48,13 @@ func Call(ctx context.Context, args []string) int {
 		log.Fail(err)
 		status = 1
 	default:
-		if _, err := PostStart(ctx, e, Options{Config: c, Host: h, Log: log}); err != nil {
+		if err := postStart(ctx, e, Options{Config: c, Host: h, Log: log, Detach: !inUnit, Unit: inUnit}); err != nil {
 			log.Fail(err)
 			status = 1
 		}
+	}
+	if inUnit {
+		return status // the hook itself runs the other one
 	}
 	if other := chained(c, e.VMID); other != "" {
 		if s := runChained(ctx, h, other, e, log); s != 0 {

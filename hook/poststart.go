@@ -25,6 +25,8 @@ type Options struct {
 	DryRun   bool    // say what would be done, change nothing
 	Force    bool    // install again, whatever is there and whatever failed before
 	Terminal bool    // a person watches: show progress bars
+	Detach   bool    // a unit may go on with the work, as the settings say
+	Unit     bool    // this is that unit
 }
 
 // run is one run on one container.
@@ -35,6 +37,7 @@ type run struct {
 	container *lxc.Container
 	installed *record.Installed // the container's record as it was found
 	began     time.Time
+	handed    bool // a unit goes on with the work
 }
 
 // PostStart brings the user space of a running container into line with the
@@ -66,6 +69,13 @@ func (r *run) story(ctx context.Context) error {
 		r.trace.Plan = unwanted(settings)
 		return nil
 	}
+	if r.Unit {
+		_ = os.Remove(envFile(settings.Paths.Run, r.trace.VMID)) // it has been read
+	}
+	if r.handed = r.goesOn(ctx); r.handed {
+		r.trace.Plan.Why = "an earlier start has begun with it"
+		return nil
+	}
 	held, err := r.lock(ctx)
 	if err != nil {
 		return err
@@ -89,7 +99,7 @@ func (r *run) story(ctx context.Context) error {
 	case len(plan.Steps) == 0 || r.DryRun:
 		return nil
 	}
-	return r.do(ctx)
+	return r.carryOut(ctx)
 }
 
 // unwanted is the plan for a container in which nobody wants a driver.
@@ -116,12 +126,16 @@ func (r *refusal) Unwrap() error { return r.error }
 // lock keeps two runs on one container apart. Proxmox's own lock does not:
 // backups and migrations call hooks without it.
 func (r *run) lock(ctx context.Context) (*lock.Lock, error) {
+	return r.lockWithin(ctx, r.settings.Cache.LockTimeout)
+}
+
+func (r *run) lockWithin(ctx context.Context, limit time.Duration) (*lock.Lock, error) {
 	dir := r.settings.Paths.Run
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the run folder: %w", err)
 	}
 	return lock.Take(ctx, lockFile(r.settings, r.trace.VMID), lock.Options{
-		Timeout: r.settings.Cache.LockTimeout,
+		Timeout: limit,
 		Holder:  fmt.Sprintf("container %d", r.trace.VMID),
 		OnWait: func(holder string, waited time.Duration) {
 			r.Log.Infof("waiting for another run on this container, held by %s", holder)
@@ -164,6 +178,8 @@ func (r *run) conclude(err error) {
 		t.Result, t.Reason, t.Hint = Failed, say.Clean(err.Error(), 2000), hint.Of(err)
 	case len(t.Steps) > 0 && t.Phase == PhaseUninstall:
 		t.Result = Removed
+	case r.handed:
+		t.Result = Background
 	case len(t.Steps) > 0:
 		t.Result = Installed
 	default:
@@ -191,17 +207,20 @@ func (r *run) remember(err error) {
 		r.Log.Warnf("%v", saved)
 	}
 	switch {
-	case t.Result == Failed && t.Facts.Inputs != "" && len(t.Steps) > 0 && !errors.Is(err, context.Canceled):
+	case t.Result == Failed && t.Facts.Inputs != "" && len(t.Steps) > 0 && !errors.Is(err, context.Canceled) && !errors.Is(err, errGone):
 		if saved := runs.Failed(t.VMID, time.Now(), t.Facts.Inputs, t.Reason); saved != nil {
 			r.Log.Warnf("%v", saved)
 		}
-	case err == nil && t.Facts.Failure != nil:
+	case err == nil && t.Facts.Failure != nil && !r.handed:
 		runs.Succeeded(t.VMID)
 	}
 }
 
 func (r *run) summary() string {
 	t := &r.trace
+	if r.handed {
+		return r.background()
+	}
 	if t.Result == Removed {
 		return "nothing of the driver is left in the container"
 	}

@@ -22,8 +22,11 @@ type work struct {
 	next      record.Installed // the record to be
 }
 
-// do runs the steps of the plan, in order, and stops at the first that fails.
-func (r *run) do(ctx context.Context) error {
+// do runs the steps of the plan.
+func (r *run) do(ctx context.Context) error { return r.doThese(ctx, r.trace.Plan.Steps) }
+
+// doThese runs steps of the plan, in order, and stops at the first that fails.
+func (r *run) doThese(ctx context.Context, steps []Step) error {
 	r.Log.Infof("%s", r.trace.Plan.Why)
 	if killed, err := r.container.KillStrays(ctx); err != nil {
 		return fmt.Errorf("end what an earlier run left in the container: %w", err)
@@ -42,7 +45,7 @@ func (r *run) do(ctx context.Context) error {
 			w.entry.Release()
 		}
 	}()
-	for _, step := range r.trace.Plan.Steps {
+	for _, step := range steps {
 		began := time.Now()
 		note, err := w.step(ctx, step)
 		o := Outcome{Step: step, Note: note, Seconds: time.Since(began).Seconds()}

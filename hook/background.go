@@ -1,0 +1,164 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+)
+
+// EnvBackground says that this process is the unit in which the work of a hook
+// goes on.
+const EnvBackground = "PVE_NVIDIA_HOOK_BACKGROUND"
+
+// errGone means that the container's init process ended while it was worked on.
+var errGone = errors.New("the container stopped meanwhile")
+
+// detaches settles whether work may be handed to a unit.
+func (r *run) detaches() bool {
+	return r.Detach && r.settings.Install.Background != "never" && haveSystemd()
+}
+
+// goesOn reports whether the unit of an earlier start is still at work. Its lock
+// is waited for by nobody: the start of a container is not held up by it.
+func (r *run) goesOn(ctx context.Context) bool {
+	u := unit{r.trace.VMID}
+	if !r.detaches() || !u.known() {
+		return false
+	}
+	held, err := r.lockWithin(ctx, 0)
+	if err == nil {
+		_ = held.Release() // it is about to begin or to end: the decision shows whether there is work
+		return false
+	}
+	return u.works(ctx)
+}
+
+// split parts the steps of the plan into those that this process does and those
+// that its unit does.
+func (r *run) split() (here, unit []Step) {
+	steps := r.trace.Plan.Steps
+	if !r.detaches() {
+		return steps, nil
+	}
+	at := slices.Index(steps, StepToolkit) // minutes of downloads; the driver takes seconds
+	if r.settings.Install.Background == "always" {
+		at = 0
+	}
+	if at < 0 {
+		return steps, nil
+	}
+	return steps[:at], steps[at:]
+}
+
+// carryOut does the plan, or its first part, and hands the rest to a unit.
+func (r *run) carryOut(ctx context.Context) error {
+	if wants := r.settings.Install.Background; r.Detach && !haveSystemd() &&
+		(wants == "always" || wants == "auto" && slices.Contains(r.trace.Plan.Steps, StepToolkit)) {
+		r.Log.Infof("no systemd runs here, so nothing is left to the background")
+	}
+	here, rest := r.split()
+	if len(here) > 0 {
+		if err := r.whileItRuns(ctx, here); err != nil {
+			return err
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	err := r.handOver(ctx)
+	if err != nil && len(here) == 0 {
+		r.Log.Warnf("%v; the work is done now instead", err)
+		return r.whileItRuns(ctx, rest)
+	}
+	return hint.Wrap(err, "the driver is in place; pve-nvidia-hook apply "+strconv.Itoa(r.trace.VMID)+" does the rest, and background = \"never\" does without systemd")
+}
+
+// handOver starts the unit, in which this program decides again and does what
+// is left to do.
+func (r *run) handOver(ctx context.Context) error {
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program for the background: %w", err)
+	}
+	file := envFile(r.settings.Paths.Run, r.trace.VMID)
+	if err := writeEnv(file, os.Environ()); err != nil {
+		return err
+	}
+	u := unit{r.trace.VMID}
+	started, err := u.start(ctx, file, program, strconv.Itoa(r.trace.VMID), string(r.trace.Phase))
+	if err != nil {
+		return err
+	}
+	if !started {
+		r.Log.Infof("unit %s is at work already", u.name())
+	}
+	r.handed = true
+	return nil
+}
+
+// background is what a run says that leaves work to the unit.
+func (r *run) background() string {
+	follow := fmt.Sprintf("journalctl -fu %s", unit{r.trace.VMID}.name())
+	if len(r.trace.Steps) > 0 {
+		return "driver " + string(r.trace.Plan.Wanted) + " is installed, the CUDA toolkit follows in the background; see " + follow
+	}
+	return r.trace.Plan.Why + ", the work goes on in the background; see " + follow
+}
+
+// whileItRuns does steps until the container's init is gone: nothing else would
+// end a download for a container that has stopped.
+func (r *run) whileItRuns(ctx context.Context, steps []Step) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(500 * time.Millisecond):
+			}
+			if !r.container.Alive() {
+				cancel(errGone)
+				return
+			}
+		}
+	}()
+	err := r.doThese(ctx, steps)
+	gone := err != nil && (errors.Is(context.Cause(ctx), errGone) || ctx.Err() == nil && !r.container.Alive())
+	cancel(nil)
+	<-ended // it looks at the container, which is closed after this
+	if gone {
+		r.Log.Debugf("%v", err)
+		return hint.Wrap(errGone, "the next start does it again")
+	}
+	return err
+}
+
+// postStart runs a post-start; in a unit again when the container was started
+// anew meanwhile, which nobody else would notice: the hook of that start has
+// found the unit at work.
+func postStart(ctx context.Context, e Event, o Options) error {
+	for tries := 1; ; tries++ {
+		_, err := PostStart(ctx, e, o)
+		if !o.Unit || !errors.Is(err, errGone) || tries == 3 {
+			return err
+		}
+		s, forErr := o.Config.For(e.VMID)
+		if forErr != nil {
+			return err
+		}
+		c, openErr := open(ctx, s.Paths.LXC, e.VMID)
+		if openErr != nil {
+			return err
+		}
+		c.Close()
+		o.Log.Infof("the container was started again")
+	}
+}

@@ -1,0 +1,185 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+	"github.com/google/renameio/v2"
+)
+
+// unit is the transient systemd service that goes on with the work for a
+// container after its hook has returned.
+type unit struct{ vmid int }
+
+func (u unit) name() string { return fmt.Sprintf("pve-nvidia-hook-%d", u.vmid) }
+
+func (u unit) service() string { return u.name() + ".service" }
+
+// Deadlines for talking with systemd.
+const (
+	unitStart = 10 * time.Second        // longer than an ending unit takes, which is waited for
+	unitStop  = 2500 * time.Millisecond // the program undoes its work within two seconds
+	unitKill  = 5 * time.Second         // then systemd kills what is left
+)
+
+// haveSystemd is what sd_booted(3) asks.
+func haveSystemd() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil
+}
+
+// known reports whether systemd has such a unit, at the price of one stat: a
+// transient unit has its file there from start to end.
+func (u unit) known() bool {
+	_, err := os.Stat("/run/systemd/transient/" + u.service())
+	return err == nil
+}
+
+// start starts the unit, which runs the command with the variables of envFile.
+// It reports false when one is at work already.
+func (u unit) start(ctx context.Context, envFile string, command ...string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, unitStart)
+	defer cancel()
+	// A direct connection: it needs no message bus, which a minimal node may lack.
+	conn, err := systemd.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		return false, fmt.Errorf("talk to systemd: %w", err)
+	}
+	defer conn.Close()
+	set := func(name string, value any) systemd.Property {
+		return systemd.Property{Name: name, Value: dbus.MakeVariant(value)}
+	}
+	properties := []systemd.Property{
+		systemd.PropDescription(fmt.Sprintf("NVIDIA driver of container %d", u.vmid)),
+		systemd.PropExecStart(command, false),
+		set("Type", "exec"), // the start has failed when the program cannot be executed
+		set("EnvironmentFiles", []struct {
+			Path     string
+			Optional bool
+		}{{envFile, false}}),
+		set("KillMode", "mixed"), // the program itself ends what it has started
+		set("TimeoutStopUSec", uint64(unitKill.Microseconds())),
+		set("CollectMode", "inactive-or-failed"), // a failed unit would keep its name from the next start
+	}
+	for {
+		result := make(chan string, 1)
+		_, err := conn.StartTransientUnitContext(ctx, u.service(), "fail", properties, result)
+		if err == nil {
+			select {
+			case said := <-result:
+				if said != "done" {
+					return false, fmt.Errorf("start unit %s: %s", u.name(), said)
+				}
+				return true, nil
+			case <-ctx.Done():
+				return false, fmt.Errorf("start unit %s: %w", u.name(), ctx.Err())
+			}
+		}
+		var refused dbus.Error
+		if !errors.As(err, &refused) || refused.Name != "org.freedesktop.systemd1.UnitExists" {
+			return false, fmt.Errorf("start unit %s: %w", u.name(), err)
+		}
+		if u.active(ctx, conn) {
+			return false, nil
+		}
+		select { // it ends just now
+		case <-ctx.Done():
+			return false, fmt.Errorf("start unit %s: the one before does not end: %w", u.name(), ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (u unit) active(ctx context.Context, conn *systemd.Conn) bool {
+	state, err := conn.GetUnitPropertyContext(ctx, u.service(), "ActiveState")
+	if err != nil {
+		return false
+	}
+	word, _ := state.Value.Value().(string)
+	return word == "active" || word == "activating"
+}
+
+// works reports whether the unit is at work.
+func (u unit) works(ctx context.Context) bool {
+	if !u.known() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, unitStop)
+	defer cancel()
+	conn, err := systemd.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	return u.active(ctx, conn)
+}
+
+// stop ends the unit and waits a little for it to undo what it has half done.
+// It reports whether there was one. It never fails: a guest that stops must not
+// be held up.
+func (u unit) stop(ctx context.Context) bool {
+	if !u.known() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, unitStop)
+	defer cancel()
+	conn, err := systemd.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	ended := make(chan string, 1)
+	if _, err := conn.StopUnitContext(ctx, u.service(), "replace", ended); err != nil {
+		return false
+	}
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
+	return true
+}
+
+// writeEnv writes the variables that the unit needs of this process. They go by
+// a file for root's eyes, because everyone may read a unit's properties and a
+// proxy's URL can hold a password.
+func writeEnv(file string, environ []string) error {
+	var b strings.Builder
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		if passedOn(name) && !strings.ContainsAny(value, "\n\r\x00") {
+			fmt.Fprintf(&b, "%s=\"%s\"\n", name, quoteEnv.Replace(value))
+		}
+	}
+	fmt.Fprintf(&b, "%s=1\n", EnvBackground)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return fmt.Errorf("make the run folder: %w", err)
+	}
+	if err := renameio.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+		return fmt.Errorf("write the environment of the background work: %w", err)
+	}
+	return nil
+}
+
+// quoteEnv escapes what systemd unescapes between double quotes in such a file
+// (systemd.exec(5), EnvironmentFile).
+var quoteEnv = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "`", "\\`", `$`, `\$`)
+
+func passedOn(name string) bool {
+	switch upper := strings.ToUpper(name); upper {
+	case "PATH", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY":
+		return true
+	default:
+		return strings.HasPrefix(name, "PVE_NVIDIA_HOOK_") && name != EnvBackground
+	}
+}
+
+// envFile is where the unit of a container finds its variables.
+func envFile(run string, vmid int) string { return filepath.Join(run, strconv.Itoa(vmid)+".env") }
