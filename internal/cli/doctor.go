@@ -1,15 +1,101 @@
 package cli
 
 import (
-	"errors"
+	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/doctor"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 func (a *app) doctor() *cobra.Command {
-	return &cobra.Command{
-		Use:   "doctor",
+	var asJSON, deep, verbose bool
+	c := &cobra.Command{
+		Use:   "doctor [VMID...]",
 		Short: "find what is wrong and say what to do",
-		RunE:  func(*cobra.Command, []string) error { return errors.New("not here yet") },
+		Long: `Look at this node and its containers, and say what is wrong, each with what to
+do about it. Nothing is changed, and no program is started in a container.
+
+Without a VMID the containers of this node are looked at that have the
+hookscript, and those that the configuration wants a driver in.
+
+Of the host:
+  configuration    every mistake of every configuration file
+  kernel-module    NVIDIA's kernel module is loaded, and its version can be read
+  host-driver      the host's own libraries are of the module's version
+  nouveau          nouveau, which would hold the GPU, is not loaded
+  device-nodes     /dev/nvidia* are devices with the numbers the driver has now
+  devices-unit     a unit makes /dev/nvidia-uvm at boot, before containers start
+  proxmox          this is a node of Proxmox VE whose configuration can be read
+  hook-program     the hookscript finds the program, here and on other nodes
+  cache            the cache folder is root's alone, and its locks work
+  cache-room       it has room for the driver that is wanted
+  cache-files      its run files are as they were when they were verified;
+                   --deep reads them through and checks their hashes
+
+Of each container:
+  container        it is there, and a container of this node
+  settings         its settings have no mistakes, and a driver is wanted in it
+  hookscript       the hookscript line is this program's, its file is there,
+                   executable and of this version
+  entries-on-host  the host has what its devN and lxc.mount.entry lines name
+  entries          these lines bring the chosen GPUs, each node once
+  entry-mode       a devN is not for root alone (Proxmox's default mode is 0660)
+  device-rules     lxc.cgroup2.devices.allow lines fit the numbers of today
+  lock             no run works on it just now
+  last-run         how the last run went, and when a failed one is tried again
+
+Of each running container:
+  nodes-inside     its /dev/nvidia* are devices, with the numbers of the host
+  versions         container, host and configuration have one driver version
+  record           its files are as they were recorded after the installation
+  orphans          no libraries of another driver version are left
+  obstacles        no driver packages of the distribution, no missing ldconfig
+                   or glibc
+  disk, memory     there is room, and the memory limit is not under 512 MiB
+
+Each finding is ok, a problem (something does not work, or will not at the next
+start), a warning (it works, but not for everybody or not for long) or unknown
+(it could not be looked at, which is never taken for well or for wrong).
+
+Exit status: 0 no problems (warnings and unknowns there may be), 1 problems,
+2 wrong usage.`,
+		Example: `  pve-nvidia-hook doctor                this node and its containers
+  pve-nvidia-hook doctor 101 --verbose  what is well, too
+  pve-nvidia-hook doctor --json | jq '.[] | select(.level == "problem")'`,
+		Args: args(0, -1, "VMIDs"),
+		RunE: func(c *cobra.Command, words []string) error {
+			ids, err := vmids(words)
+			if err != nil {
+				return err
+			}
+			o := doctor.Options{Host: a.host, VMIDs: ids, Deep: deep}
+			if o.Config, err = a.load(); err != nil {
+				o.Config, o.ConfigError = nil, err
+			}
+			report := doctor.Examine(c.Context(), o)
+			if err := c.Context().Err(); err != nil {
+				return err // what was broken off is not the container's fault
+			}
+			if asJSON {
+				err = say.JSON(c.OutOrStdout(), report.Findings)
+			} else {
+				colour := c.OutOrStdout() == os.Stdout && isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == ""
+				err = report.Print(c.OutOrStdout(), verbose, colour)
+			}
+			if err != nil {
+				return err
+			}
+			if report.Problems() {
+				return errSaid
+			}
+			return nil
+		},
 	}
+	flags := c.Flags()
+	flags.BoolVar(&asJSON, "json", false, "print a list of findings as JSON")
+	flags.BoolVar(&deep, "deep", false, "read the cached run files through and check their hashes (seconds for each)")
+	flags.BoolVar(&verbose, "verbose", false, "show what is well, too")
+	return c
 }

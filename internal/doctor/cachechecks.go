@@ -1,0 +1,192 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// cacheFacts are of the folder of run files.
+type cacheFacts struct {
+	dir        string
+	there      bool
+	parts      []folder // the folder, then those above it
+	partsError string
+	readOnly   bool
+	locks      error // why its locks do not lock
+	free       int64 // bytes
+	freeError  string
+	items      []cache.Item
+	itemsError string
+	holders    map[string]string // of what is in use, by path
+	rehash     map[string]error  // of a deep look, by path
+}
+
+// folder is a part of the cache folder's path.
+type folder struct {
+	path string
+	uid  uint32
+	mode fs.FileMode
+}
+
+func lookCache(ctx context.Context, s config.Settings, deep bool) cacheFacts {
+	f := cacheFacts{dir: s.Cache.Dir, holders: map[string]string{}, rehash: map[string]error{}}
+	real, err := filepath.EvalSymlinks(f.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return f
+	}
+	f.there = true
+	if err == nil {
+		f.parts, err = folders(real)
+	}
+	f.partsError = text(err)
+	f.readOnly = unix.Access(f.dir, unix.W_OK) != nil
+	if !f.readOnly {
+		f.locks = lock.Excludes(f.dir)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(f.dir, &st); err != nil {
+		f.freeError = err.Error()
+	}
+	f.free = int64(min(st.Bavail, 1<<40)) * st.Bsize
+
+	c := &cache.Cache{Dir: f.dir}
+	f.items, err = c.List()
+	f.itemsError = text(err)
+	for _, it := range f.items {
+		if it.InUse {
+			name := strings.TrimSuffix(cache.FileName(it.Version, it.Arch), ".run")
+			f.holders[it.Path] = lock.Holder(filepath.Join(f.dir, name+".lock"))
+		} else if deep && it.State != cache.Partial {
+			_, err := c.Verify(ctx, it.Version, it.Arch)
+			f.rehash[it.Path] = err
+		}
+	}
+	return f
+}
+
+func folders(dir string) ([]folder, error) {
+	var list []folder
+	for ; ; dir = filepath.Dir(dir) {
+		info, err := os.Lstat(dir)
+		if err != nil {
+			return nil, err
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return nil, fmt.Errorf("%s: owner unknown", dir)
+		}
+		list = append(list, folder{dir, st.Uid, info.Mode()})
+		if dir == "/" {
+			return list, nil
+		}
+	}
+}
+
+// checkCache judges the cache folder and what is in it.
+func checkCache(f cacheFacts, h hostFacts, guests []guestFacts) []Finding {
+	if !f.there {
+		return one("cache", OK, "", "the cache folder %s is not there yet: it is made when it is first used", f.dir)
+	}
+	all := checkCacheFolder(f)
+	all = append(all, checkCacheRoom(f, h, guests)...)
+	return append(all, checkCacheFiles(f)...)
+}
+
+// checkCacheFolder: who may write to the folder, or exchange it, decides what
+// root runs in every container.
+func checkCacheFolder(f cacheFacts) []Finding {
+	out := findings{check: "cache"}
+	if f.partsError != "" {
+		out.add(Unknown, "", "the permissions of the cache folder %s cannot be seen: %s", f.dir, f.partsError)
+	}
+	for i, p := range f.parts {
+		last := i == 0
+		switch {
+		case last && !p.mode.IsDir():
+			out.add(Problem, "move it away, or set cache.dir to another folder", "the cache folder %s is no folder", p.path)
+		case p.uid != 0:
+			out.add(Problem, "chown root:root "+p.path, "%s belongs to uid %d, who could exchange what root runs", p.path, p.uid)
+		case last && p.mode.Perm()&0o022 != 0:
+			out.add(Problem, "chmod go-w "+p.path, "the cache folder %s has mode %04o: others than root could exchange what root runs", p.path, p.mode.Perm())
+		case !last && p.mode.Perm()&0o002 != 0 && p.mode&fs.ModeSticky == 0:
+			out.add(Problem, "chmod o-w "+p.path, "%s above the cache folder has mode %04o: anybody could exchange it", p.path, p.mode.Perm())
+		}
+	}
+	switch {
+	case f.readOnly:
+		out.add(Problem, "make it writable (are you root?), or set cache.dir to another folder", "the cache folder %s cannot be written, nor its locks be tried", f.dir)
+	case f.locks != nil:
+		out.add(Problem, hint.Of(f.locks), "%v", f.locks)
+	}
+	return out.orOK("the cache folder %s is root's alone, and its locks work", f.dir)
+}
+
+// roomForFile is what a run file and its unpacked tree take, in bytes: 0.4 and 1.6 GB.
+const roomForFile = 2000_000_000
+
+func checkCacheRoom(f cacheFacts, h hostFacts, guests []guestFacts) []Finding {
+	const check = "cache-room"
+	if f.freeError != "" {
+		return one(check, Unknown, "", "the free room of the cache folder %s cannot be seen: %s", f.dir, f.freeError)
+	}
+	have := map[version.Driver]bool{}
+	for _, it := range f.items {
+		have[it.Version] = have[it.Version] || it.State == cache.Ready && it.TreeSize > 0
+	}
+	for _, g := range guests {
+		if v := g.wanted(h); v != "" && !have[v] && f.free < roomForFile {
+			return one(check, Warning, "pve-nvidia-hook cache prune, or set cache.dir to a larger disk",
+				"driver %s is not in the cache, takes about %s there, and %s has %s free", v, say.Bytes(roomForFile), f.dir, say.Bytes(f.free))
+		}
+	}
+	return one(check, OK, "", "the cache folder has %s free", say.Bytes(f.free))
+}
+
+func checkCacheFiles(f cacheFacts) []Finding {
+	out := findings{check: "cache-files"}
+	if f.itemsError != "" {
+		out.add(Unknown, "", "what the cache holds cannot be seen: %s", f.itemsError)
+	}
+	for _, it := range f.items {
+		verify := fmt.Sprintf("pve-nvidia-hook cache verify %s", it.Version)
+		name := filepath.Base(it.Path)
+		if holder := f.holders[it.Path]; holder != "" {
+			out.add(Warning, "wait until it ends, then look again", "%s is in use just now: %s", name, holder)
+			continue
+		}
+		if err, looked := f.rehash[it.Path]; looked {
+			if err != nil {
+				out.add(Problem, or(hint.Of(err), verify), "%v", err)
+			}
+			continue
+		}
+		switch it.State {
+		case cache.Damaged:
+			fix := "nothing needs doing: it is fetched again when it is needed"
+			if it.URL == "" {
+				fix = "put the right file there as " + it.Path + ", or remove it"
+			}
+			out.add(Problem, fix, "%s is damaged: %s", name, it.Damage)
+		case cache.Changed:
+			out.add(Warning, verify, "%s is not the file that was verified: it is verified again before it is used", name)
+		case cache.Unverified:
+			out.add(Unknown, verify, "%s was put there by hand and is verified when it is first used", name)
+		}
+	}
+	return out.orOK("the %d run files of the cache are as they were when they were verified", len(f.items))
+}

@@ -1,0 +1,212 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// guestFacts are of one container, as the host's files tell of it; what only a
+// running one tells is in inside.
+type guestFacts struct {
+	vmid          int
+	name          string
+	now           time.Time
+	settings      config.Settings
+	settingsError string
+	configured    bool // a file of the configuration names it
+
+	guest  *pve.Guest // nil: Proxmox does not know it, or is not here
+	next   pve.Section
+	state  pve.State
+	noKeep string // why what enable has set is not known
+
+	hookscript string // this program's volume in the live or the next configuration, or ""
+	hookFile   string // its path on the node; "" when there is none
+	hookError  string
+	hookHint   string
+	hookThere  bool
+	hookExec   bool
+	hookOurs   bool // it is this version's snippet
+
+	hostHas map[string]bool // sources of the entries: whether they are devices
+	noHas   map[string]string
+
+	holder    string // who holds the lock of this container's runs; "" nobody
+	lockError string
+
+	failure   *record.Failure
+	last      lastRun
+	ran       bool
+	lastError string
+
+	inside      *insideFacts // nil: could not be looked into
+	insideError string
+	insideHint  string
+	running     bool
+}
+
+// lastRun is what this command reads of a trace.
+type lastRun struct {
+	At     time.Time `json:"at"`
+	Phase  string    `json:"phase"`
+	Result string    `json:"result"`
+	Reason string    `json:"reason"`
+	Hint   string    `json:"hint"`
+}
+
+// choose lists the containers to look at: those asked for, else those of this
+// node that have the hookscript and those that the configuration wants here.
+func choose(c *config.Config, h hostFacts, asked []int) []int {
+	if len(asked) > 0 {
+		return slices.Compact(slices.Sorted(slices.Values(asked)))
+	}
+	var ids []int
+	elsewhere := map[int]bool{}
+	for _, g := range h.guests {
+		if g.Node != h.local || g.VM {
+			elsewhere[g.VMID] = true
+		} else if pve.Ours(g.Conf.Hookscript) || pve.Ours(g.Conf.Next().Hookscript) {
+			ids = append(ids, g.VMID)
+		}
+	}
+	for _, id := range c.Containers() {
+		// One with mistakes is looked at as well.
+		if s, err := c.For(id); (s.Wanted || err != nil) && !elsewhere[id] {
+			ids = append(ids, id)
+		}
+	}
+	return slices.Compact(slices.Sorted(slices.Values(ids)))
+}
+
+func lookGuest(ctx context.Context, c *config.Config, host host.Host, h hostFacts, vmid int) guestFacts {
+	f := guestFacts{vmid: vmid, now: time.Now(), hostHas: map[string]bool{}, noHas: map[string]string{}}
+	var err error
+	f.settings, err = c.For(vmid)
+	f.settingsError = text(err)
+	f.configured = slices.Contains(c.Containers(), vmid)
+	f.name = f.settings.Name
+	for i := range h.guests {
+		if h.guests[i].VMID == vmid {
+			f.guest = &h.guests[i]
+			f.name = f.guest.Conf.Hostname
+			f.next = f.guest.Conf.Next()
+		}
+	}
+	f.state, err = pve.ReadState(f.settings.Paths.State, vmid)
+	f.noKeep = text(err)
+	f.lookHook(host, h)
+	for _, e := range entries(f.next) {
+		ok, err := nodeAt(host, e.source)
+		if err != nil {
+			f.noHas[e.source] = err.Error()
+		} else {
+			f.hostHas[e.source] = ok
+		}
+		if info, err := os.Stat(host.Path(e.source)); err == nil && info.IsDir() {
+			f.hostHas[e.source] = true // a folder of nodes, mounted as a whole
+		}
+	}
+	f.lookRuns(ctx)
+	if !f.away(h) {
+		f.lookInside(ctx, h)
+	}
+	return f
+}
+
+// away reports whether the guest is none of this node's containers.
+func (f guestFacts) away(h hostFacts) bool {
+	return f.guest != nil && (f.guest.VM || f.guest.Node != h.local)
+}
+
+func (f *guestFacts) lookHook(host host.Host, h hostFacts) {
+	for _, volume := range []string{f.next.Hookscript, f.liveHookscript()} {
+		if pve.Ours(volume) {
+			f.hookscript = volume
+			break
+		}
+	}
+	if f.hookscript == "" || h.noStore != "" {
+		f.hookError = h.noStore
+		return
+	}
+	file, err := h.storages.Path(f.hookscript)
+	if err != nil {
+		f.hookError, f.hookHint = err.Error(), hint.Of(err)
+		return
+	}
+	f.hookFile = file
+	info, err := os.Stat(host.Path(file))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return
+	case err != nil:
+		f.hookError = err.Error()
+		return
+	}
+	f.hookThere = info.Mode().IsRegular()
+	f.hookExec = info.Mode()&0o111 != 0
+	f.hookOurs, err = pve.SnippetStands(host.Path(file))
+	if err != nil {
+		f.hookError, f.hookHint = err.Error(), hint.Of(err)
+	}
+}
+
+func (f guestFacts) liveHookscript() string {
+	if f.guest == nil {
+		return ""
+	}
+	return f.guest.Conf.Hookscript
+}
+
+// lookRuns reads what the host keeps of earlier runs, and whether one goes on.
+func (f *guestFacts) lookRuns(ctx context.Context) {
+	runs := record.Runs{State: f.settings.Paths.State}
+	f.failure = runs.Failure(f.vmid)
+	var err error
+	f.ran, err = runs.Last(f.vmid, &f.last)
+	f.lastError = text(err)
+
+	f.holder, err = holder(ctx, filepath.Join(f.settings.Paths.Run, strconv.Itoa(f.vmid)+".lock"))
+	f.lockError = text(err)
+}
+
+// holder says who holds a lock, or "" when nobody does.
+func holder(ctx context.Context, file string) (string, error) {
+	if _, err := os.Lstat(file); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", nil
+		}
+		return "", err
+	}
+	// Shared, and for a moment: who waits for the lock then asks again soon.
+	l, err := lock.Take(ctx, file, lock.Options{Shared: true})
+	if errors.Is(err, lock.ErrBusy) {
+		return lock.Holder(file), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return "", l.Release()
+}
+
+// wanted is the driver that the container should have, or "" when that is not known.
+func (f guestFacts) wanted(h hostFacts) version.Driver {
+	if f.settings.Driver.Version != "host" {
+		return version.Driver(f.settings.Driver.Version)
+	}
+	return h.module
+}

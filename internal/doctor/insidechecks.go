@@ -1,0 +1,210 @@
+package doctor
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+)
+
+// checkInside judges what is in a running container.
+func checkInside(h hostFacts, f guestFacts) []Finding {
+	if f.inside == nil {
+		what := "it cannot be looked into: "
+		if !f.running {
+			what = "its files cannot be looked at: "
+		}
+		return one("inside", Unknown, f.insideHint, "%s%s", what, f.insideError)
+	}
+	all := checkInsideNodes(h, f)
+	all = append(all, checkVersions(h, f)...)
+	all = append(all, checkRecord(f)...)
+	all = append(all, checkOrphans(f)...)
+	all = append(all, checkObstacles(f)...)
+	all = append(all, checkDisk(h, f)...)
+	return append(all, checkMemory(f)...)
+}
+
+// checkInsideNodes compares the container's device nodes with the host's.
+func checkInsideNodes(h hostFacts, f guestFacts) []Finding {
+	out := findings{check: "nodes-inside"}
+	if f.inside.nodesError != "" {
+		out.add(Unknown, "", "its /dev cannot be looked at: %s", f.inside.nodesError)
+		return out.list
+	}
+	restart := fmt.Sprintf("pct reboot %d", f.vmid)
+	there := map[string]bool{}
+	closed := entryModes(f)
+	for _, n := range f.inside.nodes {
+		there[n.path] = true
+		real, known := h.node(n.path)
+		switch {
+		case n.mode.IsRegular():
+			out.add(Problem, fmt.Sprintf("%s, remove the file in the container (pct exec %d -- rm %s), then: %s", makeNodes, f.vmid, n.path, restart),
+				"%s in the container is an ordinary file, no device: a mount with create=file found no node on the host, or a program wrote to the name", n.path)
+			continue
+		case !n.char():
+			out.add(Problem, fmt.Sprintf("pct exec %d -- ls -l %s", f.vmid, n.path), "%s in the container is no device (%s)", n.path, n.mode.Type())
+			continue
+		case known && real.IsChar && (real.Major != n.major || real.Minor != n.minor):
+			out.add(Problem, restart, "%s in the container has the numbers %d:%d, on the host it has %d:%d", n.path, n.major, n.minor, real.Major, real.Minor)
+		case !known && len(h.present) > 0:
+			out.add(Problem, fmt.Sprintf("pct exec %d -- rm %s", f.vmid, n.path), "%s is in the container but not on the host", n.path)
+		}
+		if n.mode.Perm()&0o006 != 0o006 && !closed[n.path] && !strings.HasPrefix(n.path, "/dev/nvidia-caps/") {
+			out.add(Warning, "give its devN entry mode=0666, then: "+restart, "%s in the container has mode %04o: only root there can use it", n.path, n.mode.Perm())
+		}
+	}
+	for _, e := range entries(f.next) {
+		if e.nvidia() && !e.folder && !there[e.target] && e.target != "/dev/nvidia-caps" {
+			out.add(Problem, restart, "%s is not in the container, though %s brings it", e.target, e.key)
+		}
+	}
+	if len(f.inside.nodes) == 0 && len(out.list) == 0 {
+		if needed, _ := f.needed(); len(needed) == 0 {
+			return nil
+		}
+		out.add(Problem, fmt.Sprintf("pve-nvidia-hook enable %d --gpus %s, then: %s", f.vmid, f.gpus(), restart), "there is no GPU's device node in the container")
+		return out.list
+	}
+	return out.orOK("its %d device nodes are the host's", len(f.inside.nodes))
+}
+
+// entryModes names the nodes of whose mode something was said already, or whose
+// entry gives them to a user or group on purpose.
+func entryModes(f guestFacts) map[string]bool {
+	said := map[string]bool{}
+	for _, e := range entries(f.next) {
+		if e.dev() && (e.owned || e.mode&0o006 != 0o006) {
+			said[e.target] = true
+		}
+	}
+	return said
+}
+
+func (f guestFacts) apply() string { return fmt.Sprintf("pve-nvidia-hook apply %d", f.vmid) }
+
+// checkVersions compares host, configuration and container.
+func checkVersions(h hostFacts, f guestFacts) []Finding {
+	out := findings{check: "versions"}
+	wanted := f.wanted(h)
+	if f.settingsError == "" && h.module != "" && wanted != h.module {
+		level := Problem
+		if f.settings.Driver.OnMismatch == "install" {
+			level = Warning
+		}
+		out.add(level, fmt.Sprintf("set driver.version = \"host\", or load driver %s on the host", wanted),
+			"driver %s is wanted (%s), the host's kernel module is %s: they must be equal to the last digit", wanted, f.settings.Origin("driver.version"), h.module)
+	}
+	found := f.inside.found
+	have := found.Version()
+	switch {
+	case found.CUDA != found.NVML:
+		out.add(Problem, f.apply()+" --force", "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", or(string(found.CUDA), "nothing"), or(string(found.NVML), "nothing"))
+	case have == "" && !f.settings.Wanted:
+	case have == "":
+		out.add(Problem, f.apply(), "no driver is installed, %s is wanted", or(string(wanted), "that of the host"))
+	case wanted == "":
+		out.add(Unknown, "", "driver %s is installed; whether that fits cannot be told, the version of the host's kernel module is not known", have)
+	case have != wanted:
+		out.add(Problem, f.apply(), "driver %s is installed, %s is needed", have, wanted)
+	}
+	if found.Log != "" && have != "" && found.Log != have {
+		out.add(Problem, f.apply()+" --force", "an installation of driver %s was begun over %s and not ended", found.Log, have)
+	}
+	return out.orOK("driver %s is installed, as wanted", have)
+}
+
+func or(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// checkRecord compares what a run has recorded with what is there.
+func checkRecord(f guestFacts) []Finding {
+	out := findings{check: "record"}
+	in, have := f.inside.record, f.inside.found.Version()
+	switch {
+	case f.inside.recordError != "":
+		out.add(Problem, f.apply(), "its record cannot be believed: %s", f.inside.recordError)
+	case in == nil || in.Version == "":
+		if have == "" {
+			return nil
+		}
+		out.add(Warning, f.apply(), "driver %s was not installed by this program, or not to the end: the next start installs it anew", have)
+	case have != "" && in.Version != have:
+		out.add(Problem, f.apply(), "its record is stale: it names driver %s, but %s is there", in.Version, have)
+	case f.inside.differs != "":
+		out.add(Problem, f.apply(), "it is not as driver %s was installed: %s", in.Version, f.inside.differs)
+	case in.Verified == "files" && f.settings.Driver.Verify != "files":
+		out.add(Warning, f.apply(), "only the files of driver %s were checked so far, nvidia-smi was not run", in.Version)
+	}
+	if len(out.list) == 0 {
+		return out.orOK("its files are as recorded at %s", when(in.At))
+	}
+	return out.list
+}
+
+func checkOrphans(f guestFacts) []Finding {
+	out := findings{check: "orphans"}
+	if n := len(f.inside.orphans); n > 0 {
+		shown := f.inside.orphans[:min(n, 3)]
+		more := ""
+		if n > len(shown) {
+			more = fmt.Sprintf(" and %d more", n-len(shown))
+		}
+		out.add(Problem, f.apply()+" --force", "libraries of another driver are left: %s%s; the next ldconfig may point programs to them", strings.Join(shown, ", "), more)
+	}
+	return out.orOK("no libraries of another driver are left")
+}
+
+// checkObstacles: what keeps NVIDIA's installer from its work, ldconfig and
+// distribution packages among it.
+func checkObstacles(f guestFacts) []Finding {
+	out := findings{check: "obstacles"}
+	for _, b := range f.inside.blockers {
+		out.add(Problem, b.Hint, "%s", b.Reason)
+	}
+	return out.orOK("nothing stands in the installer's way: glibc, ldconfig and its tools are there, driver packages of the distribution are not")
+}
+
+// Room in a container, in bytes. A driver's user space has 0.4 to 0.9 GB.
+const (
+	roomForDriver = 1000_000_000
+	roomAtAll     = 50_000_000
+	memoryLow     = 512 << 20
+)
+
+func checkDisk(h hostFacts, f guestFacts) []Finding {
+	const check = "disk"
+	if f.inside.freeError != "" {
+		return one(check, Unknown, "", "the free room of its disk cannot be seen: %s", f.inside.freeError)
+	}
+	fix := fmt.Sprintf("pct resize %d rootfs +4G", f.vmid)
+	free := say.Bytes(int64(min(f.inside.free, 1<<62)))
+	in := f.inside.record
+	installed := in != nil && in.Version != "" && in.Version == f.wanted(h) && f.inside.differs == ""
+	switch {
+	case installed && f.inside.free < roomAtAll:
+		return one(check, Warning, fix, "its disk has %s free", free)
+	case !installed && f.inside.free < roomForDriver:
+		return one(check, Warning, fix, "its disk has %s free, a driver takes up to %s", free, say.Bytes(roomForDriver))
+	}
+	return one(check, OK, "", "its disk has %s free", free)
+}
+
+func checkMemory(f guestFacts) []Finding {
+	const check = "memory"
+	switch m := f.inside.memory; {
+	case f.inside.memoryError != "":
+		return one(check, Unknown, "", "its memory limit cannot be seen: %s", f.inside.memoryError)
+	case m == 0:
+		return one(check, OK, "", "its memory has no limit")
+	case m < memoryLow:
+		return one(check, Warning, fmt.Sprintf("pct set %d --memory 1024", f.vmid), "its memory limit is %s; what runs in it counts there, the installer and nvidia-smi too, and %s or more is advisable", say.Bytes(m), say.Bytes(memoryLow))
+	default:
+		return one(check, OK, "", "its memory limit is %s", say.Bytes(m))
+	}
+}

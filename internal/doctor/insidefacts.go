@@ -1,0 +1,178 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// insideFacts are read below the root of a running container. All of it is what
+// the container shows: it may be false, and then harms the container only.
+type insideFacts struct {
+	nodes       []insideNode // what bears the name of a GPU's node
+	nodesError  string
+	found       driver.Found
+	record      *record.Installed
+	recordError string
+	differs     string // how the files differ from the record
+	orphans     []string
+	blockers    []driver.Blocker
+	free        uint64 // bytes in /usr
+	freeError   string
+	memory      int64 // bytes; 0: no limit
+	memoryError string
+}
+
+type insideNode struct {
+	path         string
+	mode         fs.FileMode
+	major, minor uint32
+}
+
+// char reports whether it is a device, as it should be.
+func (n insideNode) char() bool { return n.mode&fs.ModeCharDevice != 0 }
+
+// insideLimit ends the look into one container. A file system of its own (FUSE)
+// that never answers holds the goroutine that asks it, and nobody else.
+const insideLimit = 30 * time.Second
+
+// Most entries of a folder of /dev that are looked at; a host has some hundreds.
+const devMost = 10000
+
+func (f *guestFacts) lookInside(ctx context.Context, h hostFacts) {
+	ctx, cancel := context.WithTimeout(ctx, insideLimit)
+	defer cancel()
+	type answer struct {
+		facts *insideFacts
+		err   error
+	}
+	done := make(chan answer, 1)
+	vmid, lxcPath, wanted := f.vmid, f.settings.Paths.LXC, f.wanted(h)
+	go func() {
+		facts, err := lookInto(ctx, lxcPath, vmid, h.arch, wanted)
+		done <- answer{facts, err}
+	}()
+	var a answer
+	select {
+	case a = <-done:
+	case <-ctx.Done():
+		a.err = hint.Errorf("look for a file system in the container that hangs", "it did not answer: %w", context.Cause(ctx))
+	}
+	f.inside = a.facts
+	f.running = !errors.Is(a.err, lxc.ErrNotRunning)
+	f.insideError, f.insideHint = text(a.err), hint.Of(a.err)
+}
+
+func lookInto(ctx context.Context, lxcPath string, vmid int, arch string, wanted version.Driver) (*insideFacts, error) {
+	c, err := lxc.Open(ctx, lxcPath, vmid)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	f := &insideFacts{}
+	f.nodes, err = lookNodes(c)
+	f.nodesError = text(err)
+	f.found = driver.Look(c, arch)
+	f.record, err = record.Read(c)
+	f.recordError = text(err)
+	if f.record != nil && f.record.Version != "" {
+		f.differs = driver.Differs(c, f.record)
+	}
+	keep := f.found.CUDA // what is in use is no orphan, also where another is wanted
+	if keep == "" {
+		keep = wanted
+	}
+	f.orphans = driver.Orphans(c, arch, keep)
+	f.blockers = driver.Blockers(c, arch)
+	f.free, err = c.Free("/usr")
+	f.freeError = text(err)
+	f.memory, err = memoryLimit("/", c.Pid())
+	f.memoryError = text(err)
+	if !c.Alive() {
+		return nil, lxc.ErrNotRunning // half of this is of a container that has ended
+	}
+	return f, nil
+}
+
+// lookNodes lists what stands in /dev of the container under the name of a GPU's node.
+func lookNodes(c *lxc.Container) ([]insideNode, error) {
+	var nodes []insideNode
+	for _, dir := range []string{"/dev", "/dev/nvidia-caps"} {
+		names, err := c.ReadDir(dir, devMost)
+		if err != nil && dir == "/dev" {
+			return nil, err
+		}
+		for _, name := range names {
+			if !strings.HasPrefix(name, "nvidia") || len(nodes) >= 1000 {
+				continue
+			}
+			info, err := c.Lstat(path.Join(dir, name))
+			if err != nil || info.Mode.IsDir() {
+				continue
+			}
+			nodes = append(nodes, insideNode{path.Join(dir, name), info.Mode, unix.Major(info.Rdev), unix.Minor(info.Rdev)})
+		}
+	}
+	return nodes, nil
+}
+
+// memoryLimit returns the smallest memory limit of the control groups that a
+// process is in, or 0 when there is none. What the container has set itself,
+// below its own group, counts too.
+func memoryLimit(root string, pid int) (int64, error) {
+	raw, err := small(filepath.Join(root, "proc", strconv.Itoa(pid), "cgroup"))
+	if err != nil {
+		return 0, err
+	}
+	base, file, group := "", "", ""
+	for line := range strings.Lines(raw) {
+		// number:controllers:path, cgroups(7)
+		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(part) != 3 {
+			continue
+		}
+		switch {
+		case part[1] == "memory":
+			base, file, group = "sys/fs/cgroup/memory", "memory.limit_in_bytes", part[2]
+		case part[0] == "0" && base == "":
+			base, file, group = "sys/fs/cgroup", "memory.max", part[2]
+		}
+	}
+	if base == "" {
+		return 0, errors.New("it is in no control group for memory")
+	}
+	var least int64
+	seen := false
+	for group = path.Clean("/" + group); ; group = path.Dir(group) {
+		value, err := small(filepath.Join(root, base, group, file))
+		if err == nil {
+			seen = true
+			// "max" is no number, and version 1 says no limit by one near 2^63.
+			n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+			if err == nil && n < 1<<60 && (least == 0 || n < least) {
+				least = n
+			}
+		}
+		if group == "/" {
+			break
+		}
+	}
+	if !seen {
+		return 0, fmt.Errorf("no %s above process %d can be read", file, pid)
+	}
+	return least, nil
+}
