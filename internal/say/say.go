@@ -24,6 +24,9 @@ import (
 // Program is the name that starts every line.
 const Program = "pve-nvidia-hook"
 
+// lineLimit is how many bytes of a message are said.
+const lineLimit = 2000
+
 // Log is a logger for one container, or for the program when VMID is 0.
 type Log struct{ *logrus.Entry }
 
@@ -91,7 +94,7 @@ func (lines) Format(e *logrus.Entry) ([]byte, error) {
 	case e.Level >= logrus.DebugLevel:
 		b.WriteString("debug: ")
 	}
-	b.WriteString(Clean(e.Message, 2000))
+	b.WriteString(Clean(e.Message, lineLimit))
 	b.WriteByte('\n')
 	return b.Bytes(), nil
 }
