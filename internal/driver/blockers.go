@@ -88,8 +88,9 @@ func executable(c *lxc.Container, name string) bool {
 }
 
 // driverPackage matches the packages, of Debian, Ubuntu, NVIDIA's repository,
-// Fedora and its kin and Arch, that hold libcuda or libnvidia-ml.
-var driverPackage = lazy.MustCompile(`^(libcuda1|libnvidia-ml1|libnvidia-compute(-[0-9]+.*)?|nvidia-(utils|smi|driver|driver-libs|driver-cuda|driver-cuda-libs|driver-bin)(-[0-9]+.*)?|nvidia-open(-[0-9]+.*)?|cuda-drivers(-[0-9]+)?|xorg-x11-drv-nvidia-cuda(-libs)?)$`)
+// Fedora and its kin and Arch, that hold libcuda or libnvidia-ml. Names of this
+// form alone are taken: they are shown in a command that a person may paste.
+var driverPackage = lazy.MustCompile(`^(libcuda1|libnvidia-ml1|libnvidia-compute(-[0-9][a-z0-9+.-]*)?|nvidia-(utils|smi|driver|driver-libs|driver-cuda|driver-cuda-libs|driver-bin)(-[0-9][a-z0-9+.-]*)?|nvidia-open(-[0-9][a-z0-9+.-]*)?|cuda-drivers(-[0-9]+)?|xorg-x11-drv-nvidia-cuda(-libs)?)$`)
 
 const statusLimit = 64 << 20 // bytes of dpkg's status file that are read; Debian with everything has some 40 MB
 

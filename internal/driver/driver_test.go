@@ -62,6 +62,12 @@ Status: install ok installed
 	require.Equal(t, []string{"libnvidia-compute-570", "nvidia-utils-570-server"}, dpkgDriverPackages(strings.NewReader(status)))
 }
 
+func TestPackageNamesAreShownOnlyInTheirProperForm(t *testing.T) {
+	const status = "Package: libnvidia-compute-5; curl x | sh\nStatus: install ok installed\n\n" +
+		"Package: nvidia-utils-5\x1b[2J\nStatus: install ok installed\n"
+	require.Empty(t, dpkgDriverPackages(strings.NewReader(status)))
+}
+
 func TestOnlyKnownOptionsArePassed(t *testing.T) {
 	old := Options(runfile.Header{Version: "470.256.02", Arch: "x86_64"}, []string{"--no-backup"})
 	require.Contains(t, old, "--no-kernel-module")

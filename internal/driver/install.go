@@ -14,6 +14,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -32,6 +33,39 @@ type Job struct {
 
 // Version is the driver version that the job installs.
 func (j Job) Version() version.Driver { return j.Report.Header.Version }
+
+// Ready checks what would make Install fail before it has run anything, so that
+// the driver that is there is not removed for nothing: the configured options,
+// and what the container needs when the run file is to be copied into it. What
+// the recorded driver takes is room too: it is removed first.
+func Ready(c *lxc.Container, j Job, in *record.Installed) error {
+	if err := knownFlags(j); err != nil || j.Deliver != "push" {
+		return err
+	}
+	return pushable(c, path.Dir(record.Folder), j, taken(c, in))
+}
+
+func knownFlags(j Job) error {
+	for _, o := range j.Flags {
+		if !j.Report.Header.Knows(o) {
+			return hint.Errorf(`remove it from "flags" in the configuration`,
+				"the installer of %s does not know the option %s", j.Version(), o)
+		}
+	}
+	return nil
+}
+
+// pushable checks what the container needs for a run file that is copied to a
+// folder of it, where soon bytes more will be free by then.
+func pushable(c *lxc.Container, folder string, j Job, soon int64) error {
+	// The stub at the start of a run file is a script that calls these.
+	if missing := Missing(c, "tar", "cksum", "awk", "md5sum", "head", "cut", "mktemp", "chown"); len(missing) > 0 {
+		return hint.Errorf("install these packages in the container, or put the cache on a file system that can be id-mapped (ext4, xfs, zfs 2.2, btrfs)",
+			"the run file needs %s in the container", strings.Join(missing, ", "))
+	}
+	needed := max(j.Report.Size+j.Report.Unpacked-soon, 0)
+	return enough(c, folder, needed, "to copy the run file in and unpack it")
+}
 
 // Install runs NVIDIA's installer for the user space in the container and
 // returns how the run file was delivered, "mount" or "push". Its success proves
@@ -62,13 +96,7 @@ func Install(ctx context.Context, c *lxc.Container, j Job) (delivered string, er
 
 // push copies the run file into the container, checks the copy and executes it there.
 func push(ctx context.Context, c *lxc.Container, j Job) error {
-	// The stub at the start of a run file is a script that calls these.
-	if missing := Missing(c, "tar", "cksum", "awk", "md5sum", "head", "cut", "mktemp", "chown"); len(missing) > 0 {
-		return hint.Errorf("install these packages in the container, or put the cache on a file system that can be id-mapped (ext4, xfs, zfs 2.2, btrfs)",
-			"the run file needs %s in the container", strings.Join(missing, ", "))
-	}
-	needed := j.Report.Size + j.Report.Unpacked
-	if err := enough(c, stage, needed, "to copy the run file in and unpack it"); err != nil {
+	if err := pushable(c, stage, j, 0); err != nil {
 		return err
 	}
 	src, err := os.Open(j.RunFile)
@@ -153,11 +181,13 @@ func Options(h runfile.Header, extra []string) []string {
 const InstallerLog = "/var/log/nvidia-installer.log"
 
 func runInstaller(ctx context.Context, c *lxc.Container, j Job, command []string) error {
-	for _, o := range j.Flags {
-		if !j.Report.Header.Knows(o) {
-			return hint.Errorf(`remove it from "flags" in the configuration`,
-				"the installer of %s does not know the option %s", j.Version(), o)
-		}
+	if err := knownFlags(j); err != nil {
+		return err
+	}
+	// An installer that ends early writes no log: that of an earlier run would
+	// be shown as its own.
+	if err := c.Remove(InstallerLog); err != nil {
+		j.Log.Debugf("%v", err)
 	}
 	args := append(command, Options(j.Report.Header, j.Flags)...)
 	args = append(args, "--log-file-name="+InstallerLog)
@@ -214,7 +244,7 @@ func lastLine(texts ...[]byte) string {
 }
 
 // LogTail returns the last lines of the installer's log that say something,
-// errors and warnings before all else, at most n.
+// its errors alone where it has any, at most n.
 func LogTail(c *lxc.Container, n int) []string {
 	f, err := c.OpenFile(InstallerLog)
 	if err != nil {

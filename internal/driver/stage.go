@@ -26,7 +26,9 @@ const (
 var kmodTools = []string{"modprobe", "rmmod", "lsmod", "depmod"}
 
 // Clear takes away what an earlier run that was killed has left behind: its
-// processes, its mount, its files. It also ends every run of this package.
+// mount and its files, not its processes (lxc.Container.KillStrays ends these,
+// and comes first). Install and Uninstall end with it. It works on when ctx is
+// cancelled, for 30 s at most.
 func Clear(ctx context.Context, c *lxc.Container) error {
 	// The work may have been cancelled; what it left must go all the same.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
@@ -49,7 +51,6 @@ func prepare(ctx context.Context, c *lxc.Container) error {
 		return err
 	}
 	for _, dir := range []string{record.Folder, stage, stageBin, stageTree, stageTmp} {
-
 		if err := c.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("prepare %s in the container: %w", stage, err)
 		}

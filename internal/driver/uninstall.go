@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
@@ -46,7 +48,34 @@ func Uninstall(ctx context.Context, c *lxc.Container, arch string, in *record.In
 			log.Warnf("could not remove %s: %v", name, err)
 		}
 	}
+	if keep == "" {
+		removeTraces(c, arch, log)
+	}
 	return nil
+}
+
+// removeTraces takes away what an installation that was killed early leaves
+// where no uninstaller came to be: links that lead nowhere, and the log that
+// names what was begun. An installer needs that log to clean up, so it stays
+// when one is to follow.
+func removeTraces(c *lxc.Container, arch string, log say.Log) {
+	gone := []string{installerState + "/log", installerState + "/dirs", installerState}
+	for _, dir := range libdirs(arch) {
+		for _, link := range []string{cudaLink, nvmlLink} {
+			name := path.Join(dir, link)
+			if linkedVersion(c, name) == "" {
+				continue
+			}
+			if _, err := c.Stat(name); errors.Is(err, fs.ErrNotExist) {
+				gone = append(gone, name)
+			}
+		}
+	}
+	for _, name := range gone {
+		if err := c.Remove(name); err != nil {
+			log.Debugf("could not remove %s: %v", name, err)
+		}
+	}
 }
 
 // ours keeps a record, which is the container's claim, from naming just any

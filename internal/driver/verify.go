@@ -122,14 +122,25 @@ func Room(c *lxc.Container, tree string, options []string, in *record.Installed)
 			need += info.Size()
 		}
 	}
-	if in != nil {
-		for _, f := range in.Files {
-			if info, err := c.Lstat(f.Path); err == nil && info.Size == f.Size {
-				need -= f.Size
-			}
+	need = max(need-taken(c, in), 0)
+	return enough(c, "/usr", need, "for driver "+string(m.Version))
+}
+
+// taken is how many bytes the files of a recorded driver take in the container.
+func taken(c *lxc.Container, in *record.Installed) int64 {
+	if in == nil {
+		return 0
+	}
+	var sum int64
+	for _, f := range in.Files {
+		if f.Link != "" {
+			continue
+		}
+		if info, err := c.Lstat(f.Path); err == nil && info.Size == f.Size {
+			sum += f.Size
 		}
 	}
-	return enough(c, "/usr", max(need, 0), "for driver "+string(m.Version))
+	return sum
 }
 
 // Verify checks the files and then, unless how is "files", that nvidia-smi in
