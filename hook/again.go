@@ -1,10 +1,13 @@
 package hook
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 )
 
 // Again is what today's program makes of the facts of a kept trace.
@@ -100,4 +103,14 @@ func fieldsOf(p Plan) map[string]string {
 		fields[name] = fmt.Sprint(v)
 	}
 	return fields
+}
+
+// Chained names the hookscript that runs after this program's own work on a
+// container, or "".
+func Chained(c *config.Config, vmid int) string { return chained(c, vmid) }
+
+// RunChained calls that hookscript as Proxmox would, and returns its exit
+// status. It needs of o Host and Log.
+func RunChained(ctx context.Context, volume string, e Event, o Options) int {
+	return runChained(ctx, o.Host, volume, e, o.Log)
 }

@@ -1,15 +1,193 @@
 package cli
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
+// defaultJobs is how many containers are worked on at once: an installation
+// loads one core and the disk, and the node has other work to do.
+const defaultJobs = 2
+
 func (a *app) apply() *cobra.Command {
-	return &cobra.Command{
-		Use:   "apply",
+	var all, dryRun, force bool
+	var jobs int
+	c := &cobra.Command{
+		Use:   "apply [VMID...]",
 		Short: "bring running containers into line now",
-		RunE:  func(*cobra.Command, []string) error { return errors.New("not here yet") },
+		Long: `Do now what the next start of a container would do: bring its driver and CUDA
+toolkit into line with the host and the configuration. A container in which all
+is well costs some milliseconds.
+
+Only running containers can be worked on. With --all these are the running ones
+of status in which the driver is wanted; a stopped one that is named is an error,
+its turn comes by itself at its next start.
+
+The last line sums up. The exit status is 1 when one container failed or was
+refused, or is not running.`,
+		Example: `  pve-nvidia-hook apply --all --jobs 4
+  pve-nvidia-hook apply 101 102 --dry-run
+  pve-nvidia-hook apply 101 --force          # also right after a failure`,
+		Args: args(0, -1, "VMIDs"),
+		RunE: func(c *cobra.Command, words []string) error {
+			ids, err := vmids(words)
+			switch {
+			case err != nil:
+				return err
+			case all == (len(ids) > 0):
+				return usage{errors.New("name the containers, or give --all instead")}
+			case jobs < 1 || jobs > 64:
+				return usage{fmt.Errorf("--jobs %d: expected 1 to 64", jobs)}
+			}
+			conf, err := a.load()
+			if err != nil {
+				return err
+			}
+			if all {
+				if ids, err = a.running(c.Context(), conf); err != nil {
+					return err
+				}
+			}
+			slices.Sort(ids)
+			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force})
+		},
 	}
+	f := c.Flags()
+	f.BoolVar(&all, "all", false, "all running containers in which the driver is wanted")
+	f.IntVar(&jobs, "jobs", defaultJobs, "work on `N` containers at once")
+	f.BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
+	f.BoolVar(&force, "force", false, "install again whatever is there, and whatever failed before")
+	return c
+}
+
+// running lists the containers that run and want the driver.
+func (a *app) running(ctx context.Context, conf *config.Config) ([]int, error) {
+	known, err := a.containers(conf)
+	if err != nil {
+		return nil, err
+	}
+	var ids []int
+	for _, s := range a.glance(ctx, conf, known.ours) {
+		if s.Running && (s.Settings.Wanted || s.err != nil) {
+			ids = append(ids, s.vmid)
+		}
+	}
+	return ids, nil
+}
+
+// applyTo runs post-start on containers, some at once.
+func (a *app) applyTo(c *cobra.Command, conf *config.Config, ids []int, jobs int, o hook.Options) error {
+	ctx := c.Context()
+	var p *progress
+	var out io.Writer = os.Stderr
+	if isTerminal(os.Stderr) && len(ids) > 1 && a.logFormat != "json" {
+		p = newProgress(os.Stderr, len(ids))
+		defer p.end()
+		out = p
+	}
+	log, err := say.New(out, a.logFormat, a.logLevel)
+	if err != nil {
+		return usage{err}
+	}
+	o.Config, o.Host = conf, a.host
+	o.Terminal = len(ids) == 1 && isTerminal(os.Stderr) // bars of several would write over each other
+	traces := make([]hook.Trace, len(ids))
+	each(len(ids), jobs, func(i int) {
+		p.begin(ids[i])
+		defer p.done(ids[i])
+		mine := o
+		mine.Log = log.For(ids[i])
+		var err error
+		traces[i], err = applyOne(ctx, ids[i], mine)
+		if err != nil {
+			mine.Log.Fail(err)
+		}
+	})
+	p.end()
+	if o.DryRun {
+		for _, t := range traces {
+			if t.Result == hook.Skipped {
+				printPlan(c.OutOrStdout(), t)
+			}
+		}
+	}
+	fmt.Fprintln(c.OutOrStdout(), summary(traces, o.DryRun))
+	if slices.ContainsFunc(traces, bad) {
+		return errSaid
+	}
+	return nil
+}
+
+func applyOne(ctx context.Context, vmid int, o hook.Options) (hook.Trace, error) {
+	notDone := hook.Trace{VMID: vmid, Result: hook.Refused}
+	if err := ctx.Err(); err != nil {
+		return notDone, errors.New("not begun, apply was interrupted")
+	}
+	s, err := o.Config.For(vmid)
+	if err != nil {
+		return notDone, err
+	}
+	// Asked here because a start would wait for the container's init process.
+	running, err := lxc.Open(ctx, s.Paths.LXC, vmid)
+	switch {
+	case errors.Is(err, lxc.ErrNotRunning):
+		return notDone, hint.Errorf("nothing needs doing, or start it now: pct start "+fmt.Sprint(vmid), "the container is not running; its turn comes at its next start")
+	case err != nil:
+		return notDone, err
+	}
+	running.Close()
+	return hook.PostStart(ctx, hook.Event{VMID: vmid, Phase: hook.PhasePostStart}, o)
+}
+
+func bad(t hook.Trace) bool { return t.Result == hook.Failed || t.Result == hook.Refused }
+
+// summary is such as "5 containers: 3 in place, 1 installed, 1 failed (104)".
+func summary(traces []hook.Trace, dryRun bool) string {
+	const inPlace, toDo = "in place", "to be done"
+	count := map[string]int{}
+	who := map[string][]string{}
+	for _, t := range traces {
+		word := string(t.Result)
+		switch {
+		case t.Result == hook.Skipped && dryRun && len(t.Plan.Steps) > 0:
+			word = toDo
+		case t.Result == hook.Skipped:
+			word = inPlace
+		case bad(t):
+			who[word] = append(who[word], fmt.Sprint(t.VMID))
+		}
+		count[word]++
+	}
+	text := fmt.Sprintf("%d containers", len(traces))
+	if len(traces) == 1 {
+		text = "1 container"
+	}
+	var parts []string
+	for _, word := range []string{inPlace, toDo, string(hook.Installed), string(hook.Background), string(hook.Refused), string(hook.Failed)} {
+		if count[word] == 0 {
+			continue
+		}
+		part := fmt.Sprintf("%d %s", count[word], word)
+		if len(who[word]) > 0 {
+			part += " (" + strings.Join(who[word], ", ") + ")"
+		}
+		parts = append(parts, part)
+	}
+	if len(parts) == 0 {
+		return text + ": nothing to do"
+	}
+	return text + ": " + strings.Join(parts, ", ")
 }

@@ -1,15 +1,300 @@
 package cli
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
 func (a *app) cache() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "cache",
 		Short: "list, fetch, add, verify and prune run files",
-		RunE:  func(*cobra.Command, []string) error { return errors.New("not here yet") },
+		Long: `Look after the folder of run files that all containers share (cache.dir). The
+hook fills it by itself; these commands are for filling it ahead of time, for
+nodes without Internet, and for tidying up.`,
+		Args: known,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
+	c.AddCommand(a.cacheList(), a.cacheFetch(), a.cacheAdd(), a.cacheVerify(), a.cachePrune())
+	return c
+}
+
+// openCache returns the cache that the configuration names, with the settings
+// of the node.
+func (a *app) openCache(holder string) (*cache.Cache, config.Settings, *config.Config, error) {
+	conf, err := a.load()
+	if err != nil {
+		return nil, config.Settings{}, nil, err
+	}
+	s, err := conf.For(0)
+	if err != nil {
+		return nil, s, nil, err
+	}
+	c := &cache.Cache{Dir: s.Cache.Dir, LockTimeout: s.Cache.LockTimeout, Log: a.log, Holder: holder}
+	if isTerminal(os.Stderr) {
+		c.Bar = os.Stderr
+	}
+	if c.Proxy, err = pve.HTTPProxy(a.host.Root); err != nil {
+		a.log.Warnf("%v", err)
+	}
+	return c, s, conf, nil
+}
+
+func (a *app) cacheList() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "list run files: size, how verified, last used",
+		Long: `List the run files of the cache, the newest version first. STATE is ready
+(verified, and unchanged since), unverified (put there by hand, verified when it is
+first used), changed (verified again before it is used), damaged, or partial (a
+download that was broken off or is under way). UNPACKED is the size of the tree
+that containers install from, "-" when there is none yet.`,
+		Example: "  pve-nvidia-hook cache list --json",
+		Args:    args(0, 0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			store, _, _, err := a.openCache("")
+			if err != nil {
+				return err
+			}
+			items, err := store.List()
+			if err != nil {
+				return err
+			}
+			return printItems(c.OutOrStdout(), items, asJSON)
+		},
+	}
+	jsonFlag(c, &asJSON)
+	return c
+}
+
+func (a *app) cacheFetch() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "fetch VERSION",
+		Short: "fetch, verify and unpack a run file ahead of time",
+		Long: `Fetch the run file of a driver version from the configured URLs into the cache,
+verify and unpack it, so that the next installation finds it there. VERSION "host"
+is that of the loaded kernel module. A file that is there already is not fetched
+again.`,
+		Example: "  pve-nvidia-hook cache fetch 580.76.05\n  pve-nvidia-hook cache fetch host",
+		Args:    args(1, 1, "a driver version"),
+		RunE: func(c *cobra.Command, words []string) error {
+			v, err := a.versionArg(words[0])
+			if err != nil {
+				return err
+			}
+			store, s, _, err := a.openCache("cache fetch")
+			if err != nil {
+				return err
+			}
+			arch, err := host.Arch()
+			if err != nil {
+				return err
+			}
+			want := cache.Want{Version: v, Arch: arch, URLs: s.Driver.URLs, RequireChecksum: s.Driver.RequireChecksum, Tree: true}
+			if s.Driver.Version == "host" || s.Driver.Version == string(v) {
+				want.SHA256 = s.Driver.SHA256 // it is pinned for that version
+			}
+			entry, err := store.Get(c.Context(), want)
+			if err != nil {
+				return err
+			}
+			defer entry.Release()
+			if asJSON {
+				item, err := find(store, v, arch)
+				if err != nil {
+					return err
+				}
+				return say.JSON(c.OutOrStdout(), item)
+			}
+			did := "is there already"
+			if entry.Fetched {
+				did = "was fetched"
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s %s: %s, verified by %s\n", entry.RunFile, did, say.Bytes(entry.Meta.Size), entry.Meta.Verified)
+			return nil
+		},
+	}
+	jsonFlag(c, &asJSON)
+	return c
+}
+
+// versionArg reads a version, "host" being the loaded module's.
+func (a *app) versionArg(word string) (version.Driver, error) {
+	if word != "host" {
+		v, err := version.Parse(say.Clean(word, 40))
+		if err != nil {
+			return "", usage{err}
+		}
+		return v, nil
+	}
+	v, err := a.host.Module()
+	if err == nil && v == "" {
+		err = errors.New("no NVIDIA kernel module is loaded on this host; name the version")
+	}
+	return v, err
+}
+
+// find returns the cache's item of a version.
+func find(c *cache.Cache, v version.Driver, arch string) (cache.Item, error) {
+	items, err := c.List()
+	if err != nil {
+		return cache.Item{}, err
+	}
+	at := slices.IndexFunc(items, func(it cache.Item) bool { return it.Version == v && it.Arch == arch })
+	if at < 0 {
+		return cache.Item{}, fmt.Errorf("%s is not in the cache %s", cache.FileName(v, arch), c.Dir)
+	}
+	items[at].InUse = false // only by this command
+	return items[at], nil
+}
+
+func (a *app) cacheAdd() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "add FILE",
+		Short: "verify a run file and put a copy into the cache",
+		Long: `Verify a run file from elsewhere and put a copy into the cache. Its version and
+architecture are read from its header. Its checksum is the pinned one, else that in
+FILE.sha256sum if that is there; without one the checksum in the file's own header
+tells whether it is complete, not where it comes from.`,
+		Example: "  pve-nvidia-hook cache add /root/NVIDIA-Linux-x86_64-580.76.05.run",
+		Args:    args(1, 1, "a file"),
+		RunE: func(c *cobra.Command, words []string) error {
+			store, s, _, err := a.openCache("cache add")
+			if err != nil {
+				return err
+			}
+			item, err := store.Add(c.Context(), words[0], cache.Want{RequireChecksum: s.Driver.RequireChecksum, Tree: true})
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return say.JSON(c.OutOrStdout(), item)
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s: %s, verified by %s\n", item.Path, say.Bytes(item.Size), item.Verified)
+			return nil
+		},
+	}
+	jsonFlag(c, &asJSON)
+	return c
+}
+
+func (a *app) cacheVerify() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "verify [VERSION...]",
+		Short: "read run files again and compare their checksums",
+		Long: `Read all run files of the cache, or those of the versions named, from the first
+byte to the last and compare their checksums; look whether their trees are
+complete. A damaged file is marked and not used again as it is. The exit status is
+1 when one is not in order.`,
+		Example: "  pve-nvidia-hook cache verify",
+		Args:    args(0, -1, "driver versions"),
+		RunE: func(c *cobra.Command, words []string) error {
+			var versions []version.Driver
+			for _, w := range words {
+				v, err := a.versionArg(w)
+				if err != nil {
+					return err
+				}
+				versions = append(versions, v)
+			}
+			store, _, _, err := a.openCache("cache verify")
+			if err != nil {
+				return err
+			}
+			items, failed, err := a.verifyItems(c.Context(), store, versions)
+			if err != nil {
+				return err
+			}
+			if err := printItems(c.OutOrStdout(), items, asJSON); err != nil {
+				return err
+			}
+			if failed {
+				return errSaid
+			}
+			return nil
+		},
+	}
+	jsonFlag(c, &asJSON)
+	return c
+}
+
+func (a *app) verifyItems(ctx context.Context, store *cache.Cache, versions []version.Driver) (checked []cache.Item, failed bool, err error) {
+	items, err := store.List()
+	if err != nil {
+		return nil, false, err
+	}
+	for _, v := range versions {
+		if !slices.ContainsFunc(items, func(it cache.Item) bool { return it.Version == v }) {
+			return nil, false, fmt.Errorf("driver %s is not in the cache %s", v, store.Dir)
+		}
+	}
+	for _, it := range items {
+		if len(versions) > 0 && !slices.Contains(versions, it.Version) {
+			continue
+		}
+		if it.State != cache.Partial {
+			after, err := store.Verify(ctx, it.Version, it.Arch)
+			if err != nil {
+				a.log.Fail(err)
+				failed = true
+			}
+			if after.Path != "" {
+				it = after
+			}
+		}
+		checked = append(checked, it)
+	}
+	return checked, failed, nil
+}
+
+func printItems(out io.Writer, items []cache.Item, asJSON bool) error {
+	if asJSON {
+		if items == nil {
+			items = []cache.Item{}
+		}
+		return say.JSON(out, items)
+	}
+	if len(items) == 0 {
+		fmt.Fprintln(out, "the cache is empty")
+		return nil
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "VERSION\tARCH\tSTATE\tSIZE\tUNPACKED\tVERIFIED\tLAST USED\tIN USE")
+	for _, it := range items {
+		unpacked, used, busy := "-", "-", "no"
+		if it.TreeSize > 0 {
+			unpacked = say.Bytes(it.TreeSize)
+		}
+		if !it.LastUsed.IsZero() {
+			used = it.LastUsed.Local().Format(time.DateTime)[:16]
+		}
+		if it.InUse {
+			busy = "yes"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", it.Version, it.Arch, it.State, say.Bytes(it.Size), unpacked, dash(it.Verified), used, busy)
+	}
+	return w.Flush()
+}
+
+func jsonFlag(c *cobra.Command, asJSON *bool) {
+	c.Flags().BoolVar(asJSON, "json", false, "print JSON")
 }

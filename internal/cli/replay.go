@@ -1,22 +1,54 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 func (a *app) replay() *cobra.Command {
 	var dryRun, force bool
+	var trace string
 	c := &cobra.Command{
 		Use:   "replay VMID PHASE",
-		Short: "run a phase by hand, with debug output",
-		Args:  args(2, 2, "a VMID and a phase"),
+		Short: "run a phase by hand, or decide again from a kept trace",
+		Long: `Run a phase of a container as Proxmox VE does, with debug output. The phases
+are pre-start, post-start, pre-stop and post-stop; all but post-start do nothing
+of their own. A chained hookscript is run too.
+
+With --trace FILE and no other arguments: decide again from the trace of an
+earlier run, and say whether today's program would do the same. Settings and
+facts are those in the trace, so this works on any machine, without LXC and
+Proxmox VE, and changes nothing. FILE "-" is standard input. The last 20 traces
+of each container are kept below the state folder, in runs/VMID; they hold no
+credentials.
+
+The exit status is 0 when the phase went well or today's decision is the same,
+1 when it failed, was refused or is another.`,
+		Example: `  pve-nvidia-hook replay 101 post-start --dry-run
+  pve-nvidia-hook replay 101 post-start --force
+  pve-nvidia-hook replay --trace /var/lib/pve-nvidia-hook/runs/101/20260301T101502.123456Z.json`,
+		Args: func(_ *cobra.Command, words []string) error {
+			if trace != "" {
+				return args(0, 0, "no VMID and phase beside --trace")(nil, words)
+			}
+			return args(2, 2, "a VMID and a phase, or --trace FILE")(nil, words)
+		},
 		RunE: func(c *cobra.Command, words []string) error {
+			if trace != "" {
+				if dryRun || force {
+					return usage{errors.New("--trace stands alone: it changes nothing and decides as the run did")}
+				}
+				return decideAgain(c.OutOrStdout(), c.InOrStdin(), trace)
+			}
 			e, err := hook.ParseEvent(words)
 			if err != nil {
 				return usage{err}
@@ -27,43 +59,112 @@ func (a *app) replay() *cobra.Command {
 					return err
 				}
 			}
-			log := a.log.For(e.VMID)
-			if e.Phase != hook.PhasePostStart {
-				log.Infof("%s: nothing to do", e.Phase)
-				return nil
-			}
-			conf, err := a.load()
-			if err != nil {
-				return err
-			}
-			t, err := hook.PostStart(c.Context(), e, hook.Options{
-				Config: conf, Host: a.host, Log: log, DryRun: dryRun, Force: force, Terminal: isTerminal(os.Stderr),
-			})
-			if err != nil {
-				log.Fail(err)
-				return errSaid
-			}
-			if dryRun {
-				printPlan(c, t)
-			}
-			return nil
+			return a.replayEvent(c.Context(), c.OutOrStdout(), e, hook.Options{DryRun: dryRun, Force: force})
 		},
 	}
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "print the plan, change nothing")
-	c.Flags().BoolVar(&force, "force", false, "install again whatever is there, and whatever failed before")
+	f := c.Flags()
+	f.BoolVar(&dryRun, "dry-run", false, "print the plan in words, change nothing")
+	f.BoolVar(&force, "force", false, "install again whatever is there, and whatever failed before")
+	f.StringVar(&trace, "trace", "", "decide again from the trace in `FILE`")
 	return c
 }
 
-func printPlan(c *cobra.Command, t hook.Trace) {
-	out := c.OutOrStdout()
-	fmt.Fprintf(out, "container %d: %s\n", t.VMID, t.Plan.Why)
-	if len(t.Plan.Steps) == 0 {
-		fmt.Fprintln(out, "nothing would be done")
-		return
+func (a *app) replayEvent(ctx context.Context, out io.Writer, e hook.Event, o hook.Options) error {
+	log := a.log.For(e.VMID)
+	conf, err := a.load()
+	if err != nil {
+		return err
 	}
-	var words []string
-	for _, s := range t.Plan.Steps {
-		words = append(words, string(s))
+	o.Config, o.Host, o.Log, o.Terminal = conf, a.host, log, isTerminal(os.Stderr)
+	failed := false
+	if e.Phase != hook.PhasePostStart {
+		log.Infof("%s: this program has nothing to do", e.Phase)
+	} else {
+		t, err := hook.PostStart(ctx, e, o)
+		if err != nil {
+			if t.Plan.Held {
+				err = hint.Wrap(err, "to try again at once, add --force")
+			}
+			log.Fail(err)
+			failed = true
+		} else if o.DryRun {
+			printPlan(out, t)
+		}
 	}
-	fmt.Fprintf(out, "would do for driver %s: %s\n", t.Plan.Wanted, strings.Join(words, ", "))
+	switch other := hook.Chained(conf, e.VMID); {
+	case other == "":
+	case o.DryRun:
+		fmt.Fprintf(out, "then the chained hookscript %s would be run\n", say.Clean(other, 200))
+	default:
+		log.Infof("running the chained hookscript %s", other)
+		if status := hook.RunChained(ctx, other, e, o); status != 0 {
+			log.Errorf("the chained hookscript %s ended with exit status %d", other, status)
+			failed = true
+		}
+	}
+	if failed {
+		return errSaid
+	}
+	return nil
+}
+
+// decideAgain prints what a run decided and what today's program would.
+func decideAgain(out io.Writer, in io.Reader, file string) error {
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return fmt.Errorf("read the trace: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	t, err := hook.ReadTrace(in)
+	if err != nil {
+		return err
+	}
+	if t.VMID == 0 || t.Phase == "" {
+		return hint.Errorf("traces lie below the state folder, in runs/VMID", "%s is no trace of this program", say.Clean(file, 200))
+	}
+	fmt.Fprintf(out, "container %d, %s at %s, by program %s: %s\n", t.VMID, say.Clean(string(t.Phase), 40),
+		t.At.Format("2006-01-02 15:04:05 -0700"), say.Clean(t.Program, 40), say.Clean(string(t.Result), 40))
+	again := t.Again()
+	sayPlan(out, "then", t, t.Plan)
+	for _, o := range t.Steps {
+		if o.Error != "" {
+			fmt.Fprintf(out, "      %s failed: %s\n", say.Clean(string(o.Step), 40), say.Clean(o.Error, 1000))
+		}
+	}
+	if again.Undecided != "" {
+		fmt.Fprintf(out, "now:  nothing to decide, %s\n", say.Clean(again.Undecided, 1000))
+		return nil
+	}
+	sayPlan(out, "now", t, again.Plan)
+	for _, c := range again.Changes {
+		fmt.Fprintf(out, "%s: %s -> %s\n", say.Clean(c.Field, 40), say.Clean(dash(c.Then), 500), say.Clean(dash(c.Now), 500))
+	}
+	switch {
+	case again.Otherwise:
+		fmt.Fprintln(out, "today's program would decide otherwise")
+		return errSaid
+	case len(again.Changes) > 0:
+		fmt.Fprintln(out, "same decision, in other words")
+	default:
+		fmt.Fprintln(out, "same decision")
+	}
+	return nil
+}
+
+func sayPlan(out io.Writer, when string, t hook.Trace, p hook.Plan) {
+	why := say.Clean(dash(p.Why), 1000)
+	switch {
+	case p.Refused:
+		fmt.Fprintf(out, "%-5s refused, %s\n", when+":", why)
+	case len(p.Steps) == 0:
+		fmt.Fprintf(out, "%-5s nothing to do, %s\n", when+":", why)
+	default:
+		fmt.Fprintf(out, "%-5s %s\n", when+":", why)
+		for i, w := range inWords(t, p) {
+			fmt.Fprintf(out, "      %d. %s\n", i+1, say.Clean(w, 500))
+		}
+	}
 }

@@ -1,15 +1,157 @@
 package cli
 
 import (
-	"errors"
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
+// statusRow is one container in the output of status.
+type statusRow struct {
+	VMID      int            `json:"vmid"`
+	Name      string         `json:"name"`
+	Running   bool           `json:"running"`
+	Wanted    version.Driver `json:"wanted"`
+	Installed version.Driver `json:"installed"`
+	Toolkit   string         `json:"toolkit"`
+	OK        bool           `json:"ok"`
+	Reason    string         `json:"reason"`
+	LastRun   *lastRun       `json:"last_run"` // null: none is kept
+}
+
+type lastRun struct {
+	At      time.Time   `json:"at"`
+	Phase   hook.Phase  `json:"phase"`
+	Result  hook.Result `json:"result"`
+	Seconds float64     `json:"seconds"`
+}
+
 func (a *app) status() *cobra.Command {
-	return &cobra.Command{
-		Use:   "status",
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "status [VMID...]",
 		Short: "print wanted and installed version of every container",
-		RunE:  func(*cobra.Command, []string) error { return errors.New("not here yet") },
+		Long: `Print a line for each container of this node that this program has to do
+with: those whose hookscript it is, those that a configuration wants the driver
+in, and those that it worked on before; or for the containers named.
+
+What a running container has is read from its record and compared with its
+files. Versions in parentheses are those that the last run left in a container
+that is stopped now. A line that begins with "!" is a problem, its reason stands
+at the end. The exit status is 0 also then: see doctor for a check.
+
+Nothing is changed, and no process is started in a container.`,
+		Example: `  pve-nvidia-hook status
+  pve-nvidia-hook status --json | jq '.[] | select(.ok | not) | .vmid'`,
+		Args: args(0, -1, "VMIDs"),
+		RunE: func(c *cobra.Command, words []string) error {
+			ids, err := vmids(words)
+			if err != nil {
+				return err
+			}
+			conf, err := a.load()
+			if err != nil {
+				return err
+			}
+			rows, err := a.statusRows(c.Context(), conf, ids)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return say.JSON(c.OutOrStdout(), rows)
+			}
+			if len(rows) == 0 {
+				a.log.Info("no container here has to do with this program; begin with: pve-nvidia-hook enable VMID")
+				return nil
+			}
+			width, colour := screen(os.Stdout)
+			return printStatus(c.OutOrStdout(), rows, time.Now(), width, colour)
+		},
 	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON: a list of objects, one for each container")
+	return c
+}
+
+// statusRows looks at the containers named, or at all that are ours.
+func (a *app) statusRows(ctx context.Context, conf *config.Config, ids []int) ([]statusRow, error) {
+	known, err := a.containers(conf)
+	if err != nil {
+		return nil, err
+	}
+	if len(ids) == 0 {
+		ids = known.ours
+	}
+	rows := make([]statusRow, 0, len(ids))
+	for _, s := range a.glance(ctx, conf, ids) {
+		rows = append(rows, row(s, known))
+	}
+	return rows, nil
+}
+
+// row says how a container stands.
+func row(s state, known *containers) statusRow {
+	r := statusRow{
+		VMID: s.vmid, Name: say.Clean(known.name(s.vmid, s.Settings), 64), Running: s.Running,
+		Wanted: s.Wanted, Installed: s.Has.Driver, Toolkit: say.Clean(s.Has.Toolkit, 20),
+	}
+	if s.Last != nil {
+		r.LastRun = &lastRun{s.Last.At.Truncate(time.Second), s.Last.Phase, s.Last.Result, s.Last.Seconds}
+	}
+	r.OK, r.Reason = judge(s, known)
+	r.Reason = say.Clean(r.Reason, 1000)
+	return r
+}
+
+// judge says whether all is as wanted, and if not, or if something has to be
+// known, why.
+func judge(s state, known *containers) (ok bool, reason string) {
+	last := hook.Trace{}
+	if s.Last != nil {
+		last = *s.Last
+	}
+	ended := last.Result == hook.Failed || last.Result == hook.Refused
+	switch {
+	case s.err != nil:
+		return false, s.err.Error()
+	case !known.there(s.vmid) && !s.Running:
+		// A configuration may name one that is still to be made.
+		return slices.Contains(known.ours, s.vmid), "there is no such container on this node"
+	case !s.Settings.Wanted && s.Has.Driver != "":
+		return true, s.Plan.Why + "; the driver in it is not looked after"
+	case !s.Settings.Wanted:
+		return true, s.Plan.Why
+	case s.Busy != "":
+		return true, "a run works on it: " + s.Busy
+	case s.Plan.Refused:
+		return false, s.Plan.Why
+	case s.Running && s.Plan.Needed() && ended:
+		return false, fmt.Sprintf("%s; the last run %s: %s", s.Plan.Why, was(last.Result), last.Reason)
+	case s.Running && s.Plan.Needed():
+		return false, s.Plan.Why
+	case s.Running:
+		return true, ""
+	case ended:
+		return false, fmt.Sprintf("the last run %s: %s", was(last.Result), last.Reason)
+	case s.Has.Driver == "":
+		return true, "the next start installs " + string(s.Wanted)
+	case s.Has.Driver != s.Wanted:
+		return true, fmt.Sprintf("the next start replaces %s by %s", s.Has.Driver, s.Wanted)
+	}
+	return true, ""
+}
+
+func was(r hook.Result) string {
+	if r == hook.Refused {
+		return "was refused"
+	}
+	return string(r)
 }

@@ -1,15 +1,58 @@
 package cli
 
 import (
-	"errors"
+	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 )
 
 func (a *app) uninstall() *cobra.Command {
-	return &cobra.Command{
-		Use:   "uninstall",
-		Short: "remove the driver from a container",
-		RunE:  func(*cobra.Command, []string) error { return errors.New("not here yet") },
+	var dryRun, force bool
+	c := &cobra.Command{
+		Use:   "uninstall VMID",
+		Short: "remove driver and CUDA toolkit from a running container",
+		Long: `Remove from a running container what this program has put there: the CUDA
+packages that it installed, the driver's user space, and the record. The driver's
+own uninstaller does it, also for a driver that a run file installed by hand; it
+never touches kernel modules. Afterwards it is checked that nothing is left.
+
+The next start installs the driver again, unless nobody wants it any more: then
+run disable as well, or set enabled = false for the container.`,
+		Example: `  pve-nvidia-hook uninstall 101 --dry-run
+  pve-nvidia-hook disable 101 && pve-nvidia-hook uninstall 101`,
+		Args: args(1, 1, "a VMID"),
+		RunE: func(c *cobra.Command, words []string) error {
+			ids, err := vmids(words)
+			if err != nil {
+				return err
+			}
+			conf, err := a.load()
+			if err != nil {
+				return err
+			}
+			vmid := ids[0]
+			log := a.log.For(vmid)
+			t, err := hook.Uninstall(c.Context(), vmid, hook.Options{
+				Config: conf, Host: a.host, Log: log, DryRun: dryRun, Force: force, Terminal: isTerminal(os.Stderr),
+			})
+			if err != nil {
+				log.Fail(err)
+				return errSaid
+			}
+			if dryRun {
+				printPlan(c.OutOrStdout(), t)
+				return nil
+			}
+			if t.Settings.Wanted && a.follows(vmid, t.Settings.Paths.State) {
+				fmt.Fprintf(c.OutOrStdout(), "the next start of %d installs it again; to keep it away: pve-nvidia-hook disable %d, or enabled = false below [containers.%d] in the configuration\n", vmid, vmid, vmid)
+			}
+			return nil
+		},
 	}
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
+	c.Flags().BoolVar(&force, "force", false, "also where distribution packages of the driver are installed")
+	return c
 }

@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+func (a *app) cachePrune() *cobra.Command {
+	var asJSON, dryRun bool
+	var keep int
+	c := &cobra.Command{
+		Use:   "prune",
+		Short: "remove run files that nobody needs any more",
+		Long: `Remove all run files and their trees but those used last (cache.keep), those
+whose version a container's settings or the loaded kernel module want, and those in
+use by a run. Partial downloads that nobody works on go too.
+
+On a cache that several nodes share the versions that another node's module wants
+are not known here: give a higher --keep there.`,
+		Example: "  pve-nvidia-hook cache prune --dry-run\n  pve-nvidia-hook cache prune --keep 1",
+		Args:    args(0, 0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			store, s, conf, err := a.openCache("cache prune")
+			if err != nil {
+				return err
+			}
+			if !c.Flags().Changed("keep") {
+				keep = s.Cache.Keep
+			}
+			if keep < 0 {
+				return usage{fmt.Errorf("--keep %d: expected 0 or more", keep)}
+			}
+			wanted, err := a.wanted(conf)
+			if err != nil {
+				return err
+			}
+			prune := store.Prune
+			if dryRun {
+				prune = func(_ context.Context, keep int, wanted func(version.Driver) bool) ([]cache.Item, error) {
+					items, err := store.List()
+					return prunable(items, keep, wanted), err
+				}
+			}
+			items, err := prune(c.Context(), keep, func(v version.Driver) bool { return wanted[v] })
+			return errors.Join(printPruned(c.OutOrStdout(), items, asJSON, dryRun), err)
+		},
+	}
+	c.Flags().IntVar(&keep, "keep", 0, "keep `N` versions in place of cache.keep")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be removed, remove nothing")
+	jsonFlag(c, &asJSON)
+	return c
+}
+
+// wanted are the versions that some container may ask for. That of the module
+// counts always; when it cannot be read nothing is pruned, rather than too much.
+func (a *app) wanted(conf *config.Config) (map[version.Driver]bool, error) {
+	module, err := a.host.Module()
+	if err != nil {
+		return nil, err
+	}
+	wanted := map[version.Driver]bool{module: true}
+	for _, vmid := range append([]int{0}, conf.Containers()...) {
+		s, err := conf.For(vmid)
+		if err != nil {
+			return nil, err
+		}
+		if s.Wanted {
+			wanted[version.Driver(s.Driver.Version)] = true
+		}
+	}
+	return wanted, nil
+}
+
+// prunable are the items that cache.Prune would remove.
+func prunable(items []cache.Item, keep int, wanted func(version.Driver) bool) []cache.Item {
+	items = slices.Clone(items)
+	slices.SortStableFunc(items, func(a, b cache.Item) int { return b.LastUsed.Compare(a.LastUsed) })
+	var gone []cache.Item
+	for _, it := range items {
+		if it.State != cache.Partial {
+			if keep--; keep >= 0 || wanted(it.Version) {
+				continue
+			}
+		}
+		if !it.InUse {
+			gone = append(gone, it)
+		}
+	}
+	return gone
+}
+
+func printPruned(out io.Writer, items []cache.Item, asJSON, dryRun bool) error {
+	if asJSON {
+		return printItems(out, items, true)
+	}
+	did, sum := "removed", int64(0)
+	if dryRun {
+		did = "would remove"
+	}
+	for _, it := range items {
+		sum += it.Size + it.TreeSize
+		fmt.Fprintf(out, "%s %s, %s\n", did, it.Path, say.Bytes(it.Size+it.TreeSize))
+	}
+	if len(items) == 0 {
+		fmt.Fprintln(out, "nothing to remove")
+		return nil
+	}
+	fmt.Fprintf(out, "%s %s in all\n", did, say.Bytes(sum))
+	return nil
+}
