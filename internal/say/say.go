@@ -100,16 +100,19 @@ func (lines) Format(e *logrus.Entry) ([]byte, error) {
 }
 
 // Clean returns s on one line, without control characters and other runes that
-// can change what a terminal shows, cut to at most limit bytes.
+// can change what a terminal shows, cut after about limit bytes and then ended
+// by "...".
 func Clean(s string, limit int) string {
 	var b strings.Builder
-	for i, r := range s {
+	for i, size := 0, 0; i < len(s); i += size {
 		if b.Len() >= limit {
 			b.WriteString("...")
 			break
 		}
+		var r rune
+		r, size = utf8.DecodeRuneInString(s[i:])
 		switch {
-		case r == utf8.RuneError && !utf8.ValidString(s[i:min(i+1, len(s))]):
+		case r == utf8.RuneError && size == 1:
 			fmt.Fprintf(&b, `\x%02x`, s[i])
 		case r == '\t':
 			b.WriteByte(' ')

@@ -55,6 +55,7 @@ func TestUnknownNamesAreRefused(t *testing.T) {
 func TestCleanTakesTheHarmOutOfText(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain":              "plain",
+		"\uFFFD is a rune":   "\uFFFD is a rune",
 		"a\tb\r\nc":          "a b  c",
 		"\x1b]0;title\x07":   `\x1b]0;title\a`,
 		"\x1b[2J\x1b[1;31mx": `\x1b[2J\x1b[1;31mx`,
