@@ -163,3 +163,15 @@ func TestDelaysGrowAndEnd(t *testing.T) {
 	r.Succeeded(101)
 	require.Nil(t, r.Failure(101))
 }
+
+func TestAnImpossibleFailureIsForgotten(t *testing.T) {
+	r := Runs{State: filepath.Join(t.TempDir(), "state")}
+	now := time.Now()
+	require.NoError(t, r.Failed(101, now, "same", "why"))
+	for _, text := range []string{`{"count":-5,"inputs":"same"}`, `{"inputs":"same"}`, `{"count":`} {
+		require.NoError(t, os.WriteFile(r.failureFile(101), []byte(text), 0o600))
+		require.Nil(t, r.Failure(101), text)
+		require.NoError(t, r.Failed(101, now, "same", "why"))
+		require.Equal(t, 1, r.Failure(101).Count)
+	}
+}

@@ -138,7 +138,7 @@ func (r Runs) Failure(vmid int) *Failure {
 		return nil
 	}
 	var f Failure
-	if json.Unmarshal(data, &f) != nil {
+	if json.Unmarshal(data, &f) != nil || f.Count < 1 {
 		return nil
 	}
 	return &f
