@@ -4,6 +4,7 @@ package host
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +22,7 @@ import (
 type Host struct{ Root string }
 
 // Path returns where a file of the node is found.
-func (h Host) Path(name string) string { return filepath.Join("/", h.Root, name) }
+func (h Host) Path(name string) string { return filepath.Join(cmp.Or(h.Root, "/"), name) }
 
 // moduleVersion finds the version in line 1 of /proc/driver/nvidia/version, of
 // the proprietary and of the open kernel module alike:

@@ -15,6 +15,13 @@ func put(t *testing.T, root, name, text string) {
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
 }
 
+func TestPathIsBelowTheRoot(t *testing.T) {
+	require.Equal(t, "/proc/version", Host{}.Path("proc/version"))
+	require.Equal(t, "/proc/version", Host{}.Path("/proc/version"))
+	require.Equal(t, "/srv/node2/proc/version", Host{Root: "/srv/node2"}.Path("/proc/version"))
+	require.Equal(t, "node2/proc/version", Host{Root: "node2"}.Path("proc/version"), "a folder of the working folder is no folder of /")
+}
+
 func TestModuleOfEveryForm(t *testing.T) {
 	const gcc = "GCC version:  gcc version 13.3.0 (Ubuntu 13.3.0-6ubuntu2~24.04)\n"
 	for name, c := range map[string]struct{ proc, sys, want, fail string }{
