@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
@@ -33,6 +34,15 @@ func Clear(ctx context.Context, c *lxc.Container) error {
 	// The work may have been cancelled; what it left must go all the same.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
+	if names, err := c.ReadDir(record.Folder, 1000); err == nil {
+		for _, name := range names {
+			// Written beside the record by a run that was killed before it
+			// could give the file its name.
+			if strings.HasPrefix(name, lxc.TempPrefix) {
+				_ = c.Remove(path.Join(record.Folder, name)) // no harm if it stays
+			}
+		}
+	}
 	if _, err := c.Lstat(stage); err != nil {
 		return nil
 	}

@@ -12,6 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// TempPrefix begins the name of the temporary file that WriteFile makes in the
+// folder of its target. One stays behind when this process is killed.
+const TempPrefix = ".pve-nvidia-hook."
+
 // WriteFile puts data at name by a temporary file and a rename, owned by the
 // container's root. The folder must exist.
 func (c *Container) WriteFile(name string, data []byte, mode fs.FileMode) error {
@@ -21,7 +25,7 @@ func (c *Container) WriteFile(name string, data []byte, mode fs.FileMode) error 
 			return err
 		}
 		defer unix.Close(dir)
-		tmp := ".pve-nvidia-hook." + rand.Text()
+		tmp := TempPrefix + rand.Text()
 		f, err := c.create(dir, tmp, mode)
 		if err != nil {
 			return err

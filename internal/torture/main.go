@@ -1,0 +1,157 @@
+// Command torture tries hard to break the hook: it kills it at random moments on
+// real containers, pulls the container away from under it, starts many at once,
+// and runs the tests of everything hostile in their long form. At the end stands
+// a table of cases, tries and failures.
+//
+//	go run ./internal/torture                          everything; some 20 minutes
+//	go run ./internal/torture -only crashes -kills 50  one part
+//	go run ./internal/torture -seed 7                  the same random moments again
+//	go run ./internal/torture -markdown T              the table for the README
+//
+// It needs root and LXC. What it makes is removed at the end, also on Ctrl-C.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+)
+
+type options struct {
+	kills    int
+	only     []string // names of parts; empty: all
+	seed     uint64
+	count    int // how often the Go tests of a part are run
+	markdown string
+}
+
+// part is one of the promises, with what tries to break it.
+type part struct {
+	name string
+	run  func(context.Context, *torture) error
+}
+
+var parts = []part{
+	{"crashes", crashes},
+	{"downloads", goTests("downloads")},
+	{"disks", goTests("disks")},
+	{"life", life},
+	{"hostile", goTests("hostile")},
+	{"crowd", crowd},
+	{"parsers", goTests("parsers")},
+	{"permissions", goTests("permissions")},
+}
+
+// torture is one call of the program.
+type torture struct {
+	options
+	out   io.Writer
+	table table
+}
+
+func main() {
+	o, err := parse(os.Args[1:])
+	if err != nil {
+		if err != flag.ErrHelp {
+			fmt.Fprintln(os.Stderr, "torture: error:", err)
+		}
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	err = run(ctx, o, os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "torture: error:", err)
+		if h := hint.Of(err); h != "" {
+			fmt.Fprintln(os.Stderr, "torture: hint:", h)
+		}
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	var only string
+	f := flag.NewFlagSet("torture", flag.ContinueOnError)
+	f.IntVar(&o.kills, "kills", 300, "how many `times` the hook is killed")
+	f.StringVar(&only, "only", "", "`parts` to run, of: "+strings.Join(names(), ", "))
+	f.Uint64Var(&o.seed, "seed", 0, "of the random moments (default: by the clock)")
+	f.IntVar(&o.count, "count", 1, "how `often` the Go tests of a part are run")
+	f.StringVar(&o.markdown, "markdown", "", "`file` that the table is written to as well")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	if o.seed == 0 {
+		o.seed = uint64(time.Now().UnixNano())
+	}
+	if only != "" {
+		o.only = strings.Split(only, ",")
+	}
+	for _, name := range o.only {
+		if !strings.Contains(" "+strings.Join(names(), " ")+" ", " "+name+" ") {
+			return o, fmt.Errorf("there is no part %q, only %s", name, strings.Join(names(), ", "))
+		}
+	}
+	return o, nil
+}
+
+func names() []string {
+	var all []string
+	for _, p := range parts {
+		all = append(all, p.name)
+	}
+	return all
+}
+
+func run(ctx context.Context, o options, out io.Writer) error {
+	t := &torture{options: o, out: out}
+	t.say("seed %d", o.seed)
+	for _, p := range parts {
+		if len(o.only) > 0 && !contains(o.only, p.name) {
+			continue
+		}
+		began := time.Now()
+		t.say("%s", p.name)
+		if err := p.run(ctx, t); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		t.say("%s took %v", p.name, time.Since(began).Round(time.Second))
+	}
+	fmt.Fprintln(out)
+	t.table.text(out)
+	if o.markdown != "" {
+		var b strings.Builder
+		t.table.markdown(&b)
+		if err := os.WriteFile(o.markdown, []byte(b.String()), 0o644); err != nil {
+			return err
+		}
+	}
+	if n := t.table.failures(); n > 0 {
+		return fmt.Errorf("%d failures (seed %d)", n, o.seed)
+	}
+	return nil
+}
+
+func contains(list []string, s string) bool {
+	for _, one := range list {
+		if one == s {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *torture) say(format string, args ...any) {
+	fmt.Fprintf(t.out, "torture: "+format+"\n", args...)
+}
