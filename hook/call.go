@@ -31,6 +31,7 @@ func Call(ctx context.Context, args []string) int {
 		log.Error(err)
 		return 2
 	}
+	log.ToJournal()
 	log = log.For(e.VMID)
 	h := host.Host{Root: os.Getenv(EnvHostRoot)}
 	c, err := LoadConfig(os.Getenv(EnvConfig))
