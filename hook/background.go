@@ -39,30 +39,30 @@ func (r *run) goesOn(ctx context.Context) bool {
 	return u.works(ctx)
 }
 
-// split parts the steps of the plan into those that this process does and those
-// that its unit does.
-func (r *run) split() (here, unit []Step) {
-	steps := r.trace.Plan.Steps
-	if !r.detaches() {
-		return steps, nil
+// split parts the steps of a plan into those that the hook does itself and
+// those that its unit does, as install.background says.
+func split(steps []Step, background string) (here, unit []Step) {
+	switch background {
+	case "always":
+		return nil, steps
+	case "auto":
+		// Minutes of downloads; the driver takes seconds.
+		if at := slices.Index(steps, StepToolkit); at >= 0 {
+			return steps[:at], steps[at:]
+		}
 	}
-	at := slices.Index(steps, StepToolkit) // minutes of downloads; the driver takes seconds
-	if r.settings.Install.Background == "always" {
-		at = 0
-	}
-	if at < 0 {
-		return steps, nil
-	}
-	return steps[:at], steps[at:]
+	return steps, nil
 }
 
 // carryOut does the plan, or its first part, and hands the rest to a unit.
 func (r *run) carryOut(ctx context.Context) error {
-	if wants := r.settings.Install.Background; r.Detach && !haveSystemd() &&
-		(wants == "always" || wants == "auto" && slices.Contains(r.trace.Plan.Steps, StepToolkit)) {
-		r.Log.Infof("no systemd runs here, so nothing is left to the background")
+	here, rest := split(r.trace.Plan.Steps, r.settings.Install.Background)
+	if len(rest) > 0 && !r.detaches() {
+		if r.Detach {
+			r.Log.Infof("no systemd runs here, so the work is done in the foreground")
+		}
+		here, rest = r.trace.Plan.Steps, nil
 	}
-	here, rest := r.split()
 	if len(here) > 0 {
 		if err := r.whileItRuns(ctx, here); err != nil {
 			return err

@@ -2,7 +2,6 @@ package debtest
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -34,6 +33,9 @@ func TestPackageOnDebian(t *testing.T) {
 				{"InstallingTwiceChangesNothing", installTwice},
 				{"GuestStartsWithTheHook", guestStarts},
 				{"ConfinedServiceInstallsInAGuest", confined},
+				{"LongWorkGoesOnInAUnit", background},
+				{"UnitEndsWithItsContainer", unitEnds},
+				{"ToolkitIsLeftToTheUnit", toolkitInUnit},
 				{"UpgradeKeepsWhatTheAdministratorChanged", upgrade},
 				{"RemovalKeepsTheSnippetThatGuestsName", removeWhileNamed},
 				{"PurgeKeepsTheSnippetThatGuestsName", purgeWhileNamed},
@@ -119,16 +121,10 @@ func guestStarts(n *node) {
 // node's own programs must be out of reach.
 func confined(n *node) {
 	n.run("pct start 101")
-	n.run("mount -t tmpfs -o mode=0755 cache /var/cache/pve-nvidia-hook") // an overlay cannot be id-mapped
-	n.give("/root/host/proc/driver/nvidia/version", []byte("NVRM version: NVIDIA UNIX x86_64 Kernel Module  "+driver+"  Tue Apr  8 12:41:17 UTC 2025\n"), 0o644)
-	n.run("mkdir /root/host/etc /root/host/dev && cp -a /etc/pve /root/host/etc/ && touch /root/host/dev/nvidia0 /root/host/dev/nvidiactl")
-	n.give("/root/config.toml", []byte("[install]\ndeliver = \"mount\"\n[containers.101]\nenabled = true\n"), 0o644)
-	run := sample(n.t)
-	n.give("/root/"+filepath.Base(run), read(n.t, run), 0o644)
-	n.run("mv /root/*.run /var/cache/pve-nvidia-hook/")
+	done := n.withDriver("[install]\ndeliver = \"mount\"\n")
+	defer done()
 	n.give("/etc/systemd/system/pve-nvidia-hook-apply.service.d/test.conf", []byte(strings.Join([]string{"[Service]",
-		"Environment=PVE_NVIDIA_HOOK_HOST_ROOT=/root/host PVE_NVIDIA_HOOK_CONFIG=/root/config.toml",
-		"ExecStart=", "ExecStart=/usr/bin/pve-nvidia-hook replay 101 post-start",
+		"Environment=" + hostEnv,
 		"ExecStart=/bin/sh -c '! touch /usr/bin/of-the-node'",
 		"ExecStart=/bin/sh -c 'lxc-attach -n 101 -- chmod 4755 /usr/bin/nvidia-smi'", ""}, "\n")), 0o644)
 	out, err := n.try("systemctl daemon-reload && systemctl start pve-nvidia-hook-apply.service; rc=$?;" +
@@ -136,8 +132,7 @@ func confined(n *node) {
 	require.NoError(n.t, err, out)
 	require.Contains(n.t, out, "delivered by mount")
 	require.Contains(n.t, n.run("lxc-attach -n 101 -- nvidia-smi"), driver)
-	n.run("pct stop 101 && umount /var/cache/pve-nvidia-hook && rm -r /root/host /root/config.toml" +
-		" /etc/systemd/system/pve-nvidia-hook-apply.service.d && systemctl daemon-reload")
+	n.run("pct stop 101 && rm -r /etc/systemd/system/pve-nvidia-hook-apply.service.d && systemctl daemon-reload")
 }
 
 func upgrade(n *node) {
