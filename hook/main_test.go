@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -73,7 +74,25 @@ func newNode(t *testing.T, module string) *node {
 	require.NoError(t, err)
 	t.Cleanup(r.Close)
 	require.NoError(t, r.Module(module))
-	return &node{r, t, l}
+	n := &node{r, t, l}
+	t.Cleanup(n.decideAllAgain)
+	return n
+}
+
+// decideAllAgain feeds every trace that the test has kept back to the program,
+// away from the node: it must come to the same plan.
+func (n *node) decideAllAgain() {
+	traces, err := filepath.Glob(n.Path("state/runs/*/*Z.json"))
+	require.NoError(n.t, err)
+	for _, trace := range traces {
+		cmd := exec.Command(n.Program, "replay", "--trace", trace)
+		cmd.Env = []string{"PATH=/nonexistent", "TZ=Asia/Tokyo", "PVE_NVIDIA_HOOK_CONFIG=/nonexistent"}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.HasSuffix(string(out), "same decision\n") && !strings.Contains(string(out), "nothing to decide") {
+			text, _ := os.ReadFile(trace)
+			n.t.Errorf("%s is decided otherwise: %v\n%s\n%s", trace, err, out, text)
+		}
+	}
 }
 
 // start makes and starts a container.

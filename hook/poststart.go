@@ -186,8 +186,8 @@ func (r *run) conclude(err error) {
 		t.Result = Skipped
 	}
 	t.cut(secrets(r.settings))
-	if r.DryRun {
-		return
+	if r.DryRun || t.Result == Refused && t.Phase == PhaseUninstall {
+		return // nothing has happened that somebody may want to know later
 	}
 	r.remember(err)
 	if err == nil {

@@ -49,7 +49,7 @@ func (r *run) goodbye(ctx context.Context) error {
 	}
 	r.container, err = lxc.Open(ctx, settings.Paths.LXC, r.trace.VMID)
 	if errors.Is(err, lxc.ErrNotRunning) {
-		return hint.Wrap(err, "start it first: the driver's own uninstaller runs in the container")
+		return &refusal{hint.Wrap(err, "start it first: the driver's own uninstaller runs in the container")}
 	}
 	if err != nil {
 		return err

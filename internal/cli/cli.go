@@ -82,7 +82,9 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 	flags.StringVar(&a.configFile, "config", "", "configuration `file` (default "+hook.DefaultConfig+", or $"+hook.EnvConfig+")")
 	flags.StringVar(&a.logLevel, "log-level", "", "debug, info, warning or error")
 	flags.StringVar(&a.logFormat, "log-format", "text", "text or json")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usage{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
+	})
 	root.AddCommand(
 		a.status(), a.doctor(), a.apply(), a.replay(), a.uninstall(),
 		a.enable(), a.disable(), a.devices(),
@@ -97,6 +99,7 @@ func known(c *cobra.Command, args []string) error {
 		return nil
 	}
 	text := fmt.Sprintf("unknown command %q", say.Clean(args[0], 40))
+	c.SuggestionsMinimumDistance = 2 // two letters wrong, or two swapped
 	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 		text += ", did you mean " + strings.Join(near, " or ") + "?"
 	}

@@ -1,0 +1,97 @@
+package hook_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+)
+
+func TestUninstallLeavesNothing(t *testing.T) {
+	for name, spec := range map[string]lab.Spec{"unprivileged": {}, "privileged": {Privileged: true}} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, newer)
+			g := n.start(spec)
+			before := g.sh("find / -xdev -not -path '/proc*' -not -path '/sys*' -not -path '/dev*' -not -path '/var/log*' -not -path '/var/cache*' | sort")
+			g.postStart(0)
+			id := fmt.Sprint(g.VMID)
+
+			said := n.run(0, "uninstall", id, "--dry-run")
+			require.Contains(t, said, "remove driver "+newer+" from the container")
+			g.holds(newer)
+
+			said = n.run(0, "uninstall", id)
+			require.Contains(t, said, "nothing of the driver is left")
+			require.Contains(t, said, "the next start of "+id+" installs it again")
+			g.unrecorded()
+			after := g.sh("find / -xdev -not -path '/proc*' -not -path '/sys*' -not -path '/dev*' -not -path '/var/log*' -not -path '/var/cache*' | sort")
+			require.Equal(t, before, after)
+
+			require.Contains(t, n.run(0, "uninstall", id), "no driver is in the container")
+			g.postStart(0)
+			g.holds(newer)
+		})
+	}
+}
+
+func TestUninstallTakesAHalfInstalledDriver(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.sh("echo die-half >/etc/sample-nvidia-installer")
+	g.postStart(1)
+	n.run(0, "uninstall", fmt.Sprint(g.VMID))
+	require.Empty(t, g.sh("ls /usr/lib/x86_64-linux-gnu | grep -E '^lib(cuda|nvidia)' || true"))
+	g.unrecorded()
+}
+
+func TestUninstallLeavesPackagesAlone(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.sh(`cd /usr/lib/x86_64-linux-gnu && echo x >libcuda.so.535.1 && ln -s libcuda.so.535.1 libcuda.so.1
+printf '\nPackage: libcuda1\nStatus: install ok installed\nVersion: 535.1\n' >>/var/lib/dpkg/status`)
+	said := n.run(1, "uninstall", fmt.Sprint(g.VMID))
+	require.Contains(t, said, "was not installed by a run file")
+	require.FileExists(t, g.file("usr/lib/x86_64-linux-gnu/libcuda.so.535.1"))
+}
+
+func TestUninstallOfAStoppedContainerIsRefused(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	require.NoError(t, g.Stop())
+	said := n.run(1, "uninstall", fmt.Sprint(g.VMID))
+	require.Contains(t, said, "not running")
+	require.Contains(t, said, "hint: start it first")
+}
+
+func TestTracesHoldNoSecret(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	// Nobody listens on port 1: the error names the URL.
+	text, err := os.ReadFile(n.Path("config.toml"))
+	require.NoError(t, err)
+	config := string(text)
+	config = `[driver]
+urls = ["https://someone:pass-word-1@127.0.0.1:1/{version}/{file}?signature=abcdefgh"]
+` + config[strings.Index(config, "[cache]"):]
+	require.NoError(t, os.WriteFile(n.Path("config.toml"), []byte(config), 0o644))
+	said := g.postStart(1)
+	require.Contains(t, said, "127.0.0.1:1")
+	said += g.postStart(1) // held back, with the reason of the first
+	files, err := filepath.Glob(n.Path("state/runs/101/*.json"))
+	require.NoError(t, err)
+	require.Len(t, files, 3, "two traces and what is remembered of the failure")
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		require.NoError(t, err)
+		said += string(text)
+	}
+	said += n.run(0, "status", "--json") + n.run(0, "config", "show", "101")
+	for _, secret := range []string{"pass-word-1", "someone", "abcdefgh"} {
+		require.NotContains(t, said, secret)
+	}
+}
