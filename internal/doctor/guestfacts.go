@@ -69,17 +69,22 @@ type lastRun struct {
 }
 
 // choose lists the containers to look at: those asked for, else those of this
-// node that have the hookscript and those that the configuration wants here.
+// node that have the hookscript or had it from enable, and those that the
+// configuration wants here.
 func choose(c *config.Config, h hostFacts, asked []int) []int {
 	if len(asked) > 0 {
 		return slices.Compact(slices.Sorted(slices.Values(asked)))
 	}
 	var ids []int
+	node, _ := c.For(0) // its folders hold whatever else is wrong
 	elsewhere := map[int]bool{}
 	for _, g := range h.guests {
 		if g.Node != h.local || g.VM {
 			elsewhere[g.VMID] = true
-		} else if pve.Ours(g.Conf.Hookscript) || pve.Ours(g.Conf.Next().Hookscript) {
+			continue
+		}
+		set, err := pve.ReadState(node.Paths.State, g.VMID)
+		if pve.Ours(g.Conf.Hookscript) || pve.Ours(g.Conf.Next().Hookscript) || set.Hookscript != "" || err != nil {
 			ids = append(ids, g.VMID)
 		}
 	}

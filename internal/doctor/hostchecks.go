@@ -113,16 +113,20 @@ func checkNodes(h hostFacts) []Finding {
 	if len(h.minors) == 0 {
 		f.add(Unknown, "dmesg | grep -i nvrm", "which GPUs the kernel module drives cannot be seen in /proc/driver/nvidia/gpus")
 	}
+	var missing []string
 	for _, want := range h.wantedNodes() {
 		n, there := h.node(want.Path)
 		switch {
 		case !there:
-			f.add(Problem, makeNodes, "%s is missing on the host", want.Path)
+			missing = append(missing, want.Path)
 		case !n.IsChar:
 			f.add(Problem, makeNodes, "%s on the host is no device node: something made a file of that name", n.Path)
 		case n.Major != want.Major || n.Minor != want.Minor:
 			f.add(Problem, makeNodes, "%s on the host has the numbers %d:%d, the driver has %d:%d now", n.Path, n.Major, n.Minor, want.Major, want.Minor)
 		}
+	}
+	if len(missing) > 0 {
+		f.add(Problem, makeNodes, "the host lacks %s", strings.Join(missing, ", "))
 	}
 	return f.orOK("the host's device nodes are in place")
 }

@@ -203,8 +203,8 @@ func checkMemory(f guestFacts) []Finding {
 	case m == 0:
 		return one(check, OK, "", "its memory has no limit")
 	case m < memoryLow:
-		return one(check, Warning, fmt.Sprintf("pct set %d --memory 1024", f.vmid), "its memory limit is %s; what runs in it counts there, the installer and nvidia-smi too, and %s or more is advisable", say.Bytes(m), say.Bytes(memoryLow))
+		return one(check, Warning, fmt.Sprintf("pct set %d --memory 1024", f.vmid), "its memory limit is %d MiB: the installer runs within it too, and needs up to %d MiB beside the rest", m>>20, memoryLow>>20)
 	default:
-		return one(check, OK, "", "its memory limit is %s", say.Bytes(m))
+		return one(check, OK, "", "its memory limit is %d MiB", m>>20)
 	}
 }

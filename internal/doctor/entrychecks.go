@@ -1,0 +1,218 @@
+package doctor
+
+import (
+	"fmt"
+	"strings"
+)
+
+// checkStarts finds the entries that Proxmox or LXC fails on.
+func checkStarts(f guestFacts) []Finding {
+	out := findings{check: "entries-on-host"}
+	if f.guest == nil {
+		return nil
+	}
+	n := 0
+	for _, e := range entries(f.next) {
+		if !e.dev() && !e.nvidia() {
+			continue
+		}
+		n++
+		there, known := f.hostHas[e.source]
+		fix := makeNodes
+		if !e.nvidia() {
+			fix = ""
+		}
+		switch {
+		case !known:
+			out.add(Unknown, "", "whether the host has %s cannot be seen: %s", e.source, f.noHas[e.source])
+		case there:
+		case e.dev():
+			out.add(Problem, either(fix, fmt.Sprintf("pct set %d --delete %s", f.vmid, e.key)), "the container does not start: %s names %s, which the host lacks", e.key, e.source)
+		case e.optional:
+			out.add(Problem, fix, "the host lacks %s: the line %q then makes an empty file of that name in the container", e.source, mountKey+": "+e.value)
+		default:
+			out.add(Problem, fix, "the container does not start: the host lacks %s of the line %q", e.source, mountKey+": "+e.value)
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return out.orOK("the host has what its %d device entries name", n)
+}
+
+// either joins what to do with what to do instead.
+func either(fix, other string) string {
+	if fix == "" {
+		return other
+	}
+	return fix + "; or, if that GPU is gone for good: " + other
+}
+
+// checkEntries looks for nodes that nothing or too much brings.
+func checkEntries(h hostFacts, f guestFacts) []Finding {
+	out := findings{check: "entries"}
+	if f.guest == nil {
+		return nil
+	}
+	list := entries(f.next)
+	enable := fmt.Sprintf("pve-nvidia-hook enable %d --gpus %s", f.vmid, f.gpus())
+	any := false
+	for i, e := range list {
+		any = any || e.nvidia() || e.brings("/dev/nvidiactl")
+		for _, before := range list[:i] {
+			if e.nvidia() && before.target == e.target {
+				fix := fmt.Sprintf("remove the line from /etc/pve/lxc/%d.conf", f.vmid)
+				if e.dev() {
+					fix = fmt.Sprintf("pct set %d --delete %s", f.vmid, e.key)
+				}
+				out.add(Warning, fix, "%s and %q both bring %s", before.key, e.key+": "+e.value, e.target)
+			}
+		}
+	}
+	needed, gpu := f.needed()
+	switch {
+	case !any && len(needed) == 0:
+		return out.orOK("no GPU is chosen for this container")
+	case !any:
+		out.add(Problem, enable, "nothing brings a GPU's device nodes into the container")
+		return out.list
+	}
+	brought := func(node string) bool {
+		for _, e := range list {
+			if e.brings(node) {
+				return true
+			}
+		}
+		return false
+	}
+	var missing []string
+	for _, node := range needed {
+		if !brought(node) {
+			missing = append(missing, node)
+		}
+	}
+	if gpu {
+		some := false
+		for _, e := range list {
+			some = some || isGPU(e.target) || !e.dev() && e.target == "/dev"
+		}
+		if !some {
+			missing = append(missing, "any of /dev/nvidia0 and so on")
+		}
+	}
+	if len(missing) > 0 {
+		out.add(Problem, enable, "nothing brings %s into the container", strings.Join(missing, ", "))
+	}
+	return out.orOK("its entries bring what the chosen GPUs need")
+}
+
+// gpus is what enable is given to bring what the container should have.
+func (f guestFacts) gpus() string {
+	if f.settings.GPUs == "" || f.settings.GPUs == "none" {
+		return "all"
+	}
+	return f.settings.GPUs
+}
+
+// needed lists the nodes that the container must get. gpu is true when any GPU
+// will do: nobody has said which.
+func (f guestFacts) needed() (nodes []string, gpu bool) {
+	common := []string{"/dev/nvidiactl", "/dev/nvidia-uvm"}
+	chosen := f.settings.GPUs
+	explicit := f.settings.Origin("gpus") != "default"
+	switch {
+	case explicit && chosen == "none":
+		return nil, false
+	case explicit && chosen != "all":
+		for n := range strings.SplitSeq(chosen, ",") {
+			common = append(common, "/dev/nvidia"+strings.TrimSpace(n))
+		}
+		return common, false
+	case f.state.Hookscript != "" && len(f.state.Dev) == 0 && !explicit:
+		return nil, false // enable --gpus none, or all came by mounts already
+	}
+	return common, true
+}
+
+func isGPU(node string) bool {
+	number, ok := strings.CutPrefix(node, "/dev/nvidia")
+	return ok && number != "" && strings.Trim(number, "0123456789") == ""
+}
+
+// checkModes: a devN without mode= is for root in the container alone.
+func checkModes(f guestFacts) []Finding {
+	out := findings{check: "entry-mode"}
+	n := 0
+	for _, e := range entries(f.next) {
+		// The capability nodes are closed on purpose.
+		if !e.dev() || !e.nvidia() || strings.HasPrefix(e.target, "/dev/nvidia-caps/") {
+			continue
+		}
+		n++
+		if e.mode&0o006 != 0o006 && !e.owned {
+			out.add(Warning, fmt.Sprintf("pct set %d --%s %s,mode=0666", f.vmid, e.key, e.source),
+				"%s gives %s the mode %04o: only root in the container can use it", e.key, e.source, e.mode)
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return out.orOK("every user in the container may use the nodes of its devN entries")
+}
+
+// checkRules compares hand-written lxc.cgroup2.devices.allow lines with what the
+// kernel says now. Proxmox writes those for devN itself, at each start.
+func checkRules(h hostFacts, f guestFacts) []Finding {
+	out := findings{check: "device-rules"}
+	list := rules(f.next)
+	file := fmt.Sprintf("/etc/pve/lxc/%d.conf", f.vmid)
+	var refused []string // nodes that a mount brings and no rule allows
+	checked := 0
+	for _, e := range entries(f.next) {
+		if e.dev() || !isGPU(e.target) && e.target != "/dev/nvidiactl" && e.target != "/dev/nvidia-uvm" {
+			continue
+		}
+		n, there := h.node(e.source)
+		if !there || !n.IsChar {
+			continue // said elsewhere
+		}
+		checked++
+		allowed := false
+		for _, r := range list {
+			allowed = allowed || r.allows(n.Major, n.Minor)
+		}
+		if !allowed {
+			refused = append(refused, e.source)
+			out.add(Problem, fmt.Sprintf("echo 'lxc.cgroup2.devices.allow: c %d:* rwm' into %s before its first [section]; better: remove its %s lines and run pve-nvidia-hook enable %d, which follows the numbers", n.Major, file, mountKey, f.vmid),
+				"no lxc.cgroup2.devices.allow line lets the container open %s, which has the numbers %d:%d now", e.source, n.Major, n.Minor)
+		}
+	}
+	if h.majorsError != "" {
+		if len(list) > 0 {
+			out.add(Unknown, "", "whether its device rules still fit cannot be seen: %s", h.majorsError)
+		}
+		return out.list
+	}
+	for _, r := range list {
+		major, dynamic := r.dynamic()
+		if !dynamic {
+			continue
+		}
+		checked++
+		owners := h.majors[major]
+		fix := fmt.Sprintf("remove the line from %s", file)
+		if uvm, ok := h.majorOf("nvidia-uvm"); ok && len(refused) > 0 {
+			fix = fmt.Sprintf("sed -i 's/^%s: c %d:/%s: c %d:/' %s", r.key, major, r.key, uvm, file)
+		}
+		switch {
+		case len(owners) == 0:
+			out.add(Warning, fix, "the line %q is stale: no driver has the major %d now", r.key+": "+r.value, major)
+		case len(refused) > 0 && !strings.HasPrefix(owners[0], "nvidia"):
+			out.add(Warning, fix, "the line %q is stale: the major %d is %s now", r.key+": "+r.value, major, owners[0])
+		}
+	}
+	if checked == 0 {
+		return nil
+	}
+	return out.orOK("its device rules fit the numbers of today")
+}

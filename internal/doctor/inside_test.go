@@ -1,0 +1,218 @@
+package doctor
+
+import (
+	"bytes"
+	"flag"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// well are the facts of a host and a running container with which all is well.
+func well(t *testing.T) (hostFacts, guestFacts) {
+	t.Helper()
+	h := hostFacts{module: module, local: "pve1", nodes: []string{"pve1"},
+		minors: []uint32{0},
+		majors: map[uint32][]string{195: {"nvidia"}, 511: {"nvidia-uvm"}},
+		present: []host.Node{
+			{Path: "/dev/nvidia0", Major: 195, Minor: 0, IsChar: true},
+			{Path: "/dev/nvidiactl", Major: 195, Minor: 255, IsChar: true},
+			{Path: "/dev/nvidia-uvm", Major: 511, Minor: 0, IsChar: true},
+		}}
+	settings, err := (&config.Config{}).For(101)
+	require.NoError(t, err)
+	next := pve.Section{Hostname: "web", Hookscript: pve.DefaultVolume,
+		Dev: map[int]string{0: "/dev/nvidia0,mode=0666", 1: "/dev/nvidiactl,mode=0666", 2: "/dev/nvidia-uvm,mode=0666"}}
+	const device = fs.ModeDevice | fs.ModeCharDevice | 0o666
+	at := time.Date(2026, 1, 2, 3, 4, 0, 0, time.Local)
+	f := guestFacts{vmid: 101, name: "web", now: at, settings: settings, running: true,
+		guest: &pve.Guest{VMID: 101, Node: "pve1", Conf: pve.Conf{VMID: 101, Section: next}}, next: next,
+		hookscript: pve.DefaultVolume, hookFile: "/x", hookThere: true, hookExec: true, hookOurs: true,
+		hostHas: map[string]bool{"/dev/nvidia0": true, "/dev/nvidiactl": true, "/dev/nvidia-uvm": true},
+		ran:     true, last: lastRun{At: at, Result: "installed"},
+		inside: &insideFacts{
+			nodes:  []insideNode{{"/dev/nvidia0", device, 195, 0}, {"/dev/nvidiactl", device, 195, 255}, {"/dev/nvidia-uvm", device, 511, 0}},
+			found:  driver.Found{CUDA: module, NVML: module, Log: module},
+			record: &record.Installed{Version: module, Verified: "nvidia-smi", At: at},
+			free:   5e9,
+		}}
+	return h, f
+}
+
+func TestNothingIsFoundInAContainerThatIsWell(t *testing.T) {
+	h, f := well(t)
+	require.Empty(t, lines(checkGuest(h, f)))
+}
+
+func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(*hostFacts, *guestFacts)
+		want  string
+	}{
+		"regular file": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.nodes[0].mode = 0o644 },
+			"problem nodes-inside: /dev/nvidia0 in the container is an ordinary file, no device",
+		},
+		"link": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.nodes[0].mode = fs.ModeSymlink | 0o777 },
+			"problem nodes-inside: /dev/nvidia0 in the container is no device (L",
+		},
+		"other major": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.nodes[2].major = 243 },
+			"problem nodes-inside: /dev/nvidia-uvm in the container has the numbers 243:0, on the host it has 511:0 | pct reboot 101",
+		},
+		"closed mode": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.nodes[1].mode = fs.ModeDevice | fs.ModeCharDevice | 0o660 },
+			"warning nodes-inside: /dev/nvidiactl in the container has mode 0660: only root there can use it",
+		},
+		"not there": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.nodes = f.inside.nodes[1:] },
+			"problem nodes-inside: /dev/nvidia0 is not in the container, though dev0 brings it | pct reboot 101",
+		},
+		"not on the host": {
+			func(h *hostFacts, _ *guestFacts) { h.present = h.present[1:] },
+			"problem nodes-inside: /dev/nvidia0 is in the container but not on the host",
+		},
+		"nothing installed": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.found, f.inside.record = driver.Found{}, nil },
+			"problem versions: no driver is installed, 580.142 is wanted | pve-nvidia-hook apply 101",
+		},
+		"older driver": {
+			func(h *hostFacts, f *guestFacts) { h.module = "590.48.01" },
+			"problem versions: driver 580.142 is installed, 590.48.01 is needed | pve-nvidia-hook apply 101",
+		},
+		"two versions": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.found.NVML = "550.78" },
+			"problem versions: libcuda.so.1 leads to 580.142 and libnvidia-ml.so.1 to 550.78 | pve-nvidia-hook apply 101 --force",
+		},
+		"broken-off install": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.found.Log = "590.48.01" },
+			"problem versions: an installation of driver 590.48.01 was begun over 580.142 and not ended",
+		},
+		"configuration says otherwise": {
+			func(_ *hostFacts, f *guestFacts) { f.settings.Driver.Version = "570.26" },
+			"problem versions: driver 570.26 is wanted (default), the host's kernel module is 580.142",
+		},
+		"no module": {
+			func(h *hostFacts, _ *guestFacts) { h.module = "" },
+			"unknown versions: driver 580.142 is installed; whether that fits cannot be told",
+		},
+		"stale record": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.record.Version = "550.78" },
+			"problem record: its record is stale: it names driver 550.78, but 580.142 is there | pve-nvidia-hook apply 101",
+		},
+		"no record": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.record = nil },
+			"warning record: driver 580.142 was not installed by this program, or not to the end",
+		},
+		"false record": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.recordError = "format 9" },
+			"problem record: its record cannot be believed: format 9",
+		},
+		"file gone": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.differs = "the file /usr/bin/nvidia-smi is gone" },
+			"problem record: it is not as driver 580.142 was installed: the file /usr/bin/nvidia-smi is gone",
+		},
+		"never ran nvidia-smi": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.record.Verified = "files" },
+			"warning record: only the files of driver 580.142 were checked so far",
+		},
+		"orphans": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.orphans = []string{"/a", "/b", "/c", "/d"} },
+			"problem orphans: libraries of another driver are left: /a, /b, /c and 1 more;",
+		},
+		"packages": {
+			func(_ *hostFacts, f *guestFacts) {
+				f.inside.blockers = []driver.Blocker{{Reason: "libcuda1 is installed", Hint: "purge it"}}
+			},
+			"problem obstacles: libcuda1 is installed | purge it",
+		},
+		"full disk": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.free = 1e6 },
+			"warning disk: its disk has 1 MB free | pct resize 101 rootfs +4G",
+		},
+		"no room for a new driver": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.free, f.inside.record = 3e8, nil },
+			"warning disk: its disk has 300 MB free, a driver takes up to 1.0 GB",
+		},
+		"little memory": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.memory = 256 << 20 },
+			"warning memory: its memory limit is 256 MiB",
+		},
+		"memory not known": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.memoryError = "no cgroup" },
+			"unknown memory: its memory limit cannot be seen: no cgroup",
+		},
+		"a run goes on": {
+			func(_ *hostFacts, f *guestFacts) { f.holder = "pid 7 on pve1" },
+			"warning lock: a run works on this container just now, so that what is said of it may change: pid 7 on pve1",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, f := well(t)
+			c.spoil(&h, &f)
+			require.Contains(t, lines(checkGuest(h, f)), c.want)
+		})
+	}
+}
+
+// A report with each level, of a host and two containers.
+func sample(t *testing.T) Report {
+	h, f := well(t)
+	f.inside.nodes[0].mode = 0o644
+	f.inside.memory = 256 << 20
+	_, other := well(t)
+	other.inside, other.insideError, other.running, other.name = nil, "container is not running", false, ""
+	r := Report{Names: map[int]string{0: "pve1", 101: "web"}}
+	h.modules = []string{"nvidia"}
+	all := append(checkModule(h, 2), checkNouveau(h)...)
+	all = append(all, checkNodes(hostFacts{module: module, majors: h.majors, minors: []uint32{0}, present: h.present[1:]})...)
+	for _, g := range []guestFacts{f, other} {
+		for _, found := range checkGuest(h, g) {
+			if g.inside == nil {
+				found.VMID = 102
+			} else {
+				found.VMID = 101
+			}
+			all = append(all, found)
+		}
+	}
+	r.Findings = all
+	return r
+}
+
+func TestReportsLookLikeThis(t *testing.T) {
+	r := sample(t)
+	for name, print := range map[string]func(*bytes.Buffer) error{
+		"short.txt":   func(b *bytes.Buffer) error { return r.Print(b, false, false) },
+		"verbose.txt": func(b *bytes.Buffer) error { return r.Print(b, true, false) },
+		"colour.txt":  func(b *bytes.Buffer) error { return r.Print(b, false, true) },
+		"report.json": func(b *bytes.Buffer) error { return say.JSON(b, r.Findings) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			require.NoError(t, print(&b))
+			golden := filepath.Join("testdata", name)
+			if *update {
+				require.NoError(t, os.MkdirAll("testdata", 0o755))
+				require.NoError(t, os.WriteFile(golden, b.Bytes(), 0o644))
+			}
+			want, err := os.ReadFile(golden)
+			require.NoError(t, err)
+			require.Equal(t, string(want), b.String())
+		})
+	}
+}
