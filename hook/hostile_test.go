@@ -121,7 +121,9 @@ var kinds = []struct {
 	{"an endless device", func(g *guest, c *canaries, file string) error {
 		return unix.Mknod(file, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5)))
 	}},
-	{"a full folder", func(g *guest, c *canaries, file string) error { return os.MkdirAll(filepath.Join(file, "a", "b"), 0o755) }},
+	{"a full folder", func(g *guest, c *canaries, file string) error {
+		return os.MkdirAll(filepath.Join(file, "a", "b"), 0o755)
+	}},
 	{"a hard link", func(g *guest, c *canaries, file string) error { return os.Link(g.file("etc/passwd"), file) }},
 	{"a gigabyte of holes", func(g *guest, c *canaries, file string) error {
 		return os.WriteFile(file, nil, 0o755)

@@ -2,11 +2,15 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 )
@@ -62,13 +66,27 @@ func prepare(ctx context.Context, c *lxc.Container) error {
 	}
 	for _, dir := range []string{record.Folder, stage, stageBin, stageTree, stageTmp} {
 		if err := c.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("prepare %s in the container: %w", stage, err)
+			return unprepared(err)
 		}
 	}
 	for _, tool := range kmodTools {
 		if err := c.WriteFile(path.Join(stageBin, tool), []byte("#!/bin/sh\nexit 0\n"), 0o755); err != nil {
-			return fmt.Errorf("prepare %s in the container: %w", stage, err)
+			return unprepared(err)
 		}
 	}
 	return nil
+}
+
+// unprepared says what a person can do when the container takes no files.
+func unprepared(err error) error {
+	err = fmt.Errorf("prepare %s in the container: %w", stage, err)
+	switch {
+	case errors.Is(err, unix.EROFS):
+		return hint.Wrap(err, "the container's disk is mounted read-only: look for ro=1 at its rootfs (pct config), and for disk errors in the host's kernel log")
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return hint.Wrap(err, "the container's disk is full: make room or enlarge it (pct resize)")
+	case errors.Is(err, lxc.ErrNotRunning):
+		return err
+	}
+	return hint.Wrap(err, "something in the container stands where the folder should be: look at "+stage+" there")
 }
