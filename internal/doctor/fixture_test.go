@@ -13,6 +13,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
@@ -402,6 +403,28 @@ func TestMistakesOfTheConfigurationAreEachNamed(t *testing.T) {
 	require.Contains(t, said, "config.toml:2: driver.version")
 	require.Contains(t, said, "config.toml:3: driver.on_mismatch")
 	require.Contains(t, said, "0 unknown configuration: ")
+}
+
+func TestTextOfOthersCannotChangeATerminal(t *testing.T) {
+	n := newNode(t)
+	n.file("state/runs/101/failure.json", `{"count":1,"at":"2026-01-01T00:00:00Z","next":"2999-01-01T00:00:00Z","reason":"a\u001b[2J\nok  all is well"}`)
+	n.file("etc/pve/nodes/pve1/lxc/101.conf", strings.Replace(goodConf, "hostname: web", "hostname: w\x1b[1mb", 1))
+	r := n.examine()
+	require.Contains(t, lines(r.Findings), `a\x1b[2J ok  all is well`)
+	var b strings.Builder
+	require.NoError(t, r.Print(&b, true, false))
+	require.NotContains(t, b.String(), "\x1b")
+}
+
+func TestRunThatGoesOnIsNamed(t *testing.T) {
+	n := newNode(t)
+	n.file("run/101.lock", "")
+	held, err := lock.Take(context.Background(), n.path("run/101.lock"), lock.Options{Holder: "container 101"})
+	require.NoError(t, err)
+	defer held.Release()
+	require.Contains(t, lines(n.examine().Findings), fmt.Sprintf("101 warning lock: a run works on this container just now, so that what is said of it may change: pid %d on ", os.Getpid()))
+	require.NoError(t, held.Release())
+	require.Empty(t, lines(n.examine().Findings))
 }
 
 func TestMemoryLimitIsTheSmallestAbove(t *testing.T) {

@@ -1,0 +1,68 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
+)
+
+// faulty makes in a container what users of other ways have: half of two
+// drivers, and a record that is older than both links.
+const faulty = `
+set -e
+lib=/usr/lib/%s-linux-gnu
+for name in libcuda libnvidia-ml; do
+	echo x >$lib/$name.so.580.142
+	ln -s $name.so.580.142 $lib/$name.so.1
+done
+echo x >$lib/libcuda.so.535.54.03
+mkdir -p /var/lib/pve-nvidia-hook
+echo '{"format":1,"version":"550.163.01","files":[]}' >/var/lib/pve-nvidia-hook/installed.json
+printf 'Package: libcuda1\nStatus: install ok installed\n\n' >>/var/lib/dpkg/status
+rm -f /sbin/ldconfig /usr/sbin/ldconfig
+`
+
+func TestFaultsOfARunningContainerAreFound(t *testing.T) {
+	n := newNode(t)
+	l := labtest.Open(t)
+	// The node is not there, so that LXC makes an empty file of its name.
+	c := labtest.StartIn(t, l, lab.Spec{VMID: 101, MemoryLimit: 256 << 20, ExtraConfig: []string{
+		"lxc.mount.entry = /dev/no-such-nvidia0 dev/nvidia0 none bind,optional,create=file",
+	}})
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	out, err := c.Attach(ctx, "sh", "-c", fmt.Sprintf(faulty, arch(t)))
+	require.NoError(t, err, out)
+	n.file("config.toml", fmt.Sprintf("[cache]\ndir = %q\n[paths]\nstate = %q\nrun = %q\nlxc = %q\n",
+		n.path("cache"), n.path("state"), n.path("run"), l.Path))
+
+	said := lines(n.examine().Findings)
+	for _, want := range []string{
+		"101 problem nodes-inside: /dev/nvidia0 in the container is an ordinary file, no device",
+		"101 problem nodes-inside: /dev/nvidiactl is not in the container, though dev0 brings it",
+		"101 problem record: its record is stale: it names driver 550.163.01, but 580.142 is there | pve-nvidia-hook apply 101",
+		"101 problem orphans: libraries of another driver are left: /usr/lib/" + arch(t) + "-linux-gnu/libcuda.so.535.54.03;",
+		"101 problem obstacles: NVIDIA's installer needs ldconfig in the container",
+		"101 problem obstacles: distribution packages of the driver are installed: libcuda1",
+		"101 warning memory: its memory limit is 256 MiB",
+	} {
+		require.Contains(t, said, want)
+	}
+	require.NotContains(t, said, " versions: ", "580.142 is what the host has")
+
+	require.NoError(t, c.Stop())
+	r := n.examine()
+	require.Empty(t, lines(r.Findings))
+	for _, f := range r.Findings {
+		require.NotEqual(t, "record", f.Check, "nothing is claimed of a container that does not run")
+		if f.Check == "inside" {
+			require.Equal(t, Unknown, f.Level)
+		}
+	}
+}
