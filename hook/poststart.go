@@ -191,7 +191,7 @@ func (r *run) conclude(err error) {
 	}
 	r.remember(err)
 	if err == nil {
-		r.Log.With("result", string(t.Result)).Infof("%s (%s)", r.summary(), seconds(t.Seconds))
+		r.Log.With("result", string(t.Result)).With("version", string(t.Plan.Wanted)).Infof("%s (%s)", r.summary(), seconds(t.Seconds))
 	}
 }
 
@@ -206,6 +206,7 @@ func (r *run) remember(err error) {
 	if _, saved := runs.Save(t.VMID, t.At, t); saved != nil {
 		r.Log.Warnf("%v", saved)
 	}
+	r.measure()
 	switch {
 	case t.Result == Failed && t.Facts.Inputs != "" && len(t.Steps) > 0 && !errors.Is(err, context.Canceled) && !errors.Is(err, errGone):
 		if saved := runs.Failed(t.VMID, time.Now(), t.Facts.Inputs, t.Reason); saved != nil {

@@ -69,8 +69,8 @@ func entry(e *logrus.Entry) []byte {
 	line("PRIORITY", strconv.Itoa(int(priority(e.Level))))
 	line("SYSLOG_IDENTIFIER", Program)
 	for key, value := range e.Data {
-		if name := field(key); name != "" {
-			line(name, fmt.Sprint(value))
+		if name, text := field(key), fmt.Sprint(value); name != "" && text != "" {
+			line(name, text)
 		}
 	}
 	return []byte(b.String())

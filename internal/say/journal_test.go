@@ -55,7 +55,7 @@ func TestTheJournalGetsFields(t *testing.T) {
 	log.ToJournal()
 	log = log.For(101)
 	log.Debug("not said, so not sent")
-	log.With("result", "installed").With("version", "580.142").With("step", "push").With("no such/name", 1).Info("done\nPRIORITY=0")
+	log.With("result", "installed").With("version", "580.142").With("step", "push").With("no such/name", 1).With("empty", "").Info("done\nPRIORITY=0")
 	require.Equal(t, []string{"DRIVER_VERSION=580.142", "MESSAGE=done PRIORITY=0", "PRIORITY=6", "RESULT=installed", "STEP=push",
 		"SYSLOG_IDENTIFIER=pve-nvidia-hook", "VMID=101"}, next(t, conn))
 	log.Fail(hint.Errorf("do this", "it broke"))

@@ -1,0 +1,48 @@
+package hook
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/metrics"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// measure tells Prometheus of the run. What cannot be told is said and is no
+// failure of the run.
+func (r *run) measure() {
+	t := &r.trace
+	paths := t.Settings.Paths
+	if paths.Metrics == "" {
+		return
+	}
+	var has version.Driver
+	switch {
+	case t.Left != nil:
+		has = t.Left.Driver
+	case r.installed != nil:
+		has = r.installed.Version
+	}
+	if err := os.MkdirAll(paths.Run, 0o755); err != nil {
+		r.Log.Warnf("%v", fmt.Errorf("make the run folder: %w", err))
+		return
+	}
+	err := metrics.File{
+		Path:       paths.Metrics,
+		Lock:       filepath.Join(paths.Run, "metrics.lock"),
+		Runs:       filepath.Join(paths.State, "runs"),
+		Containers: r.Host.Path("etc/pve/lxc"),
+	}.Update(metrics.Run{
+		VMID:      t.VMID,
+		Ended:     t.At.Add(time.Duration(t.Seconds * float64(time.Second))),
+		OK:        t.Result != Failed && t.Result != Refused,
+		Duration:  time.Duration(t.Seconds * float64(time.Second)),
+		Wanted:    t.Plan.Wanted,
+		Installed: has,
+	}, t.Facts.Host.Module, t.Facts.Host.Arch != "" && t.Facts.Host.ModuleError == "")
+	if err != nil {
+		r.Log.Warnf("%v", err)
+	}
+}
