@@ -39,10 +39,16 @@ func SMI(ctx context.Context, c *lxc.Container, want version.Driver) error {
 // judge says what an answer of nvidia-smi means. It prints its failures to
 // stdout and tells them apart by exit status, which is NVML's error number.
 func judge(code int, stdout string, want version.Driver) error {
-	if code != 0 {
+	var lines []string
+	for line := range strings.Lines(stdout) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "WARNING:") {
+			lines = append(lines, line)
+		}
+	}
+	// A worn infoROM is reported beside the answer; the driver works all the same.
+	if code != 0 && (code != corruptInfoROM || len(lines) == 0) {
 		return smiFailed(code, stdout)
 	}
-	lines := strings.Fields(stdout)
 	if len(lines) == 0 {
 		return hint.Errorf("pass a GPU into the container (pve-nvidia-hook enable VMID --gpus all) and restart it",
 			"nvidia-smi names no GPU")
@@ -79,6 +85,9 @@ func firstLine(text string) string {
 	return ""
 }
 
+// corruptInfoROM is NVML_ERROR_CORRUPTED_INFOROM.
+const corruptInfoROM = 14
+
 type smiFailure struct{ means, hint string }
 
 // smiFailures are NVML's error numbers as nvidia-smi's exit status gives them,
@@ -90,6 +99,10 @@ var smiFailures = map[int]smiFailure{
 		"the container has no device nodes of the GPU (pve-nvidia-hook enable VMID --gpus all, then restart it), or the host's module is not loaded"},
 	12: {"libnvidia-ml.so.1 is not found",
 		"run ldconfig in the container; if the library is there, look for a broken /etc/ld.so.conf"},
+	8: {"a GPU lacks its external power",
+		"look for power cables that are not attached to the card"},
+	corruptInfoROM: {"a GPU's infoROM is corrupted",
+		"see nvidia-smi on the host; the card may need service"},
 	15: {"the GPU has fallen off the bus",
 		"see the host's kernel log (dmesg | grep -i xid); the GPU needs a reset or the host a reboot"},
 	17: {"the operating system or cgroup blocks the GPU",
