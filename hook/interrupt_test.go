@@ -1,0 +1,86 @@
+package hook_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+)
+
+// interrupt calls the hook, sends SIGTERM to its process group when ready says
+// so, as stopping the task in Proxmox does, and expects its end within 2 s.
+func (n *node) interrupt(vmid int, ready func() bool) {
+	n.t.Helper()
+	cmd := n.Command(n.t.Context(), strconv.Itoa(vmid), "post-start")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	require.NoError(n.t, cmd.Start())
+	require.Eventually(n.t, ready, 30*time.Second, 5*time.Millisecond)
+	began := time.Now()
+	require.NoError(n.t, syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM))
+	_ = cmd.Wait() // the exit status is looked at below
+	require.Less(n.t, time.Since(began), 2*time.Second)
+	require.Equal(n.t, 1, cmd.ProcessState.ExitCode())
+}
+
+// ours are the names of the processes in the container that the hook has started.
+func (g *guest) ours() []string {
+	out, _ := g.Attach(g.node.t.Context(), "sh", "-c",
+		`for p in /proc/[0-9]*; do tr '\0' '\n' <$p/environ 2>/dev/null | grep -q ^PVE_NVIDIA_HOOK_RUN= && cat $p/comm; done`)
+	return strings.Fields(out)
+}
+
+func TestSIGTERMUndoesEachStep(t *testing.T) {
+	t.Run("fetch", func(t *testing.T) {
+		n := newNode(t, newer)
+		g := n.start(lab.Spec{})
+		n.Mirror.Rate = 100 << 10
+		n.interrupt(g.VMID, func() bool { return n.runFileGets(newer) > 0 })
+		g.unrecorded()
+		names, err := filepath.Glob(filepath.Join(n.Cache(), "NVIDIA-*"))
+		require.NoError(t, err)
+		for _, name := range names {
+			require.NotRegexp(t, `\.run$|-`+newer+`$`, name, "nothing half-done bears a final name")
+		}
+	})
+	for step, c := range map[string]struct{ fault, file, process string }{
+		"install":              {"hang", "sample-nvidia-installer", "sleep"},
+		"install that resists": {"hang-ignore-term", "sample-nvidia-installer", "sleep"},
+		"install with a child": {"fork hang", "sample-nvidia-installer", "sleep"},
+		"verify":               {"hang", "sample-nvidia-smi", "sleep"},
+	} {
+		t.Run(step, func(t *testing.T) {
+			n := newNode(t, newer)
+			g := n.start(lab.Spec{Privileged: step == "install"})
+			g.sh("echo '" + c.fault + "' >/etc/" + c.file)
+			n.interrupt(g.VMID, func() bool { return slices.Contains(g.ours(), c.process) })
+			g.unrecorded()
+			g.sh("rm /etc/" + c.file)
+			g.postStart(0)
+			g.holds(newer)
+		})
+	}
+	t.Run("toolkit", func(t *testing.T) {
+		asked := make(chan struct{}, 100)
+		silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			asked <- struct{}{}
+			<-r.Context().Done()
+		}))
+		defer silent.Close()
+		n := newNode(t, newer)
+		n.configure("[install]\nbackground = \"never\"\n[cuda]\ntoolkit = \"12.8\"\nrepo_url = \"" + silent.URL + "/\"\n")
+		g := n.start(lab.Spec{Privileged: true, HostNet: true})
+		n.interrupt(g.VMID, func() bool { return len(asked) > 0 })
+		g.holds(newer) // the driver was done before
+		n.configure("")
+		g.postStart(0)
+	})
+}
