@@ -21,39 +21,43 @@ Without a VMID the containers of this node are looked at that have the
 hookscript, and those that the configuration wants a driver in.
 
 Of the host:
-  configuration    every mistake of every configuration file
-  kernel-module    NVIDIA's kernel module is loaded, and its version can be read
-  host-driver      the host's own libraries are of the module's version
-  nouveau          nouveau, which would hold the GPU, is not loaded
-  device-nodes     /dev/nvidia* are devices with the numbers the driver has now
-  devices-unit     a unit makes /dev/nvidia-uvm at boot, before containers start
-  proxmox          this is a node of Proxmox VE whose configuration can be read
-  hook-program     the hookscript finds the program, here and on other nodes
-  cache            the cache folder is root's alone, and its locks work
-  cache-room       it has room for the driver that is wanted
-  cache-files      its run files are as they were when they were verified;
-                   --deep reads them through and checks their hashes
+
+    configuration    every mistake of every configuration file
+    kernel-module    NVIDIA's kernel module is loaded and its version known
+    host-driver      the host's own libraries are of the module's version
+    nouveau          nouveau, which would hold the GPU, is not loaded
+    device-nodes     the NVIDIA nodes in /dev have the driver's numbers of now
+    devices-unit     a unit makes /dev/nvidia-uvm at boot, before guests start
+    proxmox          this is a node of Proxmox VE whose configuration can be read
+    state            the state folder is root's alone
+    hook-program     the hookscript finds the program, here and on other nodes
+    cache            the cache folder is root's alone, and its locks work
+    cache-room       it has room for the driver that is wanted
+    cache-files      its run files are as they were when they were verified;
+                     --deep reads them through and checks their hashes
 
 Of each container:
-  container        it is there, and a container of this node
-  settings         its settings have no mistakes, and a driver is wanted in it
-  hookscript       the hookscript line is this program's, its file is there,
-                   executable and of this version
-  entries-on-host  the host has what its devN and lxc.mount.entry lines name
-  entries          these lines bring the chosen GPUs, each node once
-  entry-mode       a devN is not for root alone (Proxmox's default mode is 0660)
-  device-rules     lxc.cgroup2.devices.allow lines fit the numbers of today
-  lock             no run works on it just now
-  last-run         how the last run went, and when a failed one is tried again
+
+    container        it is there, and a container of this node
+    settings         its settings have no mistakes, and a driver is wanted in it
+    hookscript       the hookscript line is this program's, its file is there,
+                     executable and of this version
+    entries-on-host  the host has what its devN and lxc.mount.entry lines name
+    entries          these lines bring the chosen GPUs, each node once
+    entry-mode       no devN is for root alone (Proxmox's default is 0660)
+    device-rules     lxc.cgroup2.devices.allow lines fit the numbers of today
+    lock             no run works on it just now
+    last-run         how the last run went, and when a failed one is tried again
 
 Of each running container:
-  nodes-inside     its /dev/nvidia* are devices, with the numbers of the host
-  versions         container, host and configuration have one driver version
-  record           its files are as they were recorded after the installation
-  orphans          no libraries of another driver version are left
-  obstacles        no driver packages of the distribution, no missing ldconfig
-                   or glibc
-  disk, memory     there is room, and the memory limit is not under 512 MiB
+
+    nodes-inside     its NVIDIA nodes are devices with the host's numbers
+    versions         container, host and configuration have one driver version
+    record           its files are as they were recorded after the installation
+    orphans          no libraries of another driver version are left
+    obstacles        no driver packages of the distribution, no missing ldconfig
+                     or glibc
+    disk, memory     there is room, and the memory limit is not under 512 MiB
 
 Each finding is ok, a problem (something does not work, or will not at the next
 start), a warning (it works, but not for everybody or not for long) or unknown

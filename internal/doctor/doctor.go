@@ -67,7 +67,8 @@ func Examine(ctx context.Context, o Options) Report {
 	if c == nil {
 		c = &config.Config{} // the defaults: better to look there than nowhere
 	}
-	h := lookHost(o.Host)
+	node, _ := c.For(0) // its folders hold, whatever else is wrong
+	h := lookHost(o.Host, node.Paths.State)
 	guests := choose(c, h, o.VMIDs)
 	facts := make([]guestFacts, len(guests))
 	var group sync.WaitGroup
@@ -84,7 +85,6 @@ func Examine(ctx context.Context, o Options) Report {
 	names := map[int]string{0: say.Clean(h.local, 100)}
 	all := checkConfig(o, c)
 	all = append(all, checkHost(h, facts)...)
-	node, _ := c.For(0)
 	all = append(all, checkCache(lookCache(ctx, node, o.Deep), h, facts)...)
 	for i := range all {
 		all[i].VMID = 0

@@ -2,6 +2,8 @@ package doctor
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -69,7 +71,7 @@ func checkEntries(h hostFacts, f guestFacts) []Finding {
 			}
 		}
 	}
-	needed, gpu := f.needed()
+	needed, gpu := f.needed(h)
 	switch {
 	case !any && len(needed) == 0:
 		return out.orOK("no GPU is chosen for this container")
@@ -114,9 +116,10 @@ func (f guestFacts) gpus() string {
 	return f.settings.GPUs
 }
 
-// needed lists the nodes that the container must get. gpu is true when any GPU
-// will do: nobody has said which.
-func (f guestFacts) needed() (nodes []string, gpu bool) {
+// needed lists the nodes that the container must get: those of the GPUs that the
+// configuration names, else those that enable has put there. gpu is true when
+// any GPU will do: nobody has said which.
+func (f guestFacts) needed(h hostFacts) (nodes []string, gpu bool) {
 	common := []string{"/dev/nvidiactl", "/dev/nvidia-uvm"}
 	chosen := f.settings.GPUs
 	explicit := f.settings.Origin("gpus") != "default"
@@ -130,6 +133,16 @@ func (f guestFacts) needed() (nodes []string, gpu bool) {
 		return common, false
 	case f.state.Hookscript != "" && len(f.state.Dev) == 0 && !explicit:
 		return nil, false // enable --gpus none, or all came by mounts already
+	case explicit:
+		for _, n := range h.minors {
+			common = append(common, fmt.Sprintf("/dev/nvidia%d", n))
+		}
+		return common, len(h.minors) == 0
+	}
+	for _, n := range slices.Sorted(keys(f.state.Dev)) {
+		if node := devEntry("", f.state.Dev[n]).source; !slices.Contains(common, node) {
+			common = append(common, node)
+		}
 	}
 	return common, true
 }
@@ -150,7 +163,7 @@ func checkModes(f guestFacts) []Finding {
 		}
 		n++
 		if e.mode&0o006 != 0o006 && !e.owned {
-			out.add(Warning, fmt.Sprintf("pct set %d --%s %s,mode=0666", f.vmid, e.key, e.source),
+			out.add(Warning, fmt.Sprintf("pct set %d --%s %s", f.vmid, e.key, open(e.value)),
 				"%s gives %s the mode %04o: only root in the container can use it", e.key, e.source, e.mode)
 		}
 	}
@@ -159,6 +172,11 @@ func checkModes(f guestFacts) []Finding {
 	}
 	return out.orOK("every user in the container may use the nodes of its devN entries")
 }
+
+var modeItem = regexp.MustCompile(`,mode=[0-7]*`)
+
+// open is the value of a devN entry with a mode for everybody.
+func open(value string) string { return modeItem.ReplaceAllString(value, "") + ",mode=0666" }
 
 // checkRules compares hand-written lxc.cgroup2.devices.allow lines with what the
 // kernel says now. Proxmox writes those for devN itself, at each start.
@@ -183,7 +201,7 @@ func checkRules(h hostFacts, f guestFacts) []Finding {
 		}
 		if !allowed {
 			refused = append(refused, e.source)
-			out.add(Problem, fmt.Sprintf("echo 'lxc.cgroup2.devices.allow: c %d:* rwm' into %s before its first [section]; better: remove its %s lines and run pve-nvidia-hook enable %d, which follows the numbers", n.Major, file, mountKey, f.vmid),
+			out.add(Problem, fmt.Sprintf("add the line 'lxc.cgroup2.devices.allow: c %d:* rwm' to %s, above its first [section]; better: remove its %s lines and run pve-nvidia-hook enable %d, which follows the numbers", n.Major, file, mountKey, f.vmid),
 				"no lxc.cgroup2.devices.allow line lets the container open %s, which has the numbers %d:%d now", e.source, n.Major, n.Minor)
 		}
 	}

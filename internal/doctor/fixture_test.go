@@ -267,6 +267,10 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			},
 			"101 problem entries-on-host: the container does not start: dev3 names /dev/nvidia7, which the host lacks | pve-nvidia-hook devices; or, if that GPU is gone for good: pct set 101 --delete dev3",
 		},
+		"mode for root alone, written out": {
+			func(n node) { n.guest("/dev/nvidia0,mode=0666", "path=/dev/nvidia0,mode=0600,deny-write=0") },
+			"| pct set 101 --dev1 path=/dev/nvidia0,deny-write=0,mode=0666",
+		},
 		"mode for root alone": {
 			func(n node) { n.guest("/dev/nvidia0,mode=0666", "/dev/nvidia0") },
 			"101 warning entry-mode: dev1 gives /dev/nvidia0 the mode 0660: only root in the container can use it | pct set 101 --dev1 /dev/nvidia0,mode=0666",
@@ -276,6 +280,16 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 				n.guest("unprivileged: 1\n", "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,create=file\nlxc.cgroup2.devices.allow: c 195:* rwm\n")
 			},
 			`101 warning entries: dev1 and "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,create=file" both bring /dev/nvidia0 | remove the line from /etc/pve/lxc/101.conf`,
+		},
+		"an entry of enable taken out": {
+			func(n node) {
+				n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","dev":{"3":"/dev/nvidia-uvm-tools,mode=0666"}}`)
+			},
+			"101 problem entries: nothing brings /dev/nvidia-uvm-tools into the container | pve-nvidia-hook enable 101 --gpus all",
+		},
+		"state folder for all": {
+			func(n node) { n.mode("state", 0o777) },
+			"has mode 0777: others than root may write it, and no run is kept | chmod 700 ",
 		},
 		"uvm left out": {
 			func(n node) { n.guest("dev2: /dev/nvidia-uvm,mode=0666\n", "") },

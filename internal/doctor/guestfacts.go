@@ -29,8 +29,9 @@ type guestFacts struct {
 	settingsError string
 	configured    bool // a file of the configuration names it
 
-	guest  *pve.Guest // nil: Proxmox does not know it, or is not here
-	next   pve.Section
+	guest  *pve.Guest  // nil: Proxmox does not know it, or is not here
+	live   pve.Section // what it was started with
+	next   pve.Section // what it is started with the next time
 	state  pve.State
 	noKeep string // why what enable has set is not known
 
@@ -108,7 +109,7 @@ func lookGuest(ctx context.Context, c *config.Config, host host.Host, h hostFact
 		if h.guests[i].VMID == vmid {
 			f.guest = &h.guests[i]
 			f.name = f.guest.Conf.Hostname
-			f.next = f.guest.Conf.Next()
+			f.live, f.next = f.guest.Conf.Section, f.guest.Conf.Next()
 		}
 	}
 	f.state, err = pve.ReadState(f.settings.Paths.State, vmid)
@@ -138,7 +139,7 @@ func (f guestFacts) away(h hostFacts) bool {
 }
 
 func (f *guestFacts) lookHook(host host.Host, h hostFacts) {
-	for _, volume := range []string{f.next.Hookscript, f.liveHookscript()} {
+	for _, volume := range []string{f.next.Hookscript, f.live.Hookscript} {
 		if pve.Ours(volume) {
 			f.hookscript = volume
 			break
@@ -168,13 +169,6 @@ func (f *guestFacts) lookHook(host host.Host, h hostFacts) {
 	if err != nil {
 		f.hookError, f.hookHint = err.Error(), hint.Of(err)
 	}
-}
-
-func (f guestFacts) liveHookscript() string {
-	if f.guest == nil {
-		return ""
-	}
-	return f.guest.Conf.Hookscript
 }
 
 // lookRuns reads what the host keeps of earlier runs, and whether one goes on.
@@ -210,6 +204,9 @@ func holder(ctx context.Context, file string) (string, error) {
 
 // wanted is the driver that the container should have, or "" when that is not known.
 func (f guestFacts) wanted(h hostFacts) version.Driver {
+	if f.settingsError != "" {
+		return ""
+	}
 	if f.settings.Driver.Version != "host" {
 		return version.Driver(f.settings.Driver.Version)
 	}

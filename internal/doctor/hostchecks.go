@@ -34,6 +34,9 @@ func checkConfig(o Options, c *config.Config) []Finding {
 
 func checkHost(h hostFacts, guests []guestFacts) []Finding {
 	var all []Finding
+	if !h.root {
+		all = append(all, one("root", Unknown, "run it as root on the node", "much cannot be seen, for this is not run as root")...)
+	}
 	if h.archError != "" {
 		all = append(all, one("processor", Problem, "NVIDIA has no driver for this processor", "%s", h.archError)...)
 	}
@@ -43,6 +46,7 @@ func checkHost(h hostFacts, guests []guestFacts) []Finding {
 	all = append(all, checkNodes(h)...)
 	all = append(all, checkBoot(h, guests)...)
 	all = append(all, checkProxmox(h)...)
+	all = append(all, checkState(h)...)
 	return append(all, checkSnippets(h, guests)...)
 }
 
@@ -158,6 +162,23 @@ func checkProxmox(h hostFacts) []Finding {
 		}
 	}
 	return f.orOK("this is node %s of Proxmox VE", h.local)
+}
+
+// checkState: what stands in the state folder decides what a root program does,
+// so that no run keeps anything in one that others may write.
+func checkState(h hostFacts) []Finding {
+	const check = "state"
+	switch {
+	case h.stateError != "":
+		return one(check, Unknown, "", "the state folder cannot be seen: %s", h.stateError)
+	case h.state == nil:
+		return one(check, OK, "", "there is no state folder yet: it is made by the first run")
+	case !h.state.mode.IsDir():
+		return one(check, Problem, "make it a folder, or set paths.state to another", "the state folder %s is no folder (%s): no run is kept", h.state.path, h.state.mode.Type())
+	case h.state.mode.Perm()&0o022 != 0:
+		return one(check, Problem, "chmod 700 "+h.state.path, "the state folder %s has mode %04o: others than root may write it, and no run is kept", h.state.path, h.state.mode.Perm())
+	}
+	return one(check, OK, "", "the state folder is root's alone")
 }
 
 // checkSnippets looks at what all containers with the hook depend on.

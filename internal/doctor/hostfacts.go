@@ -34,6 +34,10 @@ type hostFacts struct {
 	bootUnit, bootKnown bool // the unit that makes the nodes at boot is enabled
 	program             bool // the program stands where the snippet calls it
 
+	root       bool // who asks is root
+	stateError string
+	state      *folder // the state folder; nil: not there yet
+
 	pveError string // why this is no working node of Proxmox VE; "" when it is one
 	local    string
 	nodes    []string
@@ -48,9 +52,16 @@ const (
 	bootUnit = "etc/systemd/system/multi-user.target.wants/pve-nvidia-hook-devices.service"
 )
 
-func lookHost(h host.Host) hostFacts {
+func lookHost(h host.Host, state string) hostFacts {
 	var f hostFacts
 	var err error
+	f.root = os.Geteuid() == 0
+	switch info, err := os.Lstat(state); {
+	case err == nil:
+		f.state = &folder{path: state, mode: info.Mode()}
+	case !errors.Is(err, fs.ErrNotExist):
+		f.stateError = err.Error()
+	}
 	f.arch, err = host.Arch()
 	f.archError = text(err)
 	f.module, err = h.Module()

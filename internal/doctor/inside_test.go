@@ -39,7 +39,7 @@ func well(t *testing.T) (hostFacts, guestFacts) {
 	const device = fs.ModeDevice | fs.ModeCharDevice | 0o666
 	at := time.Date(2026, 1, 2, 3, 4, 0, 0, time.Local)
 	f := guestFacts{vmid: 101, name: "web", now: at, settings: settings, running: true,
-		guest: &pve.Guest{VMID: 101, Node: "pve1", Conf: pve.Conf{VMID: 101, Section: next}}, next: next,
+		guest: &pve.Guest{VMID: 101, Node: "pve1", Conf: pve.Conf{VMID: 101, Section: next}}, live: next, next: next,
 		hookscript: pve.DefaultVolume, hookFile: "/x", hookThere: true, hookExec: true, hookOurs: true,
 		hostHas: map[string]bool{"/dev/nvidia0": true, "/dev/nvidiactl": true, "/dev/nvidia-uvm": true},
 		ran:     true, last: lastRun{At: at, Result: "installed"},
@@ -108,7 +108,7 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 		},
 		"no module": {
 			func(h *hostFacts, _ *guestFacts) { h.module = "" },
-			"unknown versions: driver 580.142 is installed; whether that fits cannot be told",
+			"unknown versions: driver 580.142 is installed; whether that fits cannot be told, for it is not known which is wanted",
 		},
 		"stale record": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.record.Version = "550.78" },
@@ -139,6 +139,12 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 				f.inside.blockers = []driver.Blocker{{Reason: "libcuda1 is installed", Hint: "purge it"}}
 			},
 			"problem obstacles: libcuda1 is installed | purge it",
+		},
+		"a node that the host's list does not have": {
+			func(_ *hostFacts, f *guestFacts) {
+				f.inside.nodes = append(f.inside.nodes, insideNode{"/dev/nvidia-nvswitch0", 0o644, 0, 0})
+			},
+			"problem nodes-inside: /dev/nvidia-nvswitch0 in the container is an ordinary file",
 		},
 		"full disk": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.free = 1e6 },

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -10,11 +11,10 @@ import (
 // checkInside judges what is in a running container.
 func checkInside(h hostFacts, f guestFacts) []Finding {
 	if f.inside == nil {
-		what := "it cannot be looked into: "
 		if !f.running {
-			what = "its files cannot be looked at: "
+			return one("inside", Unknown, f.insideHint, "it does not run, so that its files cannot be looked at")
 		}
-		return one("inside", Unknown, f.insideHint, "%s%s", what, f.insideError)
+		return one("inside", Unknown, f.insideHint, "its files cannot be looked at: %s", f.insideError)
 	}
 	all := checkInsideNodes(h, f)
 	all = append(all, checkVersions(h, f)...)
@@ -48,20 +48,20 @@ func checkInsideNodes(h hostFacts, f guestFacts) []Finding {
 			continue
 		case known && real.IsChar && (real.Major != n.major || real.Minor != n.minor):
 			out.add(Problem, restart, "%s in the container has the numbers %d:%d, on the host it has %d:%d", n.path, n.major, n.minor, real.Major, real.Minor)
-		case !known && len(h.present) > 0:
+		case !known && common(n.path) && len(h.present) > 0:
 			out.add(Problem, fmt.Sprintf("pct exec %d -- rm %s", f.vmid, n.path), "%s is in the container but not on the host", n.path)
 		}
 		if n.mode.Perm()&0o006 != 0o006 && !closed[n.path] && !strings.HasPrefix(n.path, "/dev/nvidia-caps/") {
 			out.add(Warning, "give its devN entry mode=0666, then: "+restart, "%s in the container has mode %04o: only root there can use it", n.path, n.mode.Perm())
 		}
 	}
-	for _, e := range entries(f.next) {
+	for _, e := range entries(f.live) {
 		if e.nvidia() && !e.folder && !there[e.target] && e.target != "/dev/nvidia-caps" {
 			out.add(Problem, restart, "%s is not in the container, though %s brings it", e.target, e.key)
 		}
 	}
 	if len(f.inside.nodes) == 0 && len(out.list) == 0 {
-		if needed, _ := f.needed(); len(needed) == 0 {
+		if needed, _ := f.needed(h); len(needed) == 0 {
 			return nil
 		}
 		out.add(Problem, fmt.Sprintf("pve-nvidia-hook enable %d --gpus %s, then: %s", f.vmid, f.gpus(), restart), "there is no GPU's device node in the container")
@@ -70,11 +70,18 @@ func checkInsideNodes(h hostFacts, f guestFacts) []Finding {
 	return out.orOK("its %d device nodes are the host's", len(f.inside.nodes))
 }
 
+// common reports whether a node is one of those that are listed of the host too;
+// there are others, of NVSwitch for instance.
+func common(node string) bool {
+	name := strings.TrimPrefix(node, "/dev/nvidia")
+	return isGPU(node) || slices.Contains([]string{"ctl", "-uvm", "-uvm-tools", "-modeset"}, name) || strings.HasPrefix(name, "-caps/")
+}
+
 // entryModes names the nodes of whose mode something was said already, or whose
 // entry gives them to a user or group on purpose.
 func entryModes(f guestFacts) map[string]bool {
 	said := map[string]bool{}
-	for _, e := range entries(f.next) {
+	for _, e := range entries(f.live) {
 		if e.dev() && (e.owned || e.mode&0o006 != 0o006) {
 			said[e.target] = true
 		}
@@ -101,16 +108,19 @@ func checkVersions(h hostFacts, f guestFacts) []Finding {
 	switch {
 	case found.CUDA != found.NVML:
 		out.add(Problem, f.apply()+" --force", "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", or(string(found.CUDA), "nothing"), or(string(found.NVML), "nothing"))
-	case have == "" && !f.settings.Wanted:
+	case have == "" && (!f.settings.Wanted || f.settingsError != ""):
 	case have == "":
 		out.add(Problem, f.apply(), "no driver is installed, %s is wanted", or(string(wanted), "that of the host"))
 	case wanted == "":
-		out.add(Unknown, "", "driver %s is installed; whether that fits cannot be told, the version of the host's kernel module is not known", have)
+		out.add(Unknown, "", "driver %s is installed; whether that fits cannot be told, for it is not known which is wanted", have)
 	case have != wanted:
 		out.add(Problem, f.apply(), "driver %s is installed, %s is needed", have, wanted)
 	}
 	if found.Log != "" && have != "" && found.Log != have {
 		out.add(Problem, f.apply()+" --force", "an installation of driver %s was begun over %s and not ended", found.Log, have)
+	}
+	if have == "" {
+		return out.orOK("no driver is installed, as wanted")
 	}
 	return out.orOK("driver %s is installed, as wanted", have)
 }
