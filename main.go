@@ -22,7 +22,9 @@ const grace = 1900 * time.Millisecond
 func main() {
 	syscall.Umask(0o022)
 	// The task that reads our output may end before we have cleaned up.
-	signal.Ignore(syscall.SIGPIPE)
+	// Not ignored: that would be inherited by all that is started, in the
+	// container and as a chained hookscript.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	context.AfterFunc(ctx, func() {
 		time.Sleep(grace)

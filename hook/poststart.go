@@ -37,6 +37,7 @@ type run struct {
 	container *lxc.Container
 	installed *record.Installed // the container's record as it was found
 	began     time.Time
+	inputs    string // what a failure of this run depends on
 	handed    bool // a unit goes on with the work
 }
 
@@ -105,15 +106,18 @@ func (r *run) story(ctx context.Context) error {
 // unwanted is the plan for a container in which nobody wants a driver.
 func unwanted(s config.Settings) Plan { return Plan{Why: "no driver is wanted: " + s.WhyNot} }
 
-// leave notes what the run leaves in the container, for those who ask when it
-// is stopped.
+// leave notes what the run leaves in the container: for those who ask when it is
+// stopped, and for the next start, to which a failure of this run counts as long
+// as it finds the container as it was left.
 func (r *run) leave() {
-	in, err := r.installed, error(nil)
+	f := r.trace.Facts
 	if len(r.trace.Steps) > 0 {
-		in, err = record.Read(r.container)
+		f.Container, r.installed = lookContainer(r.container, r.settings)
+		f.Container.Toolkit = r.toolkitMissing(r.trace.Plan.Wanted)
+		r.inputs = digest(version.Program, r.settings.Redacted(), f)
 	}
-	if err == nil {
-		has := hasOf(in)
+	if f.Container.RecordError == "" {
+		has := hasOf(r.installed)
 		r.trace.Left = &has
 	}
 }
@@ -173,7 +177,7 @@ func (r *run) conclude(err error) {
 	var refused *refusal
 	switch {
 	case errors.As(err, &refused):
-		t.Result, t.Reason, t.Hint = Refused, err.Error(), hint.Of(err)
+		t.Result, t.Reason, t.Hint = Refused, say.Clean(err.Error(), 2000), hint.Of(err)
 	case err != nil:
 		t.Result, t.Reason, t.Hint = Failed, say.Clean(err.Error(), 2000), hint.Of(err)
 	case len(t.Steps) > 0 && t.Phase == PhaseUninstall:
@@ -208,8 +212,8 @@ func (r *run) remember(err error) {
 	}
 	r.measure()
 	switch {
-	case t.Result == Failed && t.Facts.Inputs != "" && len(t.Steps) > 0 && !errors.Is(err, context.Canceled) && !errors.Is(err, errGone):
-		if saved := runs.Failed(t.VMID, time.Now(), t.Facts.Inputs, t.Reason); saved != nil {
+	case t.Result == Failed && t.Facts.Inputs != "" && r.inputs != "" && !errors.Is(err, context.Canceled) && !errors.Is(err, errGone):
+		if saved := runs.Failed(t.VMID, time.Now(), r.inputs, t.Reason); saved != nil {
 			r.Log.Warnf("%v", saved)
 		}
 	case err == nil && t.Facts.Failure != nil && !r.handed:

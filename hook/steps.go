@@ -18,7 +18,6 @@ type work struct {
 	*run
 	entry     *cache.Entry
 	delivered string
-	files     []record.File
 	next      record.Installed // the record to be
 }
 
@@ -129,10 +128,13 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 	if err := w.room(); err != nil {
 		return "", err
 	}
-	if err := record.Remove(w.container); err != nil {
+	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
 		return "", err
 	}
-	w.next.Version, w.next.Files = "", nil
+	w.next = record.Installed{Toolkit: w.next.Toolkit}
+	if err := w.claimNothing(); err != nil {
+		return "", err
+	}
 	keep := w.trace.Plan.Wanted
 	err := driver.Uninstall(ctx, w.container, w.trace.Facts.Host.Arch, w.installed, keep, w.settings.Install.Timeout, w.Log)
 	if err != nil {
@@ -142,6 +144,27 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 		return fmt.Sprintf("removed driver %s", old), nil
 	}
 	return "", nil
+}
+
+// claimNothing takes the driver out of the record; what is noted of a toolkit
+// stays, since nothing else tells what an uninstallation has to remove.
+func (w *work) claimNothing() error {
+	if len(w.next.Toolkit) == 0 {
+		return record.Remove(w.container)
+	}
+	return record.Write(w.container, w.next)
+}
+
+func (w *work) job() driver.Job {
+	return driver.Job{
+		RunFile: w.entry.RunFile,
+		Tree:    w.entry.Tree,
+		Report:  w.entry.Report,
+		Deliver: w.settings.Install.Deliver,
+		Flags:   w.settings.Driver.Flags,
+		Timeout: w.settings.Install.Timeout,
+		Log:     w.Log,
+	}
 }
 
 func (w *work) room() error {
@@ -157,15 +180,7 @@ func (w *work) install(ctx context.Context) (string, error) {
 	if err := w.room(); err != nil {
 		return "", err
 	}
-	delivered, err := driver.Install(ctx, w.container, driver.Job{
-		RunFile: w.entry.RunFile,
-		Tree:    w.entry.Tree,
-		Report:  w.entry.Report,
-		Deliver: w.settings.Install.Deliver,
-		Flags:   w.settings.Driver.Flags,
-		Timeout: w.settings.Install.Timeout,
-		Log:     w.Log,
-	})
+	delivered, err := driver.Install(ctx, w.container, w.job())
 	w.delivered = delivered
 	if err != nil {
 		return "", err
