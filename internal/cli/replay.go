@@ -128,17 +128,23 @@ func decideAgain(out io.Writer, in io.Reader, file string) error {
 	fmt.Fprintf(out, "container %d, %s at %s, by program %s: %s\n", t.VMID, say.Clean(string(t.Phase), 40),
 		t.At.Format("2006-01-02 15:04:05 -0700"), say.Clean(t.Program, 40), say.Clean(string(t.Result), 40))
 	again := t.Again()
-	sayPlan(out, "then", t, t.Plan)
+	then := "then"
+	if again.Undecided == "" && len(again.Changes) == 0 {
+		then = "then and now"
+	}
+	sayPlan(out, then, t, t.Plan)
 	for _, o := range t.Steps {
 		if o.Error != "" {
-			fmt.Fprintf(out, "      %s failed: %s\n", say.Clean(string(o.Step), 40), say.Clean(o.Error, 1000))
+			fmt.Fprintf(out, "      then %s failed: %s\n", say.Clean(string(o.Step), 40), say.Clean(o.Error, 1000))
 		}
 	}
 	if again.Undecided != "" {
 		fmt.Fprintf(out, "now:  nothing to decide, %s\n", say.Clean(again.Undecided, 1000))
 		return nil
 	}
-	sayPlan(out, "now", t, again.Plan)
+	if len(again.Changes) > 0 {
+		sayPlan(out, "now", t, again.Plan)
+	}
 	for _, c := range again.Changes {
 		fmt.Fprintf(out, "%s: %s -> %s\n", say.Clean(c.Field, 40), say.Clean(dash(c.Then), 500), say.Clean(dash(c.Now), 500))
 	}

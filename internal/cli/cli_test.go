@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/mirror"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"pve-nvidia-hook": func() {
+			if args := os.Args[1:]; hook.IsCall(args) {
+				os.Exit(hook.Call(context.Background(), args))
+			}
+			os.Exit(Main(context.Background(), os.Args[1:]))
+		},
+		// A node whose containers are all stopped: lxc-info prints no process.
+		"lxc-info": func() {},
+	})
+}
+
+// The commands as a person types them, one script for each, in testdata. With
+// UPDATE=1 the files that a script compares with are written anew.
+func TestCommands(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the cache takes only files that belong to root")
+	}
+	samples := t.TempDir()
+	for _, v := range []string{"550.163.01", "580.142"} {
+		if _, err := fakerun.Write(samples, fakerun.Spec{Version: v, Arch: "x86_64", NoDecompressor: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := mirror.Serve(samples, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		UpdateScripts:       os.Getenv("UPDATE") == "1",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("PVE_NVIDIA_HOOK_CONFIG", filepath.Join(e.WorkDir, "config.toml"))
+			e.Setenv("PVE_NVIDIA_HOOK_HOST_ROOT", filepath.Join(e.WorkDir, "host"))
+			e.Setenv("TZ", "UTC")
+			bin, _, _ := strings.Cut(e.Getenv("PATH"), ":") // where the commands above are
+			e.Setenv("BIN", filepath.Join(bin, "pve-nvidia-hook"))
+			e.Setenv("ALLPATHS", e.Getenv("PATH"))
+			e.Setenv("SAMPLES", samples)
+			e.Setenv("SSL_CERT_FILE", m.Cert)
+			config, err := os.ReadFile(filepath.Join(e.WorkDir, "config.toml"))
+			if err != nil {
+				config = nil // most need nothing special
+			}
+			return os.WriteFile(filepath.Join(e.WorkDir, "config.toml"), append(config, settings(e.WorkDir, m.URL())...), 0o644)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+	})
+}
+
+// settings are those of every script: all folders below its own. A script's own
+// config.toml stands before them and may hold [driver.x] and [containers.x] only.
+func settings(dir, url string) string {
+	return "\n[driver]\nurls = [" + strconv.Quote(url) + "]\n[cache]\ndir = " + strconv.Quote(filepath.Join(dir, "cache")) +
+		"\n[paths]\nstate = " + strconv.Quote(filepath.Join(dir, "state")) + "\nrun = " + strconv.Quote(filepath.Join(dir, "run")) +
+		"\nlxc = " + strconv.Quote(filepath.Join(dir, "lxc")) + "\nmetrics = \"\"\n"
+}
+
+// exits runs a command and expects an exit status: exits 2 COMMAND ARGUMENT...
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: exits STATUS COMMAND...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("%v: exit status %d, expected %d\n%s", slices.Clone(args[1:]), got, want, ts.ReadFile("stderr"))
+	}
+}

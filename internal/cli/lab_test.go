@@ -1,0 +1,138 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/rig"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+)
+
+// status reads what status says, by VMID.
+func statusOf(t *testing.T, r *rig.Rig) map[int]statusRow {
+	t.Helper()
+	var rows []statusRow
+	said, err := r.Run(t.Context(), "status", "--json")
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal([]byte(said.Text), &rows), said.Text)
+	by := map[int]statusRow{}
+	for _, row := range rows {
+		by[row.VMID] = row
+	}
+	return by
+}
+
+func TestApplyBringsRunningContainersIntoLine(t *testing.T) {
+	l := labtest.Open(t)
+	samples, bin := t.TempDir(), t.TempDir()
+	for _, v := range []string{"550.163.01", "580.142"} {
+		_, err := fakerun.Write(samples, fakerun.Spec{Version: v})
+		require.NoError(t, err)
+	}
+	program, err := rig.Build(t.Context(), bin)
+	require.NoError(t, err)
+	r, err := rig.New(t.TempDir(), program, l.Path, samples)
+	require.NoError(t, err)
+	t.Cleanup(r.Close)
+	require.NoError(t, r.Module("550.163.01"))
+	run := func(code int, args ...string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		said, err := r.Run(ctx, args...)
+		require.NoError(t, err)
+		require.Equal(t, code, said.Code, said.Text)
+		return said.Text
+	}
+	labtest.StartIn(t, l, lab.Spec{VMID: 101})
+	bad := labtest.StartIn(t, l, lab.Spec{VMID: 102})
+	stopped := labtest.StartIn(t, l, lab.Spec{VMID: 103})
+	require.NoError(t, stopped.Stop())
+	require.NoError(t, r.Configure("[containers.104]\n[containers.101]\n"))
+
+	said := run(0, "apply", "--all", "--dry-run")
+	require.Contains(t, said, "2 containers: 2 to be done")
+	require.Contains(t, said, "3. check that every file of the driver is there")
+	require.Zero(t, r.Mirror.Total())
+
+	// Both in one go, their lines told apart by the VMID.
+	said = run(0, "apply", "--all")
+	require.Contains(t, said, "2 containers: 2 installed\n")
+	for _, id := range []string{"101", "102"} {
+		require.Contains(t, said, "pve-nvidia-hook "+id+": driver 550.163.01 is installed and nvidia-smi works")
+	}
+	said = run(0, "apply", "--all")
+	require.Contains(t, said, "2 containers: 2 in place\n")
+
+	rows := statusOf(t, r)
+	require.Len(t, rows, 4)
+	require.True(t, rows[101].OK)
+	require.True(t, rows[101].Running)
+	require.EqualValues(t, "550.163.01", rows[101].Installed)
+	require.EqualValues(t, "skipped", rows[101].LastRun.Result)
+	require.False(t, rows[103].Running)
+	require.Contains(t, rows[103].Reason, "the next start installs 550.163.01")
+
+	// What is not as recorded is seen by status, and put right by apply.
+	require.NoError(t, os.Remove(bad.Root+"/usr/bin/nvidia-smi"))
+	rows = statusOf(t, r)
+	require.False(t, rows[102].OK)
+	require.Contains(t, rows[102].Reason, "nvidia-smi is gone")
+	require.Contains(t, run(0, "apply", "101", "102"), "2 containers: 1 in place, 1 installed\n")
+
+	// One that fails fails the whole, and the others are done all the same.
+	require.NoError(t, r.Module("580.142"))
+	_, err = bad.Attach(t.Context(), "sh", "-c", "echo rc=1 >/etc/sample-nvidia-installer")
+	require.NoError(t, err)
+	said = run(1, "apply", "--all")
+	require.Contains(t, said, "2 containers: 1 installed, 1 failed (102)\n")
+	said = run(1, "apply", "102")
+	require.Contains(t, said, "hint: mend the cause and run: pve-nvidia-hook apply --force 102")
+	require.Contains(t, run(1, "replay", "102", "post-start"), "hint: to try again at once, add --force")
+	rows = statusOf(t, r)
+	require.False(t, rows[102].OK)
+	require.Contains(t, rows[102].Reason, "not tried again before")
+	_, err = bad.Attach(t.Context(), "rm", "/etc/sample-nvidia-installer")
+	require.NoError(t, err)
+	require.Contains(t, run(0, "apply", "--force", "102"), "1 container: 1 installed\n")
+
+	require.Contains(t, run(1, "apply", "101", "103"), "2 containers: 1 in place, 1 refused (103)\n")
+	// A stopped container shows what its last run left.
+	require.NoError(t, bad.Stop())
+	rows = statusOf(t, r)
+	require.True(t, rows[102].OK, rows[102].Reason)
+	require.False(t, rows[102].Running)
+	require.EqualValues(t, "580.142", rows[102].Installed)
+
+	text := run(0, "status")
+	require.Contains(t, text, "(580.142)")
+	require.NotContains(t, text, "\x1b")
+}
+
+// On a terminal there are a bar at the foot, and no more than a container each.
+func TestApplyShowsProgressOnATerminal(t *testing.T) {
+	script, err := exec.LookPath("script")
+	if err != nil {
+		t.Skip("script(1) of bsdutils is not here")
+	}
+	dir := t.TempDir()
+	program, err := rig.Build(t.Context(), dir)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(dir+"/config.toml", []byte(fmt.Sprintf("[paths]\nstate = %q\nrun = %q\nlxc = %q\nmetrics = \"\"\n", dir+"/s", dir+"/r", dir+"/l")), 0o644))
+	cmd := exec.CommandContext(t.Context(), script, "-qec", program+" --config "+dir+"/config.toml apply 101 102", "/dev/null")
+	out, err := cmd.Output()
+	require.Error(t, err)
+	require.Contains(t, string(out), "of 2 done")
+	lines := screenOf(strings.ReplaceAll(strings.ReplaceAll(string(out), "\r\n", "\n"), "\r", ""))
+	require.Contains(t, lines, "2 containers: 2 refused (101, 102)")
+}

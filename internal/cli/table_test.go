@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+)
+
+func sampleRows(now time.Time) []statusRow {
+	ran := func(ago time.Duration, r hook.Result) *lastRun {
+		return &lastRun{At: now.Add(-ago), Phase: hook.PhasePostStart, Result: r, Seconds: 1}
+	}
+	return []statusRow{
+		{VMID: 101, Name: "web", Running: true, Wanted: "580.142", Installed: "580.142", Toolkit: "12.8", OK: true, LastRun: ran(20*time.Second, hook.Skipped)},
+		{VMID: 102, Name: "a-name-that-somebody-made-rather-long", Running: true, Wanted: "580.142", Installed: "550.163.01", LastRun: ran(5*time.Hour, hook.Failed),
+			Reason: "driver 550.163.01 is installed, 580.142 is wanted; the last run failed: 214 MB are free on /usr, 700 MB are needed for driver 580.142 and its firmware"},
+		{VMID: 103, Wanted: "580.142", Installed: "580.142", OK: true, LastRun: ran(72*time.Hour, hook.Installed)},
+		{VMID: 1000104, Name: "fresh", Wanted: "580.142", OK: true, Reason: "the next start installs 580.142"},
+		{VMID: 1000105, Name: "外外外", Running: true, Wanted: "580.142", Installed: "580.142", OK: true, LastRun: ran(2*time.Minute, hook.Background)},
+	}
+}
+
+func TestStatusTableFitsTheTerminal(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	local := time.Local
+	time.Local = time.UTC
+	t.Cleanup(func() { time.Local = local })
+	for name, width := range map[string]int{"pipe": 0, "80": 80, "160": 160, "40": 40} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			require.NoError(t, printStatus(&out, sampleRows(now), now, width, false))
+			for l := range strings.Lines(out.String()) {
+				require.True(t, width == 0 || columns(strings.TrimSuffix(l, "\n")) <= width, l)
+			}
+			file := filepath.Join("testdata", "table-"+name+".golden")
+			if os.Getenv("UPDATE") == "1" {
+				require.NoError(t, os.WriteFile(file, out.Bytes(), 0o644))
+			}
+			want, err := os.ReadFile(file)
+			require.NoError(t, err)
+			require.Equal(t, string(want), out.String())
+		})
+	}
+}
+
+func TestOnlyProblemsAreColoured(t *testing.T) {
+	var out bytes.Buffer
+	now := time.Now()
+	require.NoError(t, printStatus(&out, sampleRows(now), now, 160, true))
+	lines := strings.Split(out.String(), "\n")
+	for i, l := range lines {
+		require.Equal(t, i == 2, strings.Contains(l, "\x1b["), l)
+	}
+	require.True(t, strings.HasPrefix(lines[2], "\x1b[1;31m! 102"), lines[2])
+	require.True(t, strings.HasSuffix(lines[2], "...\x1b[0m"), lines[2])
+}
+
+// screenOf plays what was written to a terminal of one line at its foot and
+// returns the lines that stay.
+func screenOf(written string) []string {
+	var lines []string
+	for l := range strings.SplitSeq(written, "\n") {
+		if at := strings.LastIndex(l, "\x1b[K"); at >= 0 {
+			l = l[at+len("\x1b[K"):]
+		}
+		lines = append(lines, l)
+	}
+	return lines
+}
+
+func TestLogLinesStandAboveTheProgressLine(t *testing.T) {
+	var out bytes.Buffer
+	p := &progress{out: &out, total: 3, begun: time.Now(), stop: make(chan struct{}), width: func() int { return 80 }}
+	p.begin(101)
+	p.begin(102)
+	_, err := p.Write([]byte("one\n"))
+	require.NoError(t, err)
+	p.done(101)
+	require.Equal(t, []string{"one", "1 of 3 done, 0 s; working on 102"}, screenOf(out.String()))
+	p.end()
+	p.end()
+	_, err = p.Write([]byte("two\n"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"one", "two", ""}, screenOf(out.String()))
+}
