@@ -28,7 +28,7 @@ Of the host:
     nouveau          nouveau, which would hold the GPU, is not loaded
     device-nodes     the NVIDIA nodes in /dev have the driver's numbers of now
     devices-unit     a unit makes /dev/nvidia-uvm at boot, before guests start
-    proxmox          this is a node of Proxmox VE whose configuration can be read
+    proxmox          this is a node of Proxmox VE that can be looked at
     state            the state folder is root's alone
     hook-program     the hookscript finds the program, here and on other nodes
     cache            the cache folder is root's alone, and its locks work
@@ -39,7 +39,7 @@ Of the host:
 Of each container:
 
     container        it is there, and a container of this node
-    settings         its settings have no mistakes, and a driver is wanted in it
+    settings         its settings have no mistakes and want a driver
     hookscript       the hookscript line is this program's, its file is there,
                      executable and of this version
     entries-on-host  the host has what its devN and lxc.mount.entry lines name
@@ -47,7 +47,7 @@ Of each container:
     entry-mode       no devN is for root alone (Proxmox's default is 0660)
     device-rules     lxc.cgroup2.devices.allow lines fit the numbers of today
     lock             no run works on it just now
-    last-run         how the last run went, and when a failed one is tried again
+    last-run         how the last run went, and when the next may be
 
 Of each running container:
 
@@ -55,8 +55,8 @@ Of each running container:
     versions         container, host and configuration have one driver version
     record           its files are as they were recorded after the installation
     orphans          no libraries of another driver version are left
-    obstacles        no driver packages of the distribution, no missing ldconfig
-                     or glibc
+    obstacles        no driver packages of the distribution; ldconfig and
+                     glibc are there
     disk, memory     there is room, and the memory limit is not under 512 MiB
 
 Each finding is ok, a problem (something does not work, or will not at the next
@@ -99,7 +99,7 @@ Exit status: 0 no problems (warnings and unknowns there may be), 1 problems,
 	}
 	flags := c.Flags()
 	flags.BoolVar(&asJSON, "json", false, "print a list of findings as JSON")
-	flags.BoolVar(&deep, "deep", false, "read the cached run files through and check their hashes (seconds for each)")
+	flags.BoolVar(&deep, "deep", false, "check the hashes of the cached run files (seconds each)")
 	flags.BoolVar(&verbose, "verbose", false, "show what is well, too")
 	return c
 }

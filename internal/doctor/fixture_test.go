@@ -14,6 +14,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
@@ -132,7 +133,12 @@ func (n node) configure(extra string) {
 
 func (n node) examine(vmids ...int) Report {
 	n.Helper()
-	o := Options{Host: host.Host{Root: n.root}, VMIDs: vmids}
+	return n.look(Options{VMIDs: vmids})
+}
+
+func (n node) look(o Options) Report {
+	n.Helper()
+	o.Host = host.Host{Root: n.root}
 	o.Config, o.ConfigError = config.Load(n.path("config.toml"), config.Options{HostRoot: n.root, Named: true})
 	return Examine(context.Background(), o)
 }
@@ -428,6 +434,29 @@ func TestTextOfOthersCannotChangeATerminal(t *testing.T) {
 	var b strings.Builder
 	require.NoError(t, r.Print(&b, true, false))
 	require.NotContains(t, b.String(), "\x1b")
+}
+
+func TestDeepLookReadsRunFilesThrough(t *testing.T) {
+	n := newNode(t)
+	n.file("cache/x", "")
+	file, err := fakerun.Write(n.path("cache"), fakerun.Spec{Version: module, Arch: arch(t), NoDecompressor: true})
+	require.NoError(t, err)
+	name := filepath.Base(file)
+	require.Contains(t, lines(n.look(Options{}).Findings), "0 unknown cache-files: "+name)
+	require.Empty(t, lines(n.look(Options{Deep: true}).Findings))
+	require.Empty(t, lines(n.look(Options{}).Findings), "it is verified now")
+
+	// One byte, with size and times as they were: only reading tells.
+	info, err := os.Stat(file)
+	require.NoError(t, err)
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("!"), info.Size()-1)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, os.Chtimes(file, info.ModTime(), info.ModTime()))
+	require.Contains(t, lines(n.look(Options{Deep: true}).Findings), "0 problem cache-files: ")
+	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is damaged")
 }
 
 func TestRunThatGoesOnIsNamed(t *testing.T) {
