@@ -257,8 +257,13 @@ func readAt(dir int, name string, limit int) ([]byte, error) {
 }
 
 func readlinkAt(dir int, name string) (string, error) {
-	buf := make([]byte, unix.PathMax)
+	var most [256]byte // nearly all targets are shorter, and a driver has dozens of links
+	buf := most[:]
 	n, err := unix.Readlinkat(dir, name, buf)
+	if n == len(buf) {
+		buf = make([]byte, unix.PathMax)
+		n, err = unix.Readlinkat(dir, name, buf)
+	}
 	if err != nil {
 		return "", &os.PathError{Op: "readlink", Path: name, Err: err}
 	}

@@ -19,8 +19,9 @@ func TestLstatAllTellsWhatLstatAndReadlinkTell(t *testing.T) {
 		require.NoError(t, os.WriteFile(outside, []byte("of the host"), 0o644))
 		sh(t, at, `mkdir -p /many/a /many/b; cd /many
 			echo one >a/f; echo three >b/f; ln -s f a/l; ln -s /many/b a/dir
+			ln -s "$(printf '%0300d' 0)" a/long; ln -s "$(printf '%0256d' 0)" a/256
 			ln -s / root; ln -s ../../../../../../.. up; ln -s /proc/self/root magic; mkfifo b/fifo`)
-		names := []string{"/many/a/f", "/many/a/l", "/many/a/gone", "/many/a/dir", "/many/a/dir/f", "/many/gone/f", "/many/b/f", "/many/b/fifo",
+		names := []string{"/many/a/f", "/many/a/l", "/many/a/gone", "/many/a/long", "/many/a/256", "/many/a/dir", "/many/a/dir/f", "/many/gone/f", "/many/b/f", "/many/b/fifo",
 			"/many/a/f", "/many/a/f/below", "/many/root/many/b/f", "/many/up/many/a/f", "/many/magic/etc", "/many/magic", "/bin", "/proc/1/exe",
 			"/many/up" + outside, "/many/root" + outside}
 		for i, e := range c.LstatAll(names) {
