@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -388,4 +389,43 @@ func fingerprint(t *testing.T, dir string) string {
 	out, err := exec.Command("sh", "-c", `cd "$1" && find . -printf '%P %y %m %U %G %s %T@ %C@\n' | sort && find . -type f -print0 | sort -z | xargs -0 sha256sum`, "sh", dir).CombinedOutput()
 	require.NoError(t, err, string(out))
 	return string(out)
+}
+
+// A container may mount a file system whose server reads every request and never
+// answers. A process that runs into it cannot even be killed: its caller, a start
+// of the container, would wait for ever.
+func TestAFileSystemThatNeverAnswersIsCutOff(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{Privileged: true})
+	ended := func(signal os.Signal, limit time.Duration) string {
+		require.NoError(t, g.Wedge(t.Context(), "/var/lib/pve-nvidia-hook"))
+		cmd := n.Command(t.Context(), "replay", strconv.Itoa(g.VMID), "post-start", "--force")
+		var said strings.Builder
+		cmd.Stdout, cmd.Stderr = &said, &said
+		began := time.Now()
+		require.NoError(t, cmd.Start())
+		if signal != nil {
+			time.Sleep(300 * time.Millisecond) // into the file system
+			require.NoError(t, cmd.Process.Signal(signal))
+		}
+		done := make(chan error, 1)
+		go func() { done <- cmd.Wait() }()
+		select {
+		case <-done:
+		case <-time.After(limit):
+			_ = g.Stop() // which ends the server and so frees the hook
+			<-done
+			t.Fatalf("the hook did not end within %v: %s", limit, said.String())
+		}
+		t.Logf("ended after %v: %s", time.Since(began), said.String())
+		g.sh("umount -l /var/lib/pve-nvidia-hook")
+		return said.String()
+	}
+	ended(syscall.SIGTERM, 5*time.Second)
+	if long() {
+		ended(nil, 100*time.Second)
+	}
+	said, code := g.anyhow("--force")
+	require.Zero(t, code, said)
+	g.holds(newer)
 }

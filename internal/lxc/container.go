@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
@@ -32,17 +33,21 @@ type Container struct {
 	gids    idMap
 	uid     int // of the container's root, as the host sees it
 	gid     int
+
+	busy atomic.Int32 // system calls on its files that are under way
+	quit func() bool  // ends the watch of Open's context
 }
 
 // Open finds the init process of container VMID below lxcPath (for instance
 // /var/lib/lxc) by lxc-info and pins its root. It returns ErrNotRunning when
-// there is none.
+// there is none. A call on its files that hangs when ctx ends is cut off.
 func Open(ctx context.Context, lxcPath string, vmid int) (*Container, error) {
 	c := &Container{lxcPath: lxcPath, name: strconv.Itoa(vmid), pidfd: -1, proc: -1, root: -1}
 	if err := c.open(ctx); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("open container %d: %w", vmid, err)
 	}
+	c.quit = context.AfterFunc(ctx, c.cancelled)
 	return c, nil
 }
 
@@ -176,6 +181,9 @@ func (c *Container) checkInit() error {
 
 // Close lets go of the root; it changes nothing in the container.
 func (c *Container) Close() error {
+	if c.quit != nil {
+		c.quit()
+	}
 	for _, fd := range []*int{&c.root, &c.proc, &c.pidfd} {
 		if *fd >= 0 {
 			unix.Close(*fd)

@@ -88,6 +88,7 @@ func (c *Container) ReadDir(name string, most int) ([]string, error) {
 		return nil, pathError("readdir", name, err)
 	}
 	defer f.Close()
+	defer c.guard()()
 	names, err := f.Readdirnames(most + 1)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, pathError("readdir", name, err)
@@ -114,6 +115,10 @@ func (c *Container) OpenFile(name string) (*os.File, error) {
 		if err := regular(fd); err != nil {
 			return err
 		}
+		var fsys unix.Statfs_t
+		if unix.Fstatfs(fd, &fsys) == nil && int64(fsys.Type) == unix.FUSE_SUPER_MAGIC {
+			c.busy.Add(1) // for good: the caller's reading may hang
+		}
 		f, err = reopen(fd, name)
 		return err
 	})
@@ -130,6 +135,7 @@ func (c *Container) ReadFile(name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	defer c.guard()()
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, pathError("read", name, err)
@@ -232,6 +238,7 @@ func reopen(fd int, name string) (*os.File, error) {
 // either, and new files belong to the container's root from the first moment.
 // The identity is of a thread, so fn must not leave work to other goroutines.
 func (c *Container) as(fn func() error) error {
+	defer c.guard()()
 	if c.uid == 0 && c.gid == 0 {
 		return fn()
 	}

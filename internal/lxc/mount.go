@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -205,11 +206,19 @@ func (c *Container) inMountNamespace(ctx context.Context, fn func() error) error
 		return err
 	}
 	done := make(chan error, 1)
+	defer c.guard()()
 	go onThrowawayThread(func() { done <- c.enter(fn) })
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
+		// A thread that does not come back keeps this process from ending.
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(time.Second):
+			c.AbortFUSE()
+		}
 		return ctx.Err()
 	}
 }

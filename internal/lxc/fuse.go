@@ -1,0 +1,86 @@
+package lxc
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// stuckAfter is far more than a system call on files takes, on a slow and busy
+// disk too.
+var stuckAfter = 20 * time.Second
+
+// guard ends the container's FUSE file systems when what follows takes too long.
+// The caller calls done at its end.
+func (c *Container) guard() (done func()) {
+	timer := time.AfterFunc(stuckAfter, func() { c.AbortFUSE() })
+	c.busy.Add(1)
+	return func() {
+		c.busy.Add(-1)
+		timer.Stop()
+	}
+}
+
+// cancelled is called when the work on the container is to end: a file system
+// that does not answer then has a second left. Proxmox sends SIGKILL five
+// seconds after SIGTERM.
+func (c *Container) cancelled() {
+	time.Sleep(time.Second)
+	if c.busy.Load() > 0 {
+		c.AbortFUSE()
+	}
+}
+
+// fuseControl is where the kernel lets root end the connections of FUSE file
+// systems, one folder each, named after the minor number of the mount's device.
+const fuseControl = "/sys/fs/fuse/connections"
+
+// AbortFUSE ends the FUSE file systems that are mounted in the container and not
+// on the host, and returns how many. A container may mount one whose server
+// reads a request and never answers it: a system call of this process that runs
+// into that cannot be interrupted, not even by SIGKILL, and so holds up whoever
+// waits for this process. Only the end of the connection frees it. The host's
+// own (lxcfs, which every container sees in its /proc, or a storage) are left
+// alone. It is the last resort: what works in the container ends too.
+func (c *Container) AbortFUSE() int {
+	theirs, err := readAt(c.proc, "mountinfo", 16<<20)
+	if err != nil {
+		return 0
+	}
+	ours, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return 0
+	}
+	host := fuseMinors(string(ours))
+	aborted := 0
+	for minor := range fuseMinors(string(theirs)) {
+		if host[minor] {
+			continue
+		}
+		if os.WriteFile(filepath.Join(fuseControl, minor, "abort"), []byte("1"), 0o200) == nil {
+			aborted++
+		}
+	}
+	return aborted
+}
+
+// fuseMinors are the minor device numbers of the FUSE mounts in a mountinfo:
+// "ID PARENT MAJOR:MINOR ROOT POINT OPTIONS ... - TYPE SOURCE OPTIONS".
+func fuseMinors(mountinfo string) map[string]bool {
+	minors := map[string]bool{}
+	for line := range strings.Lines(mountinfo) {
+		front, back, ok := strings.Cut(line, " - ")
+		fields, kind := strings.Fields(front), strings.Fields(back)
+		if !ok || len(fields) < 5 || len(kind) < 1 {
+			continue
+		}
+		if kind[0] != "fuse" && !strings.HasPrefix(kind[0], "fuse.") {
+			continue // fuseblk needs a disk, which a container has none of
+		}
+		if minor, ok := strings.CutPrefix(fields[2], "0:"); ok && strings.Trim(minor, "0123456789") == "" {
+			minors[minor] = true
+		}
+	}
+	return minors
+}
