@@ -72,7 +72,7 @@ func (r *run) carryOut(ctx context.Context) error {
 		return nil
 	}
 	err := r.handOver(ctx)
-	if err != nil && len(here) == 0 {
+	if err != nil && len(here) == 0 && ctx.Err() == nil {
 		r.Log.Warnf("%v; the work is done now instead", err)
 		return r.whileItRuns(ctx, rest)
 	}
@@ -92,6 +92,10 @@ func (r *run) handOver(ctx context.Context) error {
 	}
 	u := unit{r.trace.VMID}
 	started, err := u.start(ctx, file, program, strconv.Itoa(r.trace.VMID), string(r.trace.Phase))
+	if err != nil && ctx.Err() != nil {
+		// Whoever stops the hook means all of its work.
+		u.stop(context.WithoutCancel(ctx))
+	}
 	if err != nil {
 		return err
 	}

@@ -51,8 +51,9 @@ func background(n *node) {
 	n.run("echo hang >" + rootfs104 + "/etc/sample-nvidia-installer")
 
 	began := time.Now()
-	said := n.run(pct + "start 104 2>&1") // it reads the hook's pipes to their end
-	require.Less(n.t, time.Since(began), 8*time.Second)
+	const odd = "PVE_NVIDIA_HOOK_ODD=a\"b$c`d\\e f#g%h"
+	said := n.run("export '" + odd + "'; " + pct + "start 104 2>&1") // it reads the hook's pipes to their end
+	require.Less(n.t, time.Since(began), 5*time.Second)
 	require.Contains(n.t, said, "the work goes on in the background; see journalctl -fu pve-nvidia-hook-104")
 	n.eventually(installs)
 	require.Contains(n.t, n.run("systemctl list-units --no-legend 'pve-nvidia-hook-*'"), "NVIDIA driver of container 104")
@@ -60,6 +61,7 @@ func background(n *node) {
 	require.NotContains(n.t, n.run("systemctl show pve-nvidia-hook-104"), "/root/config.toml", "everyone may read a unit's properties")
 	n.run("! test -e /run/pve-nvidia-hook/104.env")
 
+	require.Contains(n.t, n.run("tr '\\0' '\\n' </proc/$(systemctl show -P MainPID pve-nvidia-hook-104)/environ"), odd+"\n")
 	main := n.run("systemctl show -P MainPID pve-nvidia-hook-104")
 	began = time.Now()
 	said = n.run(hostEnv + " " + snippet + " 104 post-start 2>&1")
