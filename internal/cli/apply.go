@@ -102,6 +102,9 @@ func (a *app) applyTo(c *cobra.Command, conf *config.Config, ids []int, jobs int
 	if err != nil {
 		return usage{err}
 	}
+	if !o.DryRun {
+		log.ToJournal()
+	}
 	o.Config, o.Host = conf, a.host
 	o.Terminal = len(ids) == 1 && isTerminal(os.Stderr) // bars of several would write over each other
 	traces := make([]hook.Trace, len(ids))

@@ -21,13 +21,18 @@ var journalSocket = "/run/systemd/journal/socket"
 // output is the journal already, as in a unit, the entries with fields stand in
 // for the lines. A journal that is absent or busy neither fails nor delays a run.
 func (l Log) ToJournal() {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
+	j := &toJournal{}
+	if ours, _ := journal.StderrIsJournalStream(); ours && l.Logger.Out == os.Stderr {
+		if _, text := l.Logger.Formatter.(lines); !text {
+			return // JSON was asked for and has the fields
+		}
+		j.instead = l.Logger.Out
+	}
+	var err error
+	if j.fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
 		return
 	}
-	j := &toJournal{fd: fd}
-	if ours, _ := journal.StderrIsJournalStream(); ours && l.Logger.Out == os.Stderr {
-		j.instead = l.Logger.Out
+	if j.instead != nil {
 		l.Logger.SetOutput(io.Discard)
 	}
 	l.Logger.AddHook(j)
