@@ -38,7 +38,7 @@ type run struct {
 	installed *record.Installed // the container's record as it was found
 	began     time.Time
 	inputs    string // what a failure of this run depends on
-	handed    bool // a unit goes on with the work
+	handed    bool   // a unit goes on with the work
 }
 
 // PostStart brings the user space of a running container into line with the
