@@ -40,6 +40,7 @@ func (r Runs) Save(vmid int, at time.Time, trace any) (string, error) {
 	if err := put(file, append(data, '\n')); err != nil {
 		return "", fmt.Errorf("keep the run's trace: %w", err)
 	}
+	sweep(dir)
 	names, err := r.List(vmid)
 	if err != nil {
 		return file, err
@@ -56,7 +57,7 @@ func (r Runs) Save(vmid int, at time.Time, trace any) (string, error) {
 // synced: that would take most of the time of a run that finds nothing to do,
 // and a trace that a crash of the host takes away is no loss.
 func put(file string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(file), ".new-*") // 0600
+	f, err := os.CreateTemp(filepath.Dir(file), newPrefix+"*") // 0600
 	if err != nil {
 		return err
 	}
@@ -68,6 +69,20 @@ func put(file string, data []byte) error {
 		_ = os.Remove(f.Name())
 	}
 	return err
+}
+
+// newPrefix begins the names of files that are being written.
+const newPrefix = ".new-"
+
+// sweep removes what processes that were killed while they wrote have left. One
+// that still writes has begun a moment ago.
+func sweep(dir string) {
+	left, _ := filepath.Glob(filepath.Join(dir, newPrefix+"*"))
+	for _, name := range left {
+		if info, err := os.Lstat(name); err == nil && time.Since(info.ModTime()) > time.Hour {
+			_ = os.Remove(name)
+		}
+	}
 }
 
 // List returns the kept traces of a container, oldest first.
@@ -121,6 +136,7 @@ type Failure struct {
 	Next   time.Time `json:"next"`   // not tried again before
 	Inputs string    `json:"inputs"` // a digest: other inputs are tried at once
 	Reason string    `json:"reason"`
+	Hint   string    `json:"hint,omitempty"`
 }
 
 // Delays between tries after failures.
@@ -145,8 +161,8 @@ func (r Runs) Failure(vmid int) *Failure {
 }
 
 // Failed remembers a failure. The delay doubles with each one in a row.
-func (r Runs) Failed(vmid int, at time.Time, inputs, reason string) error {
-	f := Failure{Count: 1, At: at, Inputs: inputs, Reason: reason}
+func (r Runs) Failed(vmid int, at time.Time, inputs, reason, hint string) error {
+	f := Failure{Count: 1, At: at, Inputs: inputs, Reason: reason, Hint: hint}
 	if last := r.Failure(vmid); last != nil && last.Inputs == inputs {
 		f.Count = last.Count + 1
 	}

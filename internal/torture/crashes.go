@@ -215,6 +215,9 @@ func (k *killer) heal(ctx context.Context, g *guest, version string) error {
 	if err := g.fault(""); err != nil {
 		return err
 	}
+	if err := k.age(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	said, err := k.Hook(ctx, g.VMID, "post-start")

@@ -124,6 +124,17 @@ func (s *stand) stateIsWhole() error {
 	})
 }
 
+// age makes what a killed run has left of a trace as old as the next start of a
+// container would find it: such files are taken away after an hour.
+func (s *stand) age() error {
+	left, err := filepath.Glob(s.Path("state", "runs", "*", ".*"))
+	for _, name := range left {
+		then := time.Now().Add(-2 * time.Hour)
+		err = errors.Join(err, os.Chtimes(name, then, then))
+	}
+	return err
+}
+
 // noTemporaries reports files of the state folder that only a run that was broken off leaves.
 func (s *stand) noTemporaries() error {
 	return filepath.WalkDir(s.Path("state"), func(name string, d fs.DirEntry, err error) error {
