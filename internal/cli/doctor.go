@@ -15,10 +15,12 @@ func (a *app) doctor() *cobra.Command {
 		Use:   "doctor [VMID...]",
 		Short: "find what is wrong and say what to do",
 		Long: `Look at this node and its containers, and say what is wrong, each with what to
-do about it. Nothing is changed, and no program is started in a container.
+do about it. Nothing is changed (but --deep has the cache remember what it
+finds), no program is started in a container, and no network is touched.
 
 Without a VMID the containers of this node are looked at that have the
-hookscript, and those that the configuration wants a driver in.
+hookscript or had it from enable, and those that the configuration wants a
+driver in.
 
 Of the host:
 

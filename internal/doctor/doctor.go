@@ -7,7 +7,8 @@
 // is a finding of its own: it is never taken for well or for wrong.
 //
 // Looking changes nothing, but for a file in the cache folder that is made and
-// removed at once to try its locks.
+// removed at once to try its locks, and for what the cache notes about a run
+// file that a deep look has read.
 package doctor
 
 import (

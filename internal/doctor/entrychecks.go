@@ -5,10 +5,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 )
 
 // checkStarts finds the entries that Proxmox or LXC fails on.
-func checkStarts(f guestFacts) []Finding {
+func checkStarts(h hostFacts, f guestFacts) []Finding {
 	out := findings{check: "entries-on-host"}
 	if f.guest == nil {
 		return nil
@@ -29,7 +31,7 @@ func checkStarts(f guestFacts) []Finding {
 			out.add(Unknown, "", "whether the host has %s cannot be seen: %s", e.source, f.noHas[e.source])
 		case there:
 		case e.dev():
-			out.add(Problem, either(fix, fmt.Sprintf("pct set %d --delete %s", f.vmid, e.key)), "the container does not start: %s names %s, which the host lacks", e.key, e.source)
+			out.add(Problem, h.orDelete(fix, f.vmid, e), "the container does not start: %s names %s, which the host lacks", e.key, e.source)
 		case e.optional:
 			out.add(Problem, fix, "the host lacks %s: the line %q then makes an empty file of that name in the container", e.source, mountKey+": "+e.value)
 		default:
@@ -42,12 +44,17 @@ func checkStarts(f guestFacts) []Finding {
 	return out.orOK("the host has what its %d device entries name", n)
 }
 
-// either joins what to do with what to do instead.
-func either(fix, other string) string {
-	if fix == "" {
+// orDelete adds to what to do about an entry what to do when its device is not
+// one that the driver would have now.
+func (h hostFacts) orDelete(fix string, vmid int, e entry) string {
+	other := fmt.Sprintf("pct set %d --delete %s", vmid, e.key)
+	switch {
+	case fix == "":
 		return other
+	case slices.ContainsFunc(h.wantedNodes(), func(n host.Node) bool { return n.Path == e.source }):
+		return fix
 	}
-	return fix + "; or, if that GPU is gone for good: " + other
+	return fix + "; or, if that device is gone for good: " + other
 }
 
 // checkEntries looks for nodes that nothing or too much brings.

@@ -14,7 +14,7 @@ func checkGuest(h hostFacts, f guestFacts) []Finding {
 	}
 	all := checkSettings(f)
 	all = append(all, checkHook(h, f)...)
-	all = append(all, checkStarts(f)...)
+	all = append(all, checkStarts(h, f)...)
 	all = append(all, checkEntries(h, f)...)
 	all = append(all, checkModes(f)...)
 	all = append(all, checkRules(h, f)...)
@@ -79,22 +79,35 @@ func checkHook(h hostFacts, f guestFacts) []Finding {
 	if f.guest.Conf.Waits() {
 		out.add(Warning, fmt.Sprintf("pct reboot %d", f.vmid), "changes of its hookscript or devices wait for the next start")
 	}
-	switch {
-	case f.hookscript == "":
-	case f.hookFile == "":
-		out.add(Problem, f.hookHint, "the container does not start: %s", f.hookError)
-	case !f.hookThere && f.hookError != "":
-		out.add(Unknown, "", "the hookscript's file cannot be looked at: %s", f.hookError)
-	case !f.hookThere:
-		out.add(Problem, enable, "the container does not start: its hookscript %s is missing", f.hookFile)
-	case !f.hookExec:
-		out.add(Problem, "chmod 755 "+f.hookFile, "the container does not start: its hookscript %s is not executable", f.hookFile)
-	case f.hookError != "":
-		out.add(Problem, f.hookHint, "%s", f.hookError)
-	case !f.hookOurs:
-		out.add(Warning, enable, "the hookscript %s is not the one of this version", f.hookFile)
+	out.file(f.hook, enable)
+	if f.hook.there && f.hook.exec {
+		switch {
+		case f.hook.err != "":
+			out.add(Problem, f.hook.hint, "%s", f.hook.err)
+		case !f.hookOurs:
+			out.add(Warning, enable, "the hookscript %s is not the one of this version", f.hook.file)
+		}
 	}
+	// It is run in every phase, and its failure is the hook's.
+	out.file(f.chain, "put it back, or drop it: take chain out of the configuration, pve-nvidia-hook disable "+fmt.Sprint(f.vmid)+", then enable")
 	return out.orOK("its hookscript is set and its file is in place")
+}
+
+// file says what of a hookscript's file keeps the container from starting.
+func (f *findings) file(s script, fix string) {
+	switch {
+	case s.volume == "":
+	case s.file == "" && s.hint == "":
+		f.add(Unknown, "", "the file of the hookscript %s cannot be found out: %s", s.volume, s.err)
+	case s.file == "":
+		f.add(Problem, s.hint, "the container does not start: %s", s.err)
+	case !s.there && s.err != "":
+		f.add(Unknown, "", "the file of the hookscript %s cannot be looked at: %s", s.volume, s.err)
+	case !s.there:
+		f.add(Problem, fix, "the container does not start: its hookscript %s is missing", s.file)
+	case !s.exec:
+		f.add(Problem, "chmod 755 "+s.file, "the container does not start: its hookscript %s is not executable", s.file)
+	}
 }
 
 func checkLock(f guestFacts) []Finding {

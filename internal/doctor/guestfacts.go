@@ -35,13 +35,9 @@ type guestFacts struct {
 	state  pve.State
 	noKeep string // why what enable has set is not known
 
-	hookscript string // this program's volume in the live or the next configuration, or ""
-	hookFile   string // its path on the node; "" when there is none
-	hookError  string
-	hookHint   string
-	hookThere  bool
-	hookExec   bool
-	hookOurs   bool // it is this version's snippet
+	hook     script // this program's hookscript in the live or the next configuration
+	hookOurs bool   // it is this version's snippet
+	chain    script // the other one that runs after it
 
 	hostHas map[string]bool // sources of the entries: whether they are devices
 	noHas   map[string]string
@@ -58,6 +54,15 @@ type guestFacts struct {
 	insideError string
 	insideHint  string
 	running     bool
+}
+
+// script is a hookscript and the file behind it.
+type script struct {
+	volume    string // "" when there is none
+	file      string // path on the node; "" when it cannot be found out
+	there     bool
+	exec      bool
+	err, hint string
 }
 
 // lastRun is what this command reads of a trace.
@@ -141,34 +146,47 @@ func (f guestFacts) away(h hostFacts) bool {
 func (f *guestFacts) lookHook(host host.Host, h hostFacts) {
 	for _, volume := range []string{f.next.Hookscript, f.live.Hookscript} {
 		if pve.Ours(volume) {
-			f.hookscript = volume
+			f.hook = lookScript(host, h, volume)
 			break
 		}
 	}
-	if f.hookscript == "" || h.noStore != "" {
-		f.hookError = h.noStore
-		return
+	if f.hook.there {
+		var err error
+		f.hookOurs, err = pve.SnippetStands(host.Path(f.hook.file))
+		if err != nil {
+			f.hook.err, f.hook.hint = err.Error(), hint.Of(err)
+		}
 	}
-	file, err := h.storages.Path(f.hookscript)
+	chained := f.settings.Chain
+	if chained == "" && !pve.Ours(f.state.Chain) {
+		chained = f.state.Chain
+	}
+	if f.hook.volume != "" && chained != "" {
+		f.chain = lookScript(host, h, chained)
+	}
+}
+
+// lookScript looks at the file of a hookscript as Proxmox does: it must be a
+// regular file, or a link to one, and executable.
+func lookScript(host host.Host, h hostFacts, volume string) script {
+	s := script{volume: volume, err: h.noStore}
+	if h.noStore != "" {
+		return s
+	}
+	file, err := h.storages.Path(volume)
 	if err != nil {
-		f.hookError, f.hookHint = err.Error(), hint.Of(err)
-		return
+		s.err, s.hint = err.Error(), hint.Of(err)
+		return s
 	}
-	f.hookFile = file
+	s.file = file
 	info, err := os.Stat(host.Path(file))
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return
-	case err != nil:
-		f.hookError = err.Error()
-		return
+	case err == nil:
+		s.there, s.exec = info.Mode().IsRegular(), info.Mode()&0o111 != 0
+	case !errors.Is(err, fs.ErrNotExist):
+		s.err = err.Error()
 	}
-	f.hookThere = info.Mode().IsRegular()
-	f.hookExec = info.Mode()&0o111 != 0
-	f.hookOurs, err = pve.SnippetStands(host.Path(file))
-	if err != nil {
-		f.hookError, f.hookHint = err.Error(), hint.Of(err)
-	}
+	return s
 }
 
 // lookRuns reads what the host keeps of earlier runs, and whether one goes on.

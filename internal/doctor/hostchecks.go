@@ -185,8 +185,10 @@ func checkState(h hostFacts) []Finding {
 func checkSnippets(h hostFacts, guests []guestFacts) []Finding {
 	volumes := map[string]bool{}
 	for _, g := range guests {
-		if g.hookFile != "" {
-			volumes[g.hookscript] = true
+		for _, s := range []script{g.hook, g.chain} {
+			if s.file != "" {
+				volumes[s.volume] = true
+			}
 		}
 	}
 	if len(volumes) == 0 {

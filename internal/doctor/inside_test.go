@@ -40,7 +40,7 @@ func well(t *testing.T) (hostFacts, guestFacts) {
 	at := time.Date(2026, 1, 2, 3, 4, 0, 0, time.Local)
 	f := guestFacts{vmid: 101, name: "web", now: at, settings: settings, running: true,
 		guest: &pve.Guest{VMID: 101, Node: "pve1", Conf: pve.Conf{VMID: 101, Section: next}}, live: next, next: next,
-		hookscript: pve.DefaultVolume, hookFile: "/x", hookThere: true, hookExec: true, hookOurs: true,
+		hook: script{volume: pve.DefaultVolume, file: "/x", there: true, exec: true}, hookOurs: true,
 		hostHas: map[string]bool{"/dev/nvidia0": true, "/dev/nvidiactl": true, "/dev/nvidia-uvm": true},
 		ran:     true, last: lastRun{At: at, Result: "installed"},
 		inside: &insideFacts{

@@ -1,0 +1,371 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+)
+
+func TestNothingIsFoundWhereAllIsWell(t *testing.T) {
+	n := newNode(t)
+	r := n.examine()
+	require.Empty(t, lines(r.Findings))
+	require.False(t, r.Problems())
+	require.Equal(t, map[int]string{0: "pve1", 101: "web"}, r.Names)
+}
+
+// Each case breaks one thing, and one finding names it.
+func TestEachFaultIsNamedWithItsFix(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(node)
+		want  string
+	}{
+		"module not loaded": {
+			func(n node) { n.remove("proc/driver") },
+			"0 problem kernel-module: the host has an NVIDIA GPU, but the kernel module nvidia is not loaded | modprobe nvidia; dmesg says why it is not loaded",
+		},
+		"odd module version": {
+			func(n node) { n.file("proc/driver/nvidia/version", "something new\n") },
+			"0 problem kernel-module: read the kernel module's version",
+		},
+		"no GPU": {
+			func(n node) { n.remove("proc/driver", "sys/bus/pci/devices/0000:01:00.0") },
+			"0 problem kernel-module: this host has no NVIDIA GPU and NVIDIA's kernel module is not loaded",
+		},
+		"GPU in a VM": {
+			func(n node) {
+				n.remove("proc/driver")
+				n.link("sys/bus/pci/devices/0000:01:00.0/driver", "../../../bus/pci/drivers/vfio-pci")
+			},
+			"0 problem kernel-module: the GPUs of this host are handed to virtual machines",
+		},
+		"host upgraded, not rebooted": {
+			func(n node) {
+				n.remove("usr/lib")
+				n.file("usr/lib/"+arch(n.T)+"-linux-gnu/libnvidia-ml.so.590.48.01", "")
+			},
+			"0 warning host-driver: the host's own libraries are of driver 590.48.01, its loaded kernel module is 580.142: the host was upgraded and not rebooted, and after the reboot the containers need 590.48.01 | reboot",
+		},
+		"nouveau beside nvidia": {
+			func(n node) { n.file("proc/modules", "nouveau 1 0 - Live 0x0\n") },
+			"0 warning nouveau: nouveau is loaded",
+		},
+		"uvm node missing": {
+			func(n node) { n.remove("dev/nvidia-uvm") },
+			"0 problem device-nodes: the host lacks /dev/nvidia-uvm | pve-nvidia-hook devices",
+		},
+		"node is a file": {
+			func(n node) { n.remove("dev/nvidia0"); n.file("dev/nvidia0", "") },
+			"0 problem device-nodes: /dev/nvidia0 on the host is no device node",
+		},
+		"uvm major drifted": {
+			func(n node) { n.remove("dev/nvidia-uvm"); n.node("nvidia-uvm", 243, 0) },
+			"0 problem device-nodes: /dev/nvidia-uvm on the host has the numbers 243:0, the driver has 511:0 now | pve-nvidia-hook devices",
+		},
+		"uvm module missing": {
+			func(n node) { n.file("proc/devices", "Character devices:\n195 nvidia\n") },
+			"0 problem device-nodes: the kernel module nvidia-uvm is not loaded, so that CUDA cannot work | modprobe nvidia-uvm; pve-nvidia-hook devices",
+		},
+		"unit not enabled": {
+			func(n node) { n.remove("etc/systemd/system/multi-user.target.wants") },
+			"0 warning devices-unit: nothing makes /dev/nvidia-uvm at boot: the unit pve-nvidia-hook-devices is not enabled | systemctl enable --now pve-nvidia-hook-devices",
+		},
+		"program gone": {
+			func(n node) { n.remove("usr/bin/pve-nvidia-hook") },
+			"0 problem hook-program: the hookscript does nothing",
+		},
+		"another node": {
+			func(n node) { n.file("etc/pve/nodes/pve2/lxc/999.conf", "hostname: there\n") },
+			"0 unknown hook-program: whether local:snippets/pve-nvidia-hook stands on pve2 too cannot be seen from here; a container that migrates to a node without it does not start | ssh pve2 test -x /var/lib/vz/snippets/pve-nvidia-hook, and install pve-nvidia-hook there where it fails",
+		},
+		"config mistake": {
+			func(n node) { n.configure("[driver]\nversoin = \"1\"\n") },
+			"0 problem configuration: ",
+		},
+		"hookscript missing": {
+			func(n node) { n.remove("var/lib/vz") },
+			"101 problem hookscript: the container does not start: its hookscript /var/lib/vz/snippets/pve-nvidia-hook is missing | pve-nvidia-hook enable 101",
+		},
+		"hookscript not executable": {
+			func(n node) { n.mode("var/lib/vz/snippets/pve-nvidia-hook", 0o644) },
+			"101 problem hookscript: the container does not start: its hookscript /var/lib/vz/snippets/pve-nvidia-hook is not executable | chmod 755 /var/lib/vz/snippets/pve-nvidia-hook",
+		},
+		"hookscript of an older version": {
+			func(n node) {
+				n.file("var/lib/vz/snippets/pve-nvidia-hook", "#!/bin/sh\nprogram=/usr/bin/pve-nvidia-hook\n")
+			},
+			"101 warning hookscript: the hookscript /var/lib/vz/snippets/pve-nvidia-hook is not the one of this version | pve-nvidia-hook enable 101",
+		},
+		"hookscript is another program": {
+			func(n node) { n.file("var/lib/vz/snippets/pve-nvidia-hook", "#!/bin/sh\nrm -rf /\n") },
+			"is not a script of pve-nvidia-hook | move it away",
+		},
+		"chained hookscript gone": {
+			func(n node) {
+				n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","chain":"local:snippets/backup.sh","dev":{"0":"/dev/nvidiactl"}}`)
+			},
+			"101 problem hookscript: the container does not start: its hookscript /var/lib/vz/snippets/backup.sh is missing | put it back",
+		},
+		"storage gone": {
+			func(n node) { n.guest("local:snippets", "nfs1:snippets") },
+			`101 problem hookscript: the container does not start: there is no storage "nfs1"`,
+		},
+		"hookscript overwritten": {
+			func(n node) { n.guest("local:snippets/pve-nvidia-hook", "local:snippets/backup.sh") },
+			"101 problem hookscript: the hookscript was overwritten: it is local:snippets/backup.sh instead of local:snippets/pve-nvidia-hook, so the driver no longer follows the host | pve-nvidia-hook enable 101 --chain",
+		},
+		"hookscript line gone": {
+			func(n node) { n.guest("hookscript: local:snippets/pve-nvidia-hook\n", "") },
+			"101 problem hookscript: the hookscript line is gone: enable has set local:snippets/pve-nvidia-hook | pve-nvidia-hook enable 101",
+		},
+		"changes wait": {
+			func(n node) {
+				n.guest("unprivileged: 1\n", "unprivileged: 1\n[pve:pending]\ndev3: /dev/nvidia-uvm-tools,mode=0666\n")
+			},
+			"101 warning hookscript: changes of its hookscript or devices wait for the next start | pct reboot 101",
+		},
+		"devN of a node that is not there": {
+			func(n node) {
+				n.guest("unprivileged: 1\n", "dev3: /dev/nvidia7,mode=0666\n")
+			},
+			"101 problem entries-on-host: the container does not start: dev3 names /dev/nvidia7, which the host lacks | pve-nvidia-hook devices; or, if that device is gone for good: pct set 101 --delete dev3",
+		},
+		"mode for root alone, written out": {
+			func(n node) { n.guest("/dev/nvidia0,mode=0666", "path=/dev/nvidia0,mode=0600,deny-write=0") },
+			"| pct set 101 --dev1 path=/dev/nvidia0,deny-write=0,mode=0666",
+		},
+		"mode for root alone": {
+			func(n node) { n.guest("/dev/nvidia0,mode=0666", "/dev/nvidia0") },
+			"101 warning entry-mode: dev1 gives /dev/nvidia0 the mode 0660: only root in the container can use it | pct set 101 --dev1 /dev/nvidia0,mode=0666",
+		},
+		"entry twice": {
+			func(n node) {
+				n.guest("unprivileged: 1\n", "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,create=file\nlxc.cgroup2.devices.allow: c 195:* rwm\n")
+			},
+			`101 warning entries: dev1 and "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,create=file" both bring /dev/nvidia0 | remove the line from /etc/pve/lxc/101.conf`,
+		},
+		"an entry of enable taken out": {
+			func(n node) {
+				n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","dev":{"3":"/dev/nvidia-uvm-tools,mode=0666"}}`)
+			},
+			"101 problem entries: nothing brings /dev/nvidia-uvm-tools into the container | pve-nvidia-hook enable 101 --gpus all",
+		},
+		"state folder for all": {
+			func(n node) { n.mode("state", 0o777) },
+			"has mode 0777: others than root may write it, and no run is kept | chmod 700 ",
+		},
+		"uvm left out": {
+			func(n node) { n.guest("dev2: /dev/nvidia-uvm,mode=0666\n", "") },
+			"101 problem entries: nothing brings /dev/nvidia-uvm into the container | pve-nvidia-hook enable 101 --gpus all",
+		},
+		"a chosen GPU left out": {
+			func(n node) { n.configure("[containers.101]\ngpus = \"0,1\"\n") },
+			"101 problem entries: nothing brings /dev/nvidia1 into the container | pve-nvidia-hook enable 101 --gpus 0,1",
+		},
+		"no entries": {
+			func(n node) {
+				n.mounts()
+				n.file("etc/pve/nodes/pve1/lxc/101.conf", "hookscript: local:snippets/pve-nvidia-hook\n")
+			},
+			"101 problem entries: nothing brings a GPU's device nodes into the container | pve-nvidia-hook enable 101 --gpus all",
+		},
+		"mount of a missing node": {
+			func(n node) { n.mounts("c 195:* rwm", "c 511:* rwm"); n.remove("dev/nvidia-uvm") },
+			`101 problem entries-on-host: the host lacks /dev/nvidia-uvm: the line "lxc.mount.entry: /dev/nvidia-uvm dev/nvidia-uvm none bind,optional,create=file" then makes an empty file`,
+		},
+		"stale rule": {
+			func(n node) { n.mounts("c 195:* rwm", "c 243:* rwm") },
+			`101 warning device-rules: the line "lxc.cgroup2.devices.allow: c 243:* rwm" is stale: the major 243 is hidraw now | sed -i 's/^lxc.cgroup2.devices.allow: c 243:/lxc.cgroup2.devices.allow: c 511:/' /etc/pve/lxc/101.conf`,
+		},
+		"rule of nobody": {
+			func(n node) { n.mounts("c 195:* rwm", "c 511:* rwm", "c 240:* rwm") },
+			`101 warning device-rules: the line "lxc.cgroup2.devices.allow: c 240:* rwm" is stale: no driver has the major 240 now | remove the line from /etc/pve/lxc/101.conf`,
+		},
+		"no rule for uvm": {
+			func(n node) { n.mounts("c 195:* rwm") },
+			"101 problem device-rules: no lxc.cgroup2.devices.allow line lets the container open /dev/nvidia-uvm, which has the numbers 511:0 now",
+		},
+		"failed and held back": {
+			func(n node) {
+				n.file("state/runs/101/failure.json", `{"count":3,"at":"2026-01-01T00:00:00Z","next":"2999-01-01T00:00:00Z","reason":"the disk is full"}`)
+			},
+			"101 problem last-run: it failed 3 times in a row, and is not tried again before 2999-01-01",
+		},
+		"last run refused": {
+			func(n node) {
+				n.file("state/runs/101/20260102T000000.000000Z.json", `{"at":"2026-01-02T00:00:00Z","result":"refused","reason":"distribution packages","hint":"apt-get purge libcuda1"}`)
+			},
+			"| apt-get purge libcuda1; then: pve-nvidia-hook apply --force 101",
+		},
+		"trace is no JSON": {
+			func(n node) { n.file("state/runs/101/20260101T000000.000000Z.json", "{") },
+			"101 unknown last-run: the last run cannot be read",
+		},
+		"cache writable for all": {
+			func(n node) { n.file("cache/x", ""); n.mode("cache", 0o777) },
+			"0 problem cache: the cache folder ",
+		},
+		"cache of somebody else": {
+			func(n node) { n.file("cache/x", ""); require.NoError(n, os.Chown(n.path("cache"), 1000, 1000)) },
+			"belongs to uid 1000, who could exchange what root runs | chown root:root ",
+		},
+		"run file put there by hand": {
+			func(n node) { n.file("cache/NVIDIA-Linux-x86_64-580.142.run", "x") },
+			"0 unknown cache-files: NVIDIA-Linux-x86_64-580.142.run was put there by hand and is verified when it is first used | pve-nvidia-hook cache verify 580.142",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			c.spoil(n)
+			require.Contains(t, lines(n.examine().Findings), c.want)
+		})
+	}
+}
+
+func TestRulesThatFitAreLetBe(t *testing.T) {
+	n := newNode(t)
+	n.mounts("c 195:* rwm", "c 511:* rwm")
+	require.Empty(t, lines(n.examine().Findings))
+	n.mounts("a")
+	require.Empty(t, lines(n.examine().Findings))
+}
+
+func TestNoGPUChosenIsNoFault(t *testing.T) {
+	n := newNode(t)
+	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hookscript: local:snippets/pve-nvidia-hook\n")
+	n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook"}`)
+	require.Empty(t, lines(n.examine().Findings))
+}
+
+func TestContainersAreChosen(t *testing.T) {
+	n := newNode(t)
+	n.file("etc/pve/nodes/pve1/lxc/102.conf", "hostname: other\n")
+	n.file("etc/pve/nodes/pve1/lxc/103.conf", "hostname: configured\n")
+	n.file("etc/pve/nodes/pve2/lxc/104.conf", "hookscript: local:snippets/pve-nvidia-hook\n")
+	n.file("etc/pve/nodes/pve1/qemu-server/105.conf", "hookscript: local:snippets/pve-nvidia-hook\n")
+	n.configure("[containers.103]\nenabled = true\n[containers.104]\nenabled = true\n[containers.106]\nenabled = true\n")
+	r := n.examine()
+	require.Equal(t, map[int]string{0: "pve1", 101: "web", 103: "configured", 106: ""}, r.Names)
+	require.Contains(t, lines(r.Findings), "106 warning container: the configuration names container 106, which there is not")
+
+	said := lines(n.examine(104, 105, 107).Findings)
+	require.Contains(t, said, "104 unknown container: container 104 is on node pve2 and cannot be looked at from here | ssh pve2 pve-nvidia-hook doctor 104")
+	require.Contains(t, said, "105 problem container: 105 is a virtual machine")
+	require.Contains(t, said, "107 problem container: there is no container 107")
+}
+
+func TestUnknownIsNeverAFact(t *testing.T) {
+	n := node{t, t.TempDir()}
+	n.configure("")
+	r := n.examine(101)
+	require.False(t, r.Problems(), lines(r.Findings))
+	said := lines(r.Findings)
+	for _, check := range []string{"kernel-module", "nouveau", "devices-unit", "proxmox"} {
+		require.Contains(t, said, "0 unknown "+check)
+	}
+	require.NotContains(t, said, "101 problem")
+	for _, f := range r.Findings {
+		if f.VMID == 101 && f.Check == "inside" {
+			require.Equal(t, Unknown, f.Level)
+			return
+		}
+	}
+	t.Fatal("nothing is said of what is in the container")
+}
+
+func TestMistakesOfTheConfigurationAreEachNamed(t *testing.T) {
+	n := newNode(t)
+	n.configure("[driver]\nversion = \"new\"\non_mismatch = \"shrug\"\n")
+	said := lines(n.examine().Findings)
+	require.Contains(t, said, "config.toml:2: driver.version")
+	require.Contains(t, said, "config.toml:3: driver.on_mismatch")
+	require.Contains(t, said, "0 unknown configuration: ")
+}
+
+func TestTextOfOthersCannotChangeATerminal(t *testing.T) {
+	n := newNode(t)
+	n.file("state/runs/101/failure.json", `{"count":1,"at":"2026-01-01T00:00:00Z","next":"2999-01-01T00:00:00Z","reason":"a\u001b[2J\nok  all is well"}`)
+	n.file("etc/pve/nodes/pve1/lxc/101.conf", strings.Replace(goodConf, "hostname: web", "hostname: w\x1b[1mb", 1))
+	r := n.examine()
+	require.Contains(t, lines(r.Findings), `a\x1b[2J ok  all is well`)
+	var b strings.Builder
+	require.NoError(t, r.Print(&b, true, false))
+	require.NotContains(t, b.String(), "\x1b")
+}
+
+func TestDeepLookReadsRunFilesThrough(t *testing.T) {
+	n := newNode(t)
+	n.file("cache/x", "")
+	file, err := fakerun.Write(n.path("cache"), fakerun.Spec{Version: module, Arch: arch(t), NoDecompressor: true})
+	require.NoError(t, err)
+	name := filepath.Base(file)
+	require.Contains(t, lines(n.look(Options{}).Findings), "0 unknown cache-files: "+name)
+	require.Empty(t, lines(n.look(Options{Deep: true}).Findings))
+	require.Empty(t, lines(n.look(Options{}).Findings), "it is verified now")
+
+	// One byte, with size and times as they were: only reading tells.
+	info, err := os.Stat(file)
+	require.NoError(t, err)
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("!"), info.Size()-1)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, os.Chtimes(file, info.ModTime(), info.ModTime()))
+	require.Contains(t, lines(n.look(Options{Deep: true}).Findings), "0 problem cache-files: ")
+	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is damaged")
+}
+
+func TestRunThatGoesOnIsNamed(t *testing.T) {
+	n := newNode(t)
+	n.file("run/101.lock", "")
+	held, err := lock.Take(context.Background(), n.path("run/101.lock"), lock.Options{Holder: "container 101"})
+	require.NoError(t, err)
+	defer held.Release()
+	require.Contains(t, lines(n.examine().Findings), fmt.Sprintf("101 warning lock: a run works on this container just now, so that what is said of it may change: pid %d on ", os.Getpid()))
+	require.NoError(t, held.Release())
+	require.Empty(t, lines(n.examine().Findings))
+}
+
+func TestMemoryLimitIsTheSmallestAbove(t *testing.T) {
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  int64
+	}{
+		"version 2": {map[string]string{
+			"proc/7/cgroup":                       "0::/lxc/101/ns\n",
+			"sys/fs/cgroup/lxc/101/ns/memory.max": "max\n",
+			"sys/fs/cgroup/lxc/101/memory.max":    "268435456\n",
+			"sys/fs/cgroup/lxc/memory.max":        "max\n",
+		}, 256 << 20},
+		"version 1": {map[string]string{
+			"proc/7/cgroup": "11:cpu:/x\n9:memory:/lxc/101\n0::/other\n",
+			"sys/fs/cgroup/memory/lxc/101/memory.limit_in_bytes": "536870912\n",
+			"sys/fs/cgroup/memory/memory.limit_in_bytes":         "9223372036854771712\n",
+		}, 512 << 20},
+		"no limit": {map[string]string{
+			"proc/7/cgroup":                    "0::/lxc/101\n",
+			"sys/fs/cgroup/lxc/101/memory.max": "max\n",
+		}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := node{t, t.TempDir()}
+			for file, text := range c.files {
+				n.file(file, text)
+			}
+			got, err := memoryLimit(n.root, 7)
+			require.NoError(t, err)
+			require.Equal(t, c.want, got)
+		})
+	}
+	_, err := memoryLimit(t.TempDir(), 7)
+	require.Error(t, err)
+}
