@@ -232,3 +232,20 @@ func TestContainerThatStopsEndsItsDownload(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, failures, "the next start must try at once")
 }
+
+// A start holds the container's lock of Proxmox while its hook runs, so pct
+// would wait for its own caller.
+func TestHookNeverCallsPct(t *testing.T) {
+	n := newNode(t, newer)
+	bin := t.TempDir()
+	for _, name := range []string{"pct", "pvesh", "pvesm", "qm"} {
+		require.NoError(t, os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\necho $0 $* >>"+bin+"/calls\n"), 0o755))
+	}
+	n.Env = append(n.Env, "PATH="+bin+":/sbin:/bin:/usr/sbin:/usr/bin")
+	n.configure("[install]\ndeliver = \"push\"\n")
+	g := n.start(lab.Spec{})
+	for _, phase := range []string{"pre-start", "post-start", "post-start", "pre-stop", "post-stop"} {
+		require.Zero(t, n.asProxmox(g.VMID, phase).code)
+	}
+	require.NoFileExists(t, filepath.Join(bin, "calls"))
+}

@@ -36,6 +36,19 @@ func haveSystemd() bool {
 	return err == nil
 }
 
+// talk connects with systemd: directly, which needs no message bus, or by the
+// bus, should a systemd to come have no socket of its own.
+func talk(ctx context.Context) (*systemd.Conn, error) {
+	conn, err := systemd.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		conn, err = systemd.NewSystemConnectionContext(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("talk to systemd: %w", err)
+	}
+	return conn, nil
+}
+
 // known reports whether systemd has such a unit, at the price of one stat: a
 // transient unit has its file there from start to end.
 func (u unit) known() bool {
@@ -48,10 +61,9 @@ func (u unit) known() bool {
 func (u unit) start(ctx context.Context, envFile string, command ...string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, unitStart)
 	defer cancel()
-	// A direct connection: it needs no message bus, which a minimal node may lack.
-	conn, err := systemd.NewSystemdConnectionContext(ctx)
+	conn, err := talk(ctx)
 	if err != nil {
-		return false, fmt.Errorf("talk to systemd: %w", err)
+		return false, err
 	}
 	defer conn.Close()
 	set := func(name string, value any) systemd.Property {
@@ -114,7 +126,7 @@ func (u unit) works(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, unitStop)
 	defer cancel()
-	conn, err := systemd.NewSystemdConnectionContext(ctx)
+	conn, err := talk(ctx)
 	if err != nil {
 		return false
 	}
@@ -131,7 +143,7 @@ func (u unit) stop(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, unitStop)
 	defer cancel()
-	conn, err := systemd.NewSystemdConnectionContext(ctx)
+	conn, err := talk(ctx)
 	if err != nil {
 		return false
 	}

@@ -235,11 +235,14 @@ func TestNames(t *testing.T) {
 }
 
 func TestTemplatesFollowNVIDIAsFolders(t *testing.T) {
-	for _, c := range []struct{ arch, url string }{
-		{"x86_64", "https://us.download.nvidia.com/XFree86/Linux-x86_64/580.142/NVIDIA-Linux-x86_64-580.142.run"},
-		{"aarch64", "https://us.download.nvidia.com/XFree86/aarch64/580.142/NVIDIA-Linux-aarch64-580.142.run"},
+	const xfree, tesla = "https://us.download.nvidia.com/XFree86/{os_arch}/{version}/{file}", "https://us.download.nvidia.com/tesla/{version}/{file}"
+	for _, c := range []struct{ template, arch, url string }{
+		{xfree, "x86_64", "https://us.download.nvidia.com/XFree86/Linux-x86_64/580.142/NVIDIA-Linux-x86_64-580.142.run"},
+		{xfree, "aarch64", "https://us.download.nvidia.com/XFree86/aarch64/580.142/NVIDIA-Linux-aarch64-580.142.run"},
+		{tesla, "x86_64", "https://us.download.nvidia.com/tesla/580.142/NVIDIA-Linux-x86_64-580.142.run"},
+		{tesla, "aarch64", "https://us.download.nvidia.com/tesla/580.142/NVIDIA-Linux-aarch64-580.142.run"},
 	} {
-		u, err := fill("https://us.download.nvidia.com/XFree86/{os_arch}/{version}/{file}", Want{Version: v2, Arch: c.arch})
+		u, err := fill(c.template, Want{Version: v2, Arch: c.arch})
 		require.NoError(t, err)
 		require.Equal(t, c.url, u.String())
 	}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 )
 
 // pveNode is a root folder with what enable needs of a node: three containers,
@@ -117,4 +119,26 @@ func TestWrongArgumentsOfEnableAreWrongUsage(t *testing.T) {
 		_, err := typed(t, args...)
 		require.ErrorAs(t, err, new(usage), "%v", args)
 	}
+}
+
+func TestEnableWithChainTellsTheHookWhatToRun(t *testing.T) {
+	root := pveNode(t, "")
+	mine := filepath.Join(root, "var/lib/vz/snippets/mine.sh")
+	require.NoError(t, os.MkdirAll(filepath.Dir(mine), 0o755))
+	require.NoError(t, os.WriteFile(mine, []byte("#!/bin/sh\necho $* >>"+root+"/calls\nexit 3\n"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/pve/lxc/101.conf"), []byte("arch: amd64\nhookscript: local:snippets/mine.sh\n"), 0o640))
+	_, err := typed(t, "enable", "101", "--gpus", "none")
+	require.ErrorContains(t, err, "has a hookscript already: local:snippets/mine.sh")
+
+	_, err = typed(t, "enable", "101", "--gpus", "none", "--chain")
+	require.NoError(t, err)
+	require.Equal(t, 3, hook.Call(t.Context(), []string{"101", "pre-start"}))
+	calls, err := os.ReadFile(filepath.Join(root, "calls"))
+	require.NoError(t, err)
+	require.Equal(t, "101 pre-start\n", string(calls))
+
+	_, err = typed(t, "disable", "101")
+	require.NoError(t, err)
+	require.Contains(t, conf(t, root, "101"), "hookscript: local:snippets/mine.sh")
+	require.Zero(t, hook.Call(t.Context(), []string{"101", "pre-start"}), "nothing is chained any more")
 }

@@ -81,7 +81,11 @@ func TestOnlyKnownOptionsArePassed(t *testing.T) {
 	require.NotContains(t, older, "--no-systemd")
 	require.NotContains(t, older, "--skip-depmod")
 	arm := Options(runfile.Header{Version: "580.142", Arch: "aarch64"}, nil)
-	require.NotContains(t, arm, "--no-install-compat32-libs")
+	require.NotContains(t, arm, "--no-install-compat32-libs", "an unknown option there, with which nothing is installed")
+	for _, option := range []string{"--silent", "--no-kernel-module", "--no-systemd", "--skip-depmod"} {
+		require.Contains(t, arm, option)
+	}
+	require.Contains(t, Options(runfile.Header{Version: "580.142", Arch: "x86_64"}, nil), "--no-install-compat32-libs")
 }
 
 func TestOnlyDriverFilesOfARecordAreRemoved(t *testing.T) {
