@@ -152,4 +152,3 @@ func lines(all []Finding) string {
 	}
 	return b.String()
 }
-

@@ -8,9 +8,47 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/rig"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
 )
+
+// What a run of the hook has left is what the doctor calls well, to the last check.
+func TestContainerWithADriverFromTheHookIsWell(t *testing.T) {
+	l := labtest.Open(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	program, err := rig.Build(ctx, t.TempDir())
+	require.NoError(t, err)
+	samples := t.TempDir()
+	_, err = fakerun.Write(samples, fakerun.Spec{Version: module, Arch: arch(t)})
+	require.NoError(t, err)
+	r, err := rig.New(t.TempDir(), program, l.Path, samples)
+	require.NoError(t, err)
+	t.Cleanup(r.Close)
+	require.NoError(t, r.Module(module))
+	labtest.StartIn(t, l, lab.Spec{VMID: 101})
+	said, err := r.Hook(ctx, 101, "post-start")
+	require.NoError(t, err)
+	require.Zero(t, said.Code, said.Text)
+
+	c, err := config.Load(r.Path("config.toml"), config.Options{HostRoot: r.Path("host")})
+	require.NoError(t, err)
+	report := Examine(ctx, Options{Config: c, Host: host.Host{Root: r.Path("host")}, VMIDs: []int{101}})
+	levels := map[string]Level{}
+	for _, f := range report.Findings {
+		if f.VMID == 101 && f.Check != "nodes-inside" { // it has no GPU indeed
+			require.NotEqual(t, Problem, f.Level, f)
+		}
+		levels[f.Check] = f.Level
+	}
+	for _, check := range []string{"cache", "cache-files", "cache-room", "state", "versions", "record", "orphans", "obstacles", "disk", "memory", "lock", "last-run"} {
+		require.Equal(t, OK, levels[check], "%s\n%s", check, lines(report.Findings))
+	}
+}
 
 // faulty makes in a container what users of other ways have: half of two
 // drivers, and a record that is older than both links.
