@@ -13,8 +13,11 @@ func (a *app) config() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "config",
 		Short: "check the configuration and show what holds for a container",
-		Args:  known,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+		Long: `The files are read in this order, and the later wins: built-in defaults,
+/etc/pve/pve-nvidia-hook.toml for the cluster, Phoenix files where they are named,
+and /etc/pve-nvidia-hook/config.toml; [containers.VMID] wins over what holds for all.`,
+		Args: known,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.configCheck(), a.configShow())
 	return c
@@ -24,7 +27,12 @@ func (a *app) configCheck() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
 		Short: "report every mistake of every configuration file",
-		Args:  args(0, 0, "no arguments"),
+		Long: `Read all configuration files as the hook does and report every mistake at once,
+each with its file and line: unknown keys, values that cannot be, and settings that
+contradict each other in what holds for a container in the end. The exit status is
+1 when there is one.`,
+		Example: "  pve-nvidia-hook config check --config /root/new.toml",
+		Args:    args(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
 			conf, err := a.load()
 			if err != nil {
@@ -42,10 +50,11 @@ func (a *app) configCheck() *cobra.Command {
 func (a *app) configShow() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "show [VMID]",
-		Short: "print every setting with its origin",
-		Long:  "Print every setting that holds for a container, or for containers that no file names, with the place that it comes from. Credentials in URLs are not shown.",
-		Args:  args(0, 1, "at most one VMID"),
+		Use:     "show [VMID]",
+		Short:   "print every setting with its origin",
+		Long:    "Print every setting that holds for a container, or for containers that no file names, with the place that it comes from. Credentials in URLs are not shown.",
+		Example: "  pve-nvidia-hook config show\n  pve-nvidia-hook config show 101 --json",
+		Args:    args(0, 1, "at most one VMID"),
 		RunE: func(c *cobra.Command, words []string) error {
 			ids, err := vmids(words)
 			if err != nil {

@@ -97,7 +97,7 @@ func TestApplyBringsRunningContainersIntoLine(t *testing.T) {
 	said = run(1, "apply", "--all")
 	require.Contains(t, said, "2 containers: 1 installed, 1 failed (102)\n")
 	said = run(1, "apply", "102")
-	require.Contains(t, said, "hint: mend the cause and run: pve-nvidia-hook apply --force 102")
+	require.Contains(t, said, "at once: pve-nvidia-hook apply --force 102")
 	require.Contains(t, run(1, "replay", "102", "post-start"), "hint: to try again at once, add --force")
 	rows = statusOf(t, r)
 	require.False(t, rows[102].OK)
@@ -135,4 +135,30 @@ func TestApplyShowsProgressOnATerminal(t *testing.T) {
 	require.Contains(t, string(out), "of 2 done")
 	lines := screenOf(strings.ReplaceAll(strings.ReplaceAll(string(out), "\r\n", "\n"), "\r", ""))
 	require.Contains(t, lines, "2 containers: 2 refused (101, 102)")
+}
+
+func TestStatusOfTwoHundredContainersTakesUnderASecond(t *testing.T) {
+	labtest.Need(t)
+	dir := t.TempDir()
+	program, err := rig.Build(t.Context(), dir)
+	require.NoError(t, err)
+	r, err := rig.New(dir, program, dir+"/lxc", dir)
+	require.NoError(t, err)
+	t.Cleanup(r.Close)
+	require.NoError(t, r.Module("580.142"))
+	for vmid := 1000; vmid < 1200; vmid++ {
+		folder := fmt.Sprintf("%s/lxc/%d", dir, vmid)
+		require.NoError(t, os.MkdirAll(folder, 0o755))
+		config := fmt.Sprintf("lxc.include = /usr/share/lxc/config/common.conf\nlxc.rootfs.path = dir:%s/rootfs\nlxc.uts.name = ct%d\n", folder, vmid)
+		require.NoError(t, os.WriteFile(folder+"/config", []byte(config), 0o644))
+	}
+	best := time.Hour
+	for range 3 { // the machine may have other work
+		said, err := r.Run(t.Context(), "status", "--json")
+		require.NoError(t, err)
+		require.Equal(t, 200, strings.Count(said.Text, `"vmid":`))
+		best = min(best, said.Elapsed)
+	}
+	require.Less(t, best, time.Second)
+	t.Logf("%v", best)
 }

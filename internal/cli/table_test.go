@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
@@ -89,4 +90,22 @@ func TestLogLinesStandAboveTheProgressLine(t *testing.T) {
 	_, err = p.Write([]byte("two\n"))
 	require.NoError(t, err)
 	require.Equal(t, []string{"one", "two", ""}, screenOf(out.String()))
+}
+
+func TestEveryCommandIsExplained(t *testing.T) {
+	var visit func(c *cobra.Command)
+	visit = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			visit(sub)
+		}
+		if c.Name() == "version" {
+			return // there is nothing to explain
+		}
+		require.NotEmpty(t, c.Long, c.CommandPath())
+		require.True(t, c.HasExample() || c.HasSubCommands() || !c.HasLocalFlags(), "no example: %s", c.CommandPath())
+		for line := range strings.Lines(c.Long + "\n" + c.Example) {
+			require.Less(t, len(line), 160, line)
+		}
+	}
+	visit(Root())
 }
