@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -94,22 +95,22 @@ func crashes(ctx context.Context, t *torture) (err error) {
 // that every run has an old driver to remove.
 type killer struct {
 	*stand
-	rng    *rand.Rand
-	length map[string]time.Duration // of the stretches, by name and delivery
-	whole  whole
-	turn   int
+	rng     *rand.Rand
+	length  map[string]time.Duration // of the stretches, by name and delivery
+	whole   whole
+	timeout string   // of the installer; "" the usual one
+	call    []string // words before VMID and phase of a healing run
 }
 
 // next makes all ready for a run: the version, the delivery, the container.
 func (k *killer) next(at stretch) (g *guest, version, deliver string, err error) {
-	k.turn++
 	g = k.guests[k.rng.IntN(len(k.guests))]
 	deliver = []string{"mount", "push"}[k.rng.IntN(2)]
 	version = versions[0]
 	if had, _ := g.claims(); had == version {
 		version = versions[1]
 	}
-	errs := []error{k.Module(version), k.Configure("[install]\ndeliver = \"" + deliver + "\"\n"), g.fault(crashSlow)}
+	errs := []error{k.Module(version), k.Configure(fmt.Sprintf("[install]\ndeliver = %q\ntimeout = %q\n", deliver, cmp.Or(k.timeout, "1m"))), g.fault(crashSlow)}
 	base := filepath.Join(k.Cache(), "NVIDIA-Linux-x86_64-"+version)
 	switch at.lost {
 	case "tree":
@@ -220,7 +221,7 @@ func (k *killer) heal(ctx context.Context, g *guest, version string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	said, err := k.Hook(ctx, g.VMID, "post-start")
+	said, err := k.Run(ctx, append(k.call, strconv.Itoa(g.VMID), "post-start")...)
 	if err != nil || said.Code != 0 {
 		return fmt.Errorf("exit status %d, %v: %s", said.Code, err, said.Text)
 	}
