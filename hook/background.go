@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 )
 
 // EnvBackground says that this process is the unit in which the work of a hook
@@ -135,7 +136,8 @@ func (r *run) whileItRuns(ctx context.Context, steps []Step) error {
 		}
 	}()
 	err := r.doThese(ctx, steps)
-	gone := err != nil && (errors.Is(context.Cause(ctx), errGone) || ctx.Err() == nil && !r.container.Alive())
+	gone := err != nil && (errors.Is(context.Cause(ctx), errGone) ||
+		ctx.Err() == nil && (errors.Is(err, lxc.ErrNotRunning) || !r.container.Alive()))
 	cancel(nil)
 	<-ended // it looks at the container, which is closed after this
 	if gone {
