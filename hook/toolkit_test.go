@@ -1,0 +1,70 @@
+package hook_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda/cudatest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
+)
+
+// toolkitRepo serves a repository with a CUDA toolkit on loopback and returns
+// its URL.
+func toolkitRepo(t *testing.T) string {
+	t.Helper()
+	if _, err := exec.LookPath("gpg"); err != nil {
+		if os.Getenv(labtest.EnvNeed) == "1" {
+			t.Fatal("gpg is missing (install gpg)")
+		}
+		t.Skip("gpg is missing (install gpg)")
+	}
+	dir := t.TempDir()
+	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	t.Cleanup(server.Close)
+	home, err := os.MkdirTemp("", "gpg-") // a gpg agent's socket needs a short path
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(home) })
+	key, err := cudatest.NewKey(t.Context(), home)
+	require.NoError(t, err)
+	const nvidia = "https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/"
+	packages := append(cudatest.Rest(), cudatest.Toolkit("12.8.1", "12.8.93", "570")...)
+	packages = append(packages, cudatest.Keyring(nvidia, "debian12", "x86_64", key))
+	require.NoError(t, cudatest.Write(t.Context(), filepath.Join(dir, "debian12", "x86_64"), key, packages))
+	return server.URL + "/debian12/x86_64/"
+}
+
+func TestToolkitComesWithTheDriverAndGoesWithIt(t *testing.T) {
+	n := newNode(t, newer)
+	n.configure(fmt.Sprintf("[cuda]\ntoolkit = \"12.8\"\nrepo_url = %q\n[install]\nbackground = \"never\"\n", toolkitRepo(t)))
+	g := n.start(lab.Spec{Privileged: true, HostNet: true})
+	// Nothing outside this machine is asked for packages.
+	g.sh("rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /var/lib/apt/lists/*; touch /etc/apt/sources.list")
+	packages := g.sh("dpkg-query -W -f '${Package} '")
+
+	require.Contains(t, g.postStart(0), "CUDA toolkit 12.8 (nvcc 12.8.93) installed")
+	g.holds(newer)
+	require.Contains(t, g.sh("bash -lc 'nvcc --version'"), "release 12.8")
+	require.Contains(t, g.postStart(0), "is in place")
+	id := fmt.Sprint(g.VMID)
+	require.Contains(t, n.run(0, "status", "--json", id), `"toolkit": "12.8"`)
+
+	said := n.run(0, "uninstall", id, "--dry-run")
+	require.Contains(t, said, "1. remove the CUDA packages")
+	require.Contains(t, said, "2. remove driver "+newer)
+	said = n.run(0, "uninstall", id)
+	require.Contains(t, said, "removed CUDA toolkit 12.8")
+	require.Contains(t, said, "removed driver "+newer)
+	require.Equal(t, packages, g.sh("dpkg-query -W -f '${Package} '"))
+	require.NoDirExists(t, g.file("usr/local/cuda-12.8"))
+	g.unrecorded()
+	require.NoDirExists(t, g.file("var/lib/pve-nvidia-hook"))
+	require.Contains(t, n.run(0, "status", "--json", id), `"toolkit": ""`)
+}
