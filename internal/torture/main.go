@@ -30,6 +30,7 @@ type options struct {
 	only     []string // names of parts; empty: all
 	seed     uint64
 	count    int // how often the Go tests of a part are run
+	fuzz     time.Duration
 	markdown string
 }
 
@@ -46,7 +47,7 @@ var parts = []part{
 	{"life", life},
 	{"hostile", goTests("hostile")},
 	{"crowd", crowd},
-	{"parsers", goTests("parsers")},
+	{"parsers", parsers},
 	{"permissions", goTests("permissions")},
 }
 
@@ -85,6 +86,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&only, "only", "", "`parts` to run, of: "+strings.Join(names(), ", "))
 	f.Uint64Var(&o.seed, "seed", 0, "of the random moments (default: by the clock)")
 	f.IntVar(&o.count, "count", 1, "how `often` the Go tests of a part are run")
+	f.DurationVar(&o.fuzz, "fuzztime", 10*time.Second, "how long each parser is fuzzed")
 	f.StringVar(&o.markdown, "markdown", "", "`file` that the table is written to as well")
 	if err := f.Parse(args); err != nil {
 		return o, err
