@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"testing"
@@ -93,4 +94,24 @@ func TestSecretsAreCutOutOfErrors(t *testing.T) {
 		r.conclude(errors.New(text))
 		require.Equal(t, want, r.trace.Reason)
 	}
+}
+
+// A trace may come from anywhere, by mail for instance.
+func FuzzATraceFromElsewhere(f *testing.F) {
+	for _, facts := range []Facts{{}, {Host: HostFacts{Arch: "x86_64", Module: "580.142"}, Deep: &DeepFacts{}}} {
+		data, err := json.Marshal(traceOf(config.Settings{}, facts))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		trace, err := ReadTrace(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		if again := trace.Again(); again.Otherwise && len(again.Changes) == 0 {
+			t.Error("decided otherwise, and nothing differs")
+		}
+	})
 }

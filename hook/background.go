@@ -150,19 +150,19 @@ func (r *run) whileItRuns(ctx context.Context, steps []Step) error {
 // postStart runs a post-start; in a unit again when the container was started
 // anew meanwhile, which nobody else would notice: the hook of that start has
 // found the unit at work.
-func postStart(ctx context.Context, e Event, o Options) error {
+func postStart(ctx context.Context, e Event, o Options) (Trace, error) {
 	for tries := 1; ; tries++ {
-		_, err := PostStart(ctx, e, o)
+		t, err := PostStart(ctx, e, o)
 		if !o.Unit || !errors.Is(err, errGone) || tries == 3 {
-			return err
+			return t, err
 		}
 		s, forErr := o.Config.For(e.VMID)
 		if forErr != nil {
-			return err
+			return t, err
 		}
 		c, openErr := open(ctx, s.Paths.LXC, e.VMID)
 		if openErr != nil {
-			return err
+			return t, err
 		}
 		c.Close()
 		o.Log.Infof("the container was started again")

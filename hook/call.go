@@ -2,10 +2,12 @@ package hook
 
 import (
 	"context"
+	"errors"
 	"os"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
@@ -49,8 +51,9 @@ func Call(ctx context.Context, args []string) int {
 		log.Fail(err)
 		status = 1
 	default:
-		if err := postStart(ctx, e, Options{Config: c, Host: h, Log: log, Detach: !inUnit, Unit: inUnit}); err != nil {
-			log.Fail(err)
+		if t, err := postStart(ctx, e, Options{Config: c, Host: h, Log: log, Detach: !inUnit, Unit: inUnit}); err != nil {
+			log.With("result", string(t.Result)).Fail(err)
+			log.Info(t.Truth())
 			status = 1
 		}
 	}
@@ -75,9 +78,12 @@ func LoadConfig(file string) (*config.Config, error) {
 	return config.Load(file, config.Options{HostRoot: os.Getenv(EnvHostRoot), Named: named})
 }
 
-// bounded runs f under a deadline, and ends the process when f does not return
-// some time after it: a container can mount a file system of its own (FUSE) that
-// never answers the host's system calls.
+// errStuck means that work did not end some time after its deadline.
+var errStuck = errors.New("a system call on the container's files does not return")
+
+// bounded runs f under a deadline. When f does not return some time after it,
+// which a file system that the container serves itself (FUSE) can bring about,
+// f is left behind and the error is errStuck.
 func bounded(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -92,6 +98,6 @@ func bounded(ctx context.Context, limit time.Duration, f func(context.Context) e
 	case err := <-done:
 		return err
 	case <-time.After(30 * time.Second):
-		return context.Cause(ctx)
+		return hint.Wrap(errStuck, "look for a hanging FUSE mount in the container, or stop it")
 	}
 }

@@ -73,7 +73,7 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 		r.trace.Facts = f
 		f.Container.Toolkit = r.toolkitMissing(wanted)
 		f.Failure = r.runs().Failure(vmid)
-		f.Inputs = digest(version.Program, settings.Redacted(), f)
+		f.Inputs = r.digest(f)
 		s.Plan = Decide(settings, f)
 		s.Busy = busy(ctx, settings, vmid)
 	default:

@@ -193,6 +193,9 @@ func holdBack(vmid int, f Facts) *Plan {
 	if f.Force || f.Failure == nil || f.Failure.Inputs != f.Inputs || !f.Now.Before(f.Failure.Next) {
 		return nil
 	}
+	if f.Now.Before(f.Failure.At) {
+		return nil // the clock was set back: the delay means nothing
+	}
 	times := "once"
 	if f.Failure.Count > 1 {
 		times = fmt.Sprintf("%d times in a row", f.Failure.Count)
@@ -202,7 +205,7 @@ func holdBack(vmid int, f Facts) *Plan {
 		Held:    true,
 		Why: fmt.Sprintf("not tried again before %s, it failed %s: %s",
 			f.Failure.Next.In(f.Now.Location()).Format("2006-01-02 15:04"), times, f.Failure.Reason),
-		Hint: fmt.Sprintf("mend the cause and run: pve-nvidia-hook apply --force %d", vmid),
+		Hint: strings.TrimPrefix(fmt.Sprintf("%s; then at once: pve-nvidia-hook apply --force %d", f.Failure.Hint, vmid), "; then at once: "),
 	}
 }
 

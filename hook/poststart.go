@@ -37,6 +37,7 @@ type run struct {
 	container *lxc.Container
 	installed *record.Installed // the container's record as it was found
 	began     time.Time
+	held      *lock.Lock
 	inputs    string // what a failure of this run depends on
 	handed    bool   // a unit goes on with the work
 }
@@ -46,9 +47,31 @@ type run struct {
 func PostStart(ctx context.Context, e Event, o Options) (Trace, error) {
 	r := &run{Options: o, began: time.Now()}
 	r.trace = Trace{Program: version.Program, At: r.began, VMID: e.VMID, Phase: e.Phase}
-	err := bounded(ctx, r.limit(e.VMID), r.story)
-	r.conclude(err)
+	return r.within(ctx, r.story)
+}
+
+// within tells a story under a deadline. What it locks and opens is given back
+// after the run is concluded: who waits for the lock finds its outcome.
+func (r *run) within(ctx context.Context, story func(context.Context) error) (Trace, error) {
+	err := bounded(ctx, r.limit(r.trace.VMID), func(ctx context.Context) error {
+		defer r.close()
+		err := story(ctx)
+		r.conclude(err)
+		return err
+	})
+	if errors.Is(err, errStuck) {
+		// r still belongs to the story that does not return.
+		return Trace{Program: version.Program, At: r.began, VMID: r.trace.VMID, Phase: r.trace.Phase,
+			Result: Failed, Reason: err.Error(), Seconds: time.Since(r.began).Seconds()}, err
+	}
 	return r.trace, err
+}
+
+func (r *run) close() {
+	if r.container != nil {
+		r.container.Close()
+	}
+	_ = r.held.Release() // the kernel gives it back in any case
 }
 
 // limit is how long a run may take in all, from the deadlines of its parts.
@@ -77,16 +100,12 @@ func (r *run) story(ctx context.Context) error {
 		r.trace.Plan.Why = "an earlier start has begun with it"
 		return nil
 	}
-	held, err := r.lock(ctx)
-	if err != nil {
+	if r.held, err = r.lock(ctx); err != nil {
 		return err
 	}
-	defer held.Release()
-
 	if err := r.look(ctx); err != nil {
 		return err
 	}
-	defer r.container.Close()
 	defer r.leave()
 
 	r.trace.Plan = Decide(r.settings, r.trace.Facts)
@@ -114,7 +133,7 @@ func (r *run) leave() {
 	if len(r.trace.Steps) > 0 {
 		f.Container, r.installed = lookContainer(r.container, r.settings)
 		f.Container.Toolkit = r.toolkitMissing(r.trace.Plan.Wanted)
-		r.inputs = digest(version.Program, r.settings.Redacted(), f)
+		r.inputs = r.digest(f)
 	}
 	if f.Container.RecordError == "" {
 		has := hasOf(r.installed)
@@ -163,7 +182,7 @@ func (r *run) look(ctx context.Context) error {
 	wanted, _ := wantedVersion(r.settings, f.Host)
 	f.Container.Toolkit = r.toolkitMissing(wanted)
 	f.Failure = r.runs().Failure(r.trace.VMID)
-	f.Inputs = digest(version.Program, r.settings.Redacted(), f)
+	f.Inputs = r.digest(f)
 	r.trace.Facts = f
 	return nil
 }
@@ -213,7 +232,7 @@ func (r *run) remember(err error) {
 	r.measure()
 	switch {
 	case t.Result == Failed && t.Facts.Inputs != "" && r.inputs != "" && !errors.Is(err, context.Canceled) && !errors.Is(err, errGone):
-		if saved := runs.Failed(t.VMID, time.Now(), r.inputs, t.Reason); saved != nil {
+		if saved := runs.Failed(t.VMID, time.Now(), r.inputs, t.Reason, t.Hint); saved != nil {
 			r.Log.Warnf("%v", saved)
 		}
 	case err == nil && t.Facts.Failure != nil && !r.handed:
@@ -242,6 +261,27 @@ func (r *run) summary() string {
 		}
 	}
 	return text
+}
+
+// Truth says in one sentence what is true after a run that failed or was refused.
+func (t Trace) Truth() string {
+	has := ""
+	switch {
+	case t.Left != nil && t.Left.Driver != "" && t.Left.Driver == t.Plan.Wanted:
+		has = fmt.Sprintf("driver %s is in place", t.Left.Driver)
+	case t.Left != nil && t.Left.Driver != "":
+		has = fmt.Sprintf("driver %s stays in the container", t.Left.Driver)
+	case t.Left != nil:
+		has = "the container has no verified driver"
+	}
+	text := "it is not done"
+	if len(t.Steps) == 0 {
+		text = "nothing was changed"
+	}
+	if has != "" {
+		text += ", " + has
+	}
+	return fmt.Sprintf("%s (%s)", text, seconds(t.Seconds))
 }
 
 func seconds(s float64) string {

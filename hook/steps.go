@@ -193,7 +193,8 @@ func (w *work) verify(ctx context.Context) (string, error) {
 	p := w.trace.Plan
 	files, err := driver.Verify(ctx, w.container, w.entry.Tree, w.trace.Facts.Host.Arch, w.options(), p.Wanted, p.Verify)
 	if err != nil {
-		if w.delivered != "" {
+		if w.delivered != "" && files == nil {
+			// Files are wrong. A failure of nvidia-smi is not the installer's.
 			for _, line := range driver.LogTail(w.container, 6) {
 				w.Log.Warnf("nvidia-installer.log: %s", line)
 			}

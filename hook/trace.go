@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -74,7 +77,8 @@ func ReadTrace(r io.Reader) (Trace, error) {
 
 // digest names the inputs on which a failure depends: as long as it stays the
 // same, trying again brings the same.
-func digest(program string, s config.Settings, f Facts) string {
+func (r *run) digest(f Facts) string {
+	s := r.settings.Redacted()
 	data, err := json.Marshal(struct {
 		Program   string
 		Driver    any
@@ -83,12 +87,36 @@ func digest(program string, s config.Settings, f Facts) string {
 		Cache     string
 		Host      HostFacts
 		Container ContainerFacts
-	}{program, s.Driver, s.Install, s.CUDA, s.Cache.Dir, f.Host, f.Container})
+		Around    []string
+	}{version.Program, s.Driver, s.Install, s.CUDA, s.Cache.Dir, f.Host, f.Container, r.around(f)})
 	if err != nil {
 		return "" // cannot be: all of it is plain data
 	}
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:8])
+}
+
+// around is what people change to mend a failure: Proxmox's configuration of
+// the container (devices, disk, memory), a run file put into the cache by hand,
+// and the device nodes in the container.
+func (r *run) around(f Facts) []string {
+	var found []string
+	stat := func(name string) {
+		if info, err := os.Stat(name); err == nil {
+			found = append(found, fmt.Sprint(name, info.Size(), info.ModTime().UnixNano()))
+		}
+	}
+	stat(r.Host.Path(fmt.Sprintf("etc/pve/lxc/%d.conf", r.trace.VMID)))
+	if wanted, refused := wantedVersion(r.settings, f.Host); refused == nil {
+		stat(filepath.Join(r.settings.Cache.Dir, cache.FileName(wanted, f.Host.Arch)))
+	}
+	names, _ := r.container.ReadDir("/dev", 10000) // a container without /dev has no GPU either
+	for _, name := range names {
+		if strings.HasPrefix(name, "nvidia") {
+			found = append(found, name)
+		}
+	}
+	return found
 }
 
 // hasOf reads from a record what the container has; nil is no record.
@@ -131,7 +159,7 @@ func (t *Trace) cut(secrets []string) {
 		texts = append(texts, &t.Steps[i].Note, &t.Steps[i].Error)
 	}
 	if t.Facts.Failure != nil {
-		texts = append(texts, &t.Facts.Failure.Reason)
+		texts = append(texts, &t.Facts.Failure.Reason, &t.Facts.Failure.Hint)
 	}
 	for _, text := range texts {
 		for _, s := range secrets {

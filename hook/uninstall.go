@@ -27,9 +27,7 @@ const StepToolkitRemove Step = "remove-toolkit"
 func Uninstall(ctx context.Context, vmid int, o Options) (Trace, error) {
 	r := &run{Options: o, began: time.Now()}
 	r.trace = Trace{Program: version.Program, At: r.began, VMID: vmid, Phase: PhaseUninstall}
-	err := bounded(ctx, r.limit(vmid), r.goodbye)
-	r.conclude(err)
-	return r.trace, err
+	return r.within(ctx, r.goodbye)
 }
 
 func (r *run) goodbye(ctx context.Context) error {
@@ -38,11 +36,9 @@ func (r *run) goodbye(ctx context.Context) error {
 		return err
 	}
 	r.settings, r.trace.Settings = settings, settings.Redacted()
-	held, err := r.lock(ctx)
-	if err != nil {
+	if r.held, err = r.lock(ctx); err != nil {
 		return err
 	}
-	defer held.Release()
 	f := Facts{Now: time.Now(), Force: r.Force}
 	if f.Host, err = lookHost(r.Host); err != nil {
 		return err
@@ -54,7 +50,6 @@ func (r *run) goodbye(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer r.container.Close()
 	defer r.leave()
 	f.Container, r.installed = lookContainer(r.container, settings)
 	f.Deep = lookDeep(r.container, f.Host.Arch)

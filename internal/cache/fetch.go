@@ -61,13 +61,15 @@ func (c *Cache) fetchFrom(ctx context.Context, u *url.URL, p paths, w Want) erro
 			return hint.Wrap(err, "pin driver.sha256, or set driver.require_checksum = false")
 		case errors.Is(err, errNoSum):
 			how = byHeader
-			c.log().Warnf("%s: no checksum is published there, only the MD5 in the file's own header vouches for it", shown(u))
 		case err != nil:
 			return err
 		}
 	}
 	for try := 1; ; try++ {
 		err := c.transfer(ctx, u, p, w, sum, how)
+		if err == nil && how == byHeader {
+			c.log().Warnf("no checksum is published at %s, only the MD5 in the file's own header vouches for it", shown(u))
+		}
 		if !errors.Is(err, errRestart) || try >= restartsMost {
 			return err
 		}

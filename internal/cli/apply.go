@@ -117,6 +117,9 @@ func (a *app) applyTo(c *cobra.Command, conf *config.Config, ids []int, jobs int
 		traces[i], err = applyOne(ctx, ids[i], mine)
 		if err != nil {
 			mine.Log.Fail(err)
+			if !traces[i].At.IsZero() { // it was begun
+				mine.Log.Info(traces[i].Truth())
+			}
 		}
 	})
 	p.end()

@@ -86,6 +86,7 @@ func (a *app) replayEvent(ctx context.Context, out io.Writer, e hook.Event, o ho
 				err = hint.Wrap(err, "to try again at once, add --force")
 			}
 			log.Fail(err)
+			log.Info(t.Truth())
 			failed = true
 		} else if o.DryRun {
 			printPlan(out, t)

@@ -40,6 +40,7 @@ run disable as well, or set enabled = false for the container.`,
 			})
 			if err != nil {
 				log.Fail(err)
+				log.Info(t.Truth())
 				return errSaid
 			}
 			if dryRun {

@@ -152,13 +152,13 @@ func TestDelaysGrowAndEnd(t *testing.T) {
 	now := time.Unix(1000, 0)
 	var delays []time.Duration
 	for range 12 {
-		require.NoError(t, r.Failed(101, now, "same", "why"))
+		require.NoError(t, r.Failed(101, now, "same", "why", "do"))
 		delays = append(delays, r.Failure(101).Next.Sub(now))
 	}
 	require.Equal(t, 5*time.Minute, delays[0])
 	require.Equal(t, 10*time.Minute, delays[1])
 	require.Equal(t, 24*time.Hour, delays[11])
-	require.NoError(t, r.Failed(101, now, "other", "why"))
+	require.NoError(t, r.Failed(101, now, "other", "why", "do"))
 	require.Equal(t, 1, r.Failure(101).Count, "other inputs begin anew")
 	r.Succeeded(101)
 	require.Nil(t, r.Failure(101))
@@ -167,11 +167,11 @@ func TestDelaysGrowAndEnd(t *testing.T) {
 func TestAnImpossibleFailureIsForgotten(t *testing.T) {
 	r := Runs{State: filepath.Join(t.TempDir(), "state")}
 	now := time.Now()
-	require.NoError(t, r.Failed(101, now, "same", "why"))
+	require.NoError(t, r.Failed(101, now, "same", "why", "do"))
 	for _, text := range []string{`{"count":-5,"inputs":"same"}`, `{"inputs":"same"}`, `{"count":`} {
 		require.NoError(t, os.WriteFile(r.failureFile(101), []byte(text), 0o600))
 		require.Nil(t, r.Failure(101), text)
-		require.NoError(t, r.Failed(101, now, "same", "why"))
+		require.NoError(t, r.Failed(101, now, "same", "why", "do"))
 		require.Equal(t, 1, r.Failure(101).Count)
 	}
 }

@@ -69,6 +69,10 @@ func (l Log) Fail(err error) {
 		}
 	}
 	if h := hint.Of(err); h != "" {
+		if vmid, ok := l.Data["vmid"]; ok {
+			// A command that can be pasted as it stands.
+			h = strings.ReplaceAll(h, "VMID", fmt.Sprint(vmid))
+		}
 		l.WithField("hint", true).Error(h)
 	}
 }
