@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -102,7 +103,11 @@ func runUninstaller(ctx context.Context, c *lxc.Container, installed version.Dri
 		OnLine:  func(line string) { log.Debugf("uninstaller: %s", line) },
 		Reap:    true,
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, lxc.ErrDeadline):
+		return hint.Errorf(`see whether the container is frozen (backups freeze it) or its processes hang, or raise "timeout" under [install]`,
+			"nvidia-uninstall %s did not end within %v and was ended", installed, timeout)
+	case err != nil:
 		return fmt.Errorf("remove driver %s from the container: %w", installed, err)
 	}
 	if result.Code != 0 {
