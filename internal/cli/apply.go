@@ -56,9 +56,16 @@ refused, or is not running.`,
 			if err != nil {
 				return err
 			}
+			known, err := a.containers(conf)
+			if err != nil {
+				return err
+			}
 			if all {
-				if ids, err = a.running(c.Context(), conf); err != nil {
-					return err
+				ids = a.running(c.Context(), conf, known)
+			}
+			for _, vmid := range ids {
+				if !known.there(vmid) {
+					return hint.Errorf("pve-nvidia-hook status lists those that it knows", "there is no container %d on this node; nothing was begun", vmid)
 				}
 			}
 			slices.Sort(ids)
@@ -74,18 +81,14 @@ refused, or is not running.`,
 }
 
 // running lists the containers that run and want the driver.
-func (a *app) running(ctx context.Context, conf *config.Config) ([]int, error) {
-	known, err := a.containers(conf)
-	if err != nil {
-		return nil, err
-	}
+func (a *app) running(ctx context.Context, conf *config.Config, known *containers) []int {
 	var ids []int
 	for _, s := range a.glance(ctx, conf, known.ours) {
 		if s.Running && (s.Settings.Wanted || s.err != nil) {
 			ids = append(ids, s.vmid)
 		}
 	}
-	return ids, nil
+	return ids
 }
 
 // applyTo runs post-start on containers, some at once.

@@ -129,6 +129,9 @@ func TestApplyShowsProgressOnATerminal(t *testing.T) {
 	program, err := rig.Build(t.Context(), dir)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(dir+"/config.toml", []byte(fmt.Sprintf("[paths]\nstate = %q\nrun = %q\nlxc = %q\nmetrics = \"\"\n", dir+"/s", dir+"/r", dir+"/l")), 0o644))
+	for _, vmid := range []string{"101", "102"} {
+		require.NoError(t, os.MkdirAll(dir+"/l/"+vmid, 0o755))
+	}
 	cmd := exec.CommandContext(t.Context(), script, "-qec", program+" --config "+dir+"/config.toml apply 101 102", "/dev/null")
 	out, err := cmd.Output()
 	require.Error(t, err)
