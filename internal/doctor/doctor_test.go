@@ -236,6 +236,23 @@ func TestRulesThatFitAreLetBe(t *testing.T) {
 	require.Empty(t, lines(n.examine().Findings))
 	n.mounts("a")
 	require.Empty(t, lines(n.examine().Findings))
+	// 243 is for another device of the container: the GPU's are all allowed.
+	n.mounts("c 195:* rwm", "c 511:* rwm", "c 243:* rwm")
+	require.Empty(t, lines(n.examine().Findings))
+}
+
+func TestNodesOfAGroupAreLetBe(t *testing.T) {
+	n := newNode(t)
+	n.guest("/dev/nvidia0,mode=0666", "/dev/nvidia0,gid=44")
+	require.Empty(t, lines(n.examine().Findings))
+}
+
+func TestMountedFolderBringsItsNodes(t *testing.T) {
+	n := newNode(t)
+	n.guest("unprivileged: 1\n", "lxc.mount.entry: /dev/nvidia-caps dev/nvidia-caps none bind,optional,create=dir\n")
+	n.file("dev/nvidia-caps/readme", "")
+	n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","dev":{"3":"/dev/nvidia-caps/nvidia-cap1"}}`)
+	require.Empty(t, lines(n.examine().Findings))
 }
 
 func TestNoGPUChosenIsNoFault(t *testing.T) {
@@ -351,6 +368,10 @@ func TestMemoryLimitIsTheSmallestAbove(t *testing.T) {
 			"sys/fs/cgroup/memory/lxc/101/memory.limit_in_bytes": "536870912\n",
 			"sys/fs/cgroup/memory/memory.limit_in_bytes":         "9223372036854771712\n",
 		}, 512 << 20},
+		"no limit in version 1": {map[string]string{
+			"proc/7/cgroup": "9:memory:/lxc/101\n",
+			"sys/fs/cgroup/memory/lxc/101/memory.limit_in_bytes": "9223372036854771712\n",
+		}, 0},
 		"no limit": {map[string]string{
 			"proc/7/cgroup":                    "0::/lxc/101\n",
 			"sys/fs/cgroup/lxc/101/memory.max": "max\n",

@@ -43,7 +43,7 @@ func newNode(t *testing.T) node {
 	n.file("proc/modules", "nvidia_uvm 4571136 0 - Live 0x0\nnvidia 104165376 1 nvidia_uvm, Live 0x0\n")
 	n.file("proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  "+module+"  Release Build\n")
 	n.file("proc/driver/nvidia/gpus/0000:01:00.0/information", "Model: \t NVIDIA A10\nDevice Minor: \t 0\n")
-	n.file("proc/devices", "Character devices:\n  1 mem\n 10 misc\n195 nvidia\n195 nvidiactl\n511 nvidia-uvm\n243 hidraw\n\nBlock devices:\n  7 loop\n")
+	n.file("proc/devices", "Character devices:\n  1 mem\n 10 misc\n195 nvidia\n195 nvidiactl\n511 nvidia-uvm\n243 hidraw\n\nBlock devices:\n240 nvme\n")
 	n.file("sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n")
 	n.file("sys/bus/pci/devices/0000:01:00.0/class", "0x030200\n")
 	n.node("nvidiactl", 195, 255)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
@@ -173,6 +174,24 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 			require.Contains(t, lines(checkGuest(h, f)), c.want)
 		})
 	}
+}
+
+func TestWhatIsNoFaultInside(t *testing.T) {
+	h, f := well(t)
+	f.inside.nodes = append(f.inside.nodes, insideNode{"/dev/nvidia-nvswitch0", fs.ModeDevice | fs.ModeCharDevice | 0o666, 240, 0})
+	f.next.Dev = map[int]string{0: "/dev/nvidia0,mode=0666", 1: "/dev/nvidiactl,mode=0666", 2: "/dev/nvidia-uvm,mode=0666", 3: "/dev/nvidia-modeset,mode=0666"}
+	f.hostHas["/dev/nvidia-modeset"] = true
+	require.Empty(t, lines(checkGuest(h, f)), "a node that comes with the next start is not missing now")
+}
+
+func TestRoomOfTheCacheIsForWhatIsNotThere(t *testing.T) {
+	h, f := well(t)
+	c := cacheFacts{dir: "/c", there: true, free: 1e9}
+	require.Contains(t, lines(checkCacheRoom(c, h, []guestFacts{f})), "warning cache-room: driver 580.142 is not in the cache, takes about 2.0 GB there, and /c has 1.0 GB free")
+	c.items = []cache.Item{{Version: module, State: cache.Ready, TreeSize: 1}}
+	require.Empty(t, lines(checkCacheRoom(c, h, []guestFacts{f})))
+	c.items, c.free = nil, 3e9
+	require.Empty(t, lines(checkCacheRoom(c, h, []guestFacts{f})))
 }
 
 // A report with each level, of a host and two containers.

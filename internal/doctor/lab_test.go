@@ -94,6 +94,13 @@ func TestFaultsOfARunningContainerAreFound(t *testing.T) {
 	}
 	require.NotContains(t, said, " versions: ", "580.142 is what the host has")
 
+	// What is in use is no orphan, also where another version is wanted.
+	n.file("proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  590.48.01  Release Build\n")
+	n.remove("usr/lib")
+	said = lines(n.examine().Findings)
+	require.Contains(t, said, "101 problem versions: driver 580.142 is installed, 590.48.01 is needed | pve-nvidia-hook apply 101")
+	require.Contains(t, said, "libcuda.so.535.54.03; the next")
+
 	require.NoError(t, c.Stop())
 	r := n.examine()
 	require.Empty(t, lines(r.Findings))
