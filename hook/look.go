@@ -30,13 +30,16 @@ func lookHost(h host.Host) (HostFacts, error) {
 
 // initWait is how long a container's init may take to appear: Proxmox calls
 // post-start as soon as it was exec'd, vzdump and others a little off that.
-const initWait = 10 * time.Second
+const initWait = 5 * time.Second
 
 // open finds the container, waiting for an init process that is just starting.
 func open(ctx context.Context, lxcPath string, vmid int) (*lxc.Container, error) {
 	deadline := time.Now().Add(initWait)
 	for {
 		c, err := lxc.Open(ctx, lxcPath, vmid)
+		if errors.Is(err, lxc.ErrUnknown) {
+			return nil, hint.Wrap(err, "pct list shows the containers of this node; for LXC without Proxmox set paths.lxc")
+		}
 		if !errors.Is(err, lxc.ErrNotRunning) {
 			return c, err
 		}

@@ -39,10 +39,24 @@ func (j Job) Version() version.Driver { return j.Report.Header.Version }
 // and what the container needs when the run file is to be copied into it. What
 // the recorded driver takes is room too: it is removed first.
 func Ready(c *lxc.Container, j Job, in *record.Installed) error {
-	if err := knownFlags(j); err != nil || j.Deliver != "push" {
+	if err := knownFlags(j); err != nil {
 		return err
 	}
+	if j.Deliver != "push" {
+		err := lxc.CanMount(j.Tree)
+		if err == nil || !errors.Is(err, lxc.ErrNoIDMap) {
+			return err
+		}
+		if j.Deliver == "mount" {
+			return unmountable(err)
+		}
+	}
 	return pushable(c, path.Dir(record.Folder), j, taken(c, in))
+}
+
+func unmountable(err error) error {
+	return hint.Wrap(fmt.Errorf("mount the unpacked run file in the container: %w", err),
+		`set deliver = "auto" or "push" to have the run file copied instead`)
 }
 
 func knownFlags(j Job) error {
@@ -86,8 +100,7 @@ func Install(ctx context.Context, c *lxc.Container, j Job) (delivered string, er
 		case err == nil:
 			return "mount", runInstaller(ctx, c, j, []string{path.Join(stageTree, "nvidia-installer")})
 		case j.Deliver == "mount" || !errors.Is(err, lxc.ErrNoIDMap):
-			return "", hint.Wrap(fmt.Errorf("mount the unpacked run file in the container: %w", err),
-				`set deliver = "auto" or "push" to have the run file copied instead`)
+			return "", unmountable(err)
 		}
 		j.Log.Infof("copying the run file instead of mounting it: %v", err)
 	}

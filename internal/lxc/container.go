@@ -139,7 +139,7 @@ func initPid(ctx context.Context, lxcPath, name string) (int, error) {
 	case errors.Is(err, exec.ErrNotFound):
 		return 0, hint.Errorf("apt-get install lxc", "lxc-info: %w", err)
 	case err != nil && strings.Contains(said, "doesn't exist"):
-		return 0, fmt.Errorf("%w: lxc knows no container %s below %s", ErrNotRunning, name, lxcPath)
+		return 0, fmt.Errorf("%w %s below %s", ErrUnknown, name, lxcPath)
 	case err != nil:
 		return 0, fmt.Errorf("lxc-info: %w: %s", err, clean(said))
 	case text == "" || text == "-1":

@@ -8,3 +8,6 @@ func StuckAfter(d time.Duration) (restore func()) {
 	stuckAfter = d
 	return func() { stuckAfter = was }
 }
+
+// WaitsForFUSE is for tests.
+var WaitsForFUSE = waitsForFUSE

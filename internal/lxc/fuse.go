@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -11,13 +12,21 @@ import (
 // disk too.
 var stuckAfter = 20 * time.Second
 
-// guard ends the container's FUSE file systems when what follows takes too long.
-// The caller calls done at its end.
+// guard ends the container's FUSE file systems when what follows is stuck in
+// one for too long. The caller calls done at its end.
 func (c *Container) guard() (done func()) {
-	timer := time.AfterFunc(stuckAfter, func() { c.AbortFUSE() })
+	var over atomic.Bool
+	var look func()
+	look = func() {
+		if !over.Load() && !c.abortStuck() {
+			time.AfterFunc(stuckAfter, look) // a slow disk, for instance
+		}
+	}
+	timer := time.AfterFunc(stuckAfter, look)
 	c.busy.Add(1)
 	return func() {
 		c.busy.Add(-1)
+		over.Store(true)
 		timer.Stop()
 	}
 }
@@ -28,8 +37,36 @@ func (c *Container) guard() (done func()) {
 func (c *Container) cancelled() {
 	time.Sleep(time.Second)
 	if c.busy.Load() > 0 {
-		c.AbortFUSE()
+		c.abortStuck()
 	}
+}
+
+// abortStuck ends the container's FUSE file systems if a thread of this process
+// waits for one, and reports whether it did. One that waits for a slow disk must
+// not cost the container its mounts.
+func (c *Container) abortStuck() bool {
+	return waitsForFUSE("/proc/self/task") && c.AbortFUSE() > 0
+}
+
+// waitsForFUSE looks at the kernel's stacks of threads, in whose functions FUSE
+// has its name. Where the kernel shows no stacks, it may be so.
+func waitsForFUSE(tasks string) bool {
+	threads, err := filepath.Glob(filepath.Join(tasks, "*", "stack"))
+	if err != nil {
+		return true
+	}
+	shown := false
+	for _, file := range threads {
+		stack, err := os.ReadFile(file)
+		if err != nil {
+			continue // that thread has ended
+		}
+		shown = shown || len(stack) > 0
+		if strings.Contains(string(stack), "fuse") {
+			return true
+		}
+	}
+	return !shown
 }
 
 // fuseControl is where the kernel lets root end the connections of FUSE file

@@ -2,6 +2,8 @@ package lxc_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -39,4 +41,17 @@ func TestAFileSystemThatNeverAnswersIsCutOff(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestASlowDiskIsNoFUSE(t *testing.T) {
+	tasks := t.TempDir()
+	require.True(t, lxc.WaitsForFUSE(tasks), "nothing is known")
+	put := func(thread, stack string) {
+		require.NoError(t, os.MkdirAll(filepath.Join(tasks, thread), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(tasks, thread, "stack"), []byte(stack), 0o600))
+	}
+	put("1", "[<0>] jbd2_log_wait_commit+0xd1/0x130\n[<0>] ext4_sync_file+0x1a1/0x380\n")
+	require.False(t, lxc.WaitsForFUSE(tasks))
+	put("2", "[<0>] request_wait_answer+0x16f/0x2a0\n[<0>] __fuse_simple_request+0x10f/0x300\n")
+	require.True(t, lxc.WaitsForFUSE(tasks))
 }

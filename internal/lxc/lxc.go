@@ -4,15 +4,20 @@
 // resolved by the kernel inside that root, what is read has a limit, and what
 // is started has a deadline.
 //
-// One thing is left to the caller's watchdog: a container may have a FUSE file
-// system under any path, and one that never answers holds a file operation in
-// the kernel until this process is killed.
+// A container may have a FUSE file system under any path, and one that never
+// answers holds a file operation in the kernel. It is cut off after a while.
 package lxc
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // ErrNotRunning means that the container has no init process (any more).
 var ErrNotRunning = errors.New("container is not running")
+
+// ErrUnknown means that LXC knows no such container. It is an ErrNotRunning too.
+var ErrUnknown = fmt.Errorf("%w: there is no container", ErrNotRunning)
 
 // ErrDeadline means that a command in the container ran past its deadline and
 // was ended, with all that it had started.

@@ -143,6 +143,16 @@ func overflowID() uint32 {
 	return 65534
 }
 
+// CanMount tells whether MountTree can mount a folder of this host, without a
+// container: ErrNoIDMap (wrapped) is the reason why not.
+func CanMount(tree string) error {
+	mount, err := idMappedClone(tree)
+	if err != nil {
+		return err
+	}
+	return mount.Close()
+}
+
 // idMappedClone makes a mount of a folder that is attached nowhere yet.
 func idMappedClone(tree string) (*os.File, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, tree, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
