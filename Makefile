@@ -3,6 +3,8 @@
 #   make demo    the main job on a real throwaway container
 #   make test    everything that CI runs
 #   make bench   times beside a plain shell hook (BENCH='-markdown T -svg P')
+#   make torture kills, faults and hostile containers, at length (TORTURE='-kills 300')
+#   make fuzz    each parser for FUZZTIME (30s)
 #   make deb     the Debian packages, in dist/
 #
 # demo, test and bench need root and Debian's packages; they install what is missing.
@@ -12,7 +14,7 @@ LAB_PACKAGES = lxc uidmap mmdebstrap
 BENCH_PACKAGES = $(LAB_PACKAGES) curl util-linux
 TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg dpkg-dev lintian shellcheck zstd xz-utils bindfs
 
-.PHONY: build demo test check bench lab-packages test-packages bench-packages clean
+.PHONY: all build demo test check bench torture fuzz lab-packages test-packages bench-packages clean
 
 all: build
 
@@ -37,6 +39,13 @@ check:
 
 bench: bench-packages
 	$(GO) run ./internal/bench $(BENCH)
+
+torture: test-packages
+	PVE_NVIDIA_HOOK_NEED_LXC=1 $(GO) run ./internal/torture $(TORTURE)
+
+FUZZTIME ?= 30s
+fuzz:
+	$(GO) run ./internal/torture -only parsers -fuzztime $(FUZZTIME)
 
 bench-packages:
 	@./packaging/need $(BENCH_PACKAGES)
