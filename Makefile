@@ -12,7 +12,7 @@
 GO ?= go
 LAB_PACKAGES = lxc uidmap mmdebstrap
 BENCH_PACKAGES = $(LAB_PACKAGES) curl util-linux
-TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg dpkg-dev lintian shellcheck zstd xz-utils bindfs
+TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg gpg-agent dpkg-dev lintian shellcheck zstd xz-utils bindfs
 
 .PHONY: all build demo test check bench torture fuzz lab-packages test-packages bench-packages clean
 

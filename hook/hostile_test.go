@@ -230,7 +230,10 @@ func TestARaceForThePlacesLeadsNowhere(t *testing.T) {
 			}
 			cancel()
 			_ = racer.Wait() // killed
-			g.sh(`for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q 'racin[g];' && kill -9 ${p#/proc/}; done; rm -rf /racing ` + place)
+			g.sh(`for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline 2>/dev/null | grep -q 'racin[g];' && kill -9 ${p#/proc/}; done
+				# The tree may have been mounted in a folder that was then moved away.
+				while at=$(cut -d' ' -f5 /proc/self/mountinfo | grep -m1 -E '^/racing|pve-nvidia-hook/'); do umount -l "$at"; done
+				rm -rf /racing ` + place)
 			said, code := g.anyhow("--force")
 			require.Zero(t, code, said)
 			g.holds(newer)
