@@ -21,7 +21,7 @@ all: build
 include packaging/deb.mk
 
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/pve-nvidia-hook .
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(DEB_LDFLAGS)' -o bin/pve-nvidia-hook .
 
 demo: lab-packages
 	@$(GO) run ./internal/demo $(if $(RUNFILE),-runfile '$(RUNFILE)') $(if $(VERSION),-version '$(VERSION)')

@@ -39,7 +39,7 @@ func IsCall(args []string) bool {
 // ParseEvent reads the two arguments of a hookscript call.
 func ParseEvent(args []string) (Event, error) {
 	if len(args) != 2 {
-		return Event{}, fmt.Errorf("expected a VMID and a phase, got %d arguments", len(args))
+		return Event{}, fmt.Errorf("expected a VMID and a phase")
 	}
 	vmid, err := ParseVMID(args[0])
 	if err != nil {

@@ -209,7 +209,14 @@ func (r *run) conclude(err error) {
 		t.Result = Skipped
 	}
 	t.cut(secrets(r.settings))
-	if r.DryRun || t.Result == Refused && t.Phase == PhaseUninstall {
+	if t.Left == nil && r.container == nil && t.Settings.Paths.State != "" {
+		// It was not looked at: what the last run left still stands.
+		var last Trace
+		if had, _ := r.runs().Last(t.VMID, &last); had {
+			t.Left = last.Left
+		}
+	}
+	if r.DryRun || t.Result == Refused && t.Phase == PhaseUninstall || errors.Is(err, lxc.ErrUnknown) {
 		return // nothing has happened that somebody may want to know later
 	}
 	r.remember(err)

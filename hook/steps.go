@@ -140,7 +140,7 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if old := w.trace.Facts.Deep.Found.Version(); old != "" && old != keep {
+	if old := w.trace.Facts.Deep.Found.Version(); old != "" {
 		return fmt.Sprintf("removed driver %s", old), nil
 	}
 	return "", nil

@@ -153,7 +153,7 @@ func applyOne(ctx context.Context, vmid int, o hook.Options) (hook.Trace, error)
 	running, err := lxc.Open(ctx, s.Paths.LXC, vmid)
 	switch {
 	case errors.Is(err, lxc.ErrNotRunning):
-		return notDone, hint.Errorf("nothing needs doing, or start it now: pct start "+fmt.Sprint(vmid), "the container is not running; its turn comes at its next start")
+		return notDone, hint.Errorf("start it: pct start "+fmt.Sprint(vmid), "the container is not running; its next start brings it into line")
 	case err != nil:
 		return notDone, err
 	}
@@ -165,7 +165,7 @@ func bad(t hook.Trace) bool { return t.Result == hook.Failed || t.Result == hook
 
 // summary is such as "5 containers: 3 in place, 1 installed, 1 failed (104)".
 func summary(traces []hook.Trace, dryRun bool) string {
-	const inPlace, toDo = "in place", "to be done"
+	const inPlace, toDo, unwanted = "in place", "to be done", "not wanted"
 	count := map[string]int{}
 	who := map[string][]string{}
 	for _, t := range traces {
@@ -173,6 +173,8 @@ func summary(traces []hook.Trace, dryRun bool) string {
 		switch {
 		case t.Result == hook.Skipped && dryRun && len(t.Plan.Steps) > 0:
 			word = toDo
+		case t.Result == hook.Skipped && !t.Settings.Wanted:
+			word = unwanted
 		case t.Result == hook.Skipped:
 			word = inPlace
 		case bad(t):
@@ -185,7 +187,7 @@ func summary(traces []hook.Trace, dryRun bool) string {
 		text = "1 container"
 	}
 	var parts []string
-	for _, word := range []string{inPlace, toDo, string(hook.Installed), string(hook.Background), string(hook.Refused), string(hook.Failed)} {
+	for _, word := range []string{inPlace, unwanted, toDo, string(hook.Installed), string(hook.Background), string(hook.Refused), string(hook.Failed)} {
 		if count[word] == 0 {
 			continue
 		}

@@ -74,6 +74,7 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
+		Version:           version.Program,
 		Args:              known,
 		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.prepare() },
@@ -98,6 +99,9 @@ func known(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
+	if _, err := hook.ParseVMID(args[0]); err == nil {
+		return usage{fmt.Errorf("a hookscript call is a VMID and a phase, without flags; by hand: %s replay %s post-start", say.Program, args[0])}
+	}
 	text := fmt.Sprintf("unknown command %q", say.Clean(args[0], 40))
 	c.SuggestionsMinimumDistance = 2 // two letters wrong, or two swapped
 	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
@@ -106,11 +110,11 @@ func known(c *cobra.Command, args []string) error {
 	return usage{fmt.Errorf("%s (see %s --help)", text, c.CommandPath())}
 }
 
-// exactly is cobra.ExactArgs with our words and exit status.
+// args is cobra.RangeArgs with our words and exit status; most -1 is any number.
 func args(least, most int, what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) < least || most >= 0 && len(args) > most {
-			return usage{fmt.Errorf("expected %s, got %d arguments", what, len(args))}
+			return usage{fmt.Errorf("expected %s, got %d words", what, len(args))}
 		}
 		return nil
 	}

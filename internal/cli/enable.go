@@ -54,6 +54,9 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 	if err != nil {
 		return err
 	}
+	if err := pve.CheckNode(a.host.Root); err != nil {
+		return err
+	}
 	groups, settings, err := byGPUs(conf, ids, o.GPUs)
 	if err != nil {
 		return err

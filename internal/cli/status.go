@@ -124,7 +124,7 @@ func judge(s state, known *containers) (ok bool, reason string) {
 		return false, s.err.Error()
 	case !known.there(s.vmid) && !s.Running:
 		// A configuration may name one that is still to be made.
-		return slices.Contains(known.ours, s.vmid), "there is no such container on this node"
+		return s.Last == nil && slices.Contains(known.ours, s.vmid), "there is no such container on this node"
 	case !s.Settings.Wanted && s.Has.Driver != "":
 		return true, s.Plan.Why + "; the driver in it is not looked after"
 	case !s.Settings.Wanted:

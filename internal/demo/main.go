@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"flag"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -35,7 +37,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := demo(ctx, *runFile, *version, *program)
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		fmt.Fprintln(os.Stderr, "demo: interrupted; everything that it made is removed")
 		os.Exit(130)
 	}
@@ -191,15 +193,22 @@ func start(ctx context.Context, r *rig.Rig, title string) (time.Duration, error)
 	fmt.Printf("  # pve-nvidia-hook %d post-start\n", vmid)
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
-	said, err := r.Hook(ctx, vmid, "post-start")
-	fmt.Print(indent(said.Text))
+	cmd := r.Command(ctx, strconv.Itoa(vmid), "post-start")
+	lines, err := cmd.StderrPipe() // the hook says everything there
 	if err != nil {
 		return 0, err
 	}
-	if said.Code != 0 {
-		return 0, fmt.Errorf("the hook ended with exit status %d", said.Code)
+	began := time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, err
 	}
-	return said.Elapsed, nil
+	for s := bufio.NewScanner(lines); s.Scan(); {
+		fmt.Println("  " + s.Text())
+	}
+	if err := cmd.Wait(); err != nil {
+		return 0, fmt.Errorf("the hook: %w", err)
+	}
+	return time.Since(began), nil
 }
 
 func say(text string) { fmt.Println("==> " + text) }

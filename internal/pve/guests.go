@@ -43,7 +43,7 @@ func Find(root string, vmid int) (Guest, bool, error) {
 }
 
 func guests(root, name string) ([]Guest, error) {
-	if err := checkNode(root); err != nil {
+	if err := CheckNode(root); err != nil {
 		return nil, err
 	}
 	nodes, err := Nodes(root)
@@ -113,7 +113,9 @@ func LocalNode(root string) string {
 }
 
 // checkNode tells a Proxmox node from another machine.
-func checkNode(root string) error {
+// CheckNode says whether the machine below root is a node of Proxmox VE whose
+// cluster file system is mounted.
+func CheckNode(root string) error {
 	dir := at(root, "etc/pve/nodes")
 	if _, err := os.Stat(dir); err == nil {
 		return nil

@@ -19,7 +19,7 @@ import (
 
 // begin checks that this can work here, and keeps other runs away until done is called.
 func (o Options) begin(ctx context.Context) (done func(), err error) {
-	if err := checkNode(o.Root); err != nil {
+	if err := CheckNode(o.Root); err != nil {
 		return nil, err
 	}
 	if o.DryRun {
