@@ -15,6 +15,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // checkDir makes the folder when it is missing and refuses one in which somebody
@@ -118,7 +119,7 @@ func (c *Cache) checkRoom(need int64, what string) error {
 		return nil
 	}
 	return localFault{hint.Errorf("free some room (pve-nvidia-hook cache prune), or set cache.dir to a larger disk",
-		"%s needs %s in %s, which has %s free", what, size(need), c.Dir, size(free))}
+		"%s needs %s in %s, which has %s free", what, say.Bytes(need), c.Dir, say.Bytes(free))}
 }
 
 func free(dir string) (int64, error) {
@@ -136,21 +137,10 @@ func explainSpace(err error, dir string) error {
 	}
 	room := ""
 	if n, e := free(dir); e == nil {
-		room = ", which has " + size(n) + " free"
+		room = ", which has " + say.Bytes(n) + " free"
 	}
 	return hint.Wrap(fmt.Errorf("no room in the cache folder %s%s: %w", dir, room, err),
 		"free some room (pve-nvidia-hook cache prune), or set cache.dir to a larger disk")
-}
-
-// size writes bytes in MB (millions), or kB where that says more.
-func size(n int64) string {
-	switch {
-	case n < 1e6:
-		return fmt.Sprintf("%d kB", (n+999)/1e3)
-	case n < 10e6:
-		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
-	}
-	return fmt.Sprintf("%d MB", n/1e6)
 }
 
 // sweep removes what killed runs have left, of the run file whose lock is held

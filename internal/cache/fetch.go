@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 const restartsMost = 3 // of one URL, when a transfer could not be continued
@@ -93,7 +94,7 @@ func (c *Cache) transfer(ctx context.Context, u *url.URL, p paths, w Want, sum, 
 	start := time.Now()
 	from := ""
 	if s.size > 0 {
-		from = " (" + size(s.size) + ")"
+		from = " (" + say.Bytes(s.size) + ")"
 	}
 	c.log().Infof("fetching %s%s from %s", p.file(), from, shown(u))
 	rep, err := c.pass(ctx, s, p, runWant(w, sum, s.size), w.Tree)
@@ -123,7 +124,7 @@ func (c *Cache) transfer(ctx context.Context, u *url.URL, p paths, w Want, sum, 
 	if err := c.publish(p, m, true, w.Tree); err != nil {
 		return localFault{fmt.Errorf("keep %s: %w", p.run, err)}
 	}
-	c.log().Infof("fetched %s: %s in %.1f s, %s", p.file(), size(rep.Size), took, how)
+	c.log().Infof("fetched %s: %s in %.1f s, %s", p.file(), say.Bytes(rep.Size), took, how)
 	return nil
 }
 

@@ -52,6 +52,10 @@ func TestProgressIsALineEveryFewSecondsOffATerminal(t *testing.T) {
 	m.add(120e6)
 	m.end()
 	require.Equal(t, "info fetching x.run: 120 of 394 MB, 50 MB/s", said.text())
+
+	m = c.newMeter("x.run", 2527778, 0)
+	m.last = 800_000
+	require.Equal(t, "800 kB of 2.5 MB, 0.4 MB/s", m.line(800_000, 2*time.Second), "as the sizes of cache list")
 }
 
 func TestProgressIsABarOnATerminal(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/schollz/progressbar/v3"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 const sayEvery = 5 * time.Second
@@ -51,9 +53,12 @@ func (m *meter) add(done int64) {
 
 // line is "120 of 394 MB, 35 MB/s".
 func (m *meter) line(fetched int64, in time.Duration) string {
-	s := size(m.last)
-	if m.total > 0 {
+	s := say.Bytes(m.last)
+	switch {
+	case m.total >= 10e6:
 		s = fmt.Sprintf("%d of %d MB", m.last/1e6, m.total/1e6)
+	case m.total > 0:
+		s += " of " + say.Bytes(m.total)
 	}
 	if rate := float64(fetched) / in.Seconds() / 1e6; rate >= 10 {
 		return s + fmt.Sprintf(", %.0f MB/s", rate)

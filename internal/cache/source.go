@@ -15,6 +15,8 @@ import (
 
 	"github.com/hashicorp/go-retryablehttp"
 	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 const (
@@ -87,7 +89,7 @@ func (s *source) prepare() error {
 		}
 		err := s.connect(s.back)
 		if err == nil {
-			s.c.log().Infof("resuming %s at %s of %s", s.p.file(), size(s.back), size(s.size))
+			s.c.log().Infof("resuming %s at %s of %s", s.p.file(), say.Bytes(s.back), say.Bytes(s.size))
 		}
 		if !errors.Is(err, errRestart) {
 			return err
@@ -146,7 +148,7 @@ func (s *source) accept(r *http.Response, at int64) error {
 	s.kind = r.Header.Get("Content-Type")
 	s.size = r.ContentLength
 	if s.size > fileMost {
-		return contentFault{fmt.Errorf("the server announces %s, more than any run file has", size(s.size))}
+		return contentFault{fmt.Errorf("the server announces %s, more than any run file has", say.Bytes(s.size))}
 	}
 	s.from = origin{URL: key(s.url), ETag: r.Header.Get("ETag"), LastModified: r.Header.Get("Last-Modified"), Size: s.size}
 	if err := writeJSON(s.p.origin, s.from); err != nil {
@@ -214,7 +216,7 @@ func (s *source) read(p []byte) (int, error) {
 			}
 		}
 		if s.off > fileMost {
-			return n, contentFault{fmt.Errorf("more than %s, more than any run file has", size(fileMost))}
+			return n, contentFault{fmt.Errorf("more than %s, more than any run file has", say.Bytes(fileMost))}
 		}
 		if n > 0 {
 			return n, nil
@@ -230,9 +232,9 @@ func (s *source) rejoin(err error) error {
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = errors.New("the connection was cut")
 	}
-	at := size(s.off)
+	at := say.Bytes(s.off)
 	if s.size > 0 {
-		at += " of " + size(s.size)
+		at += " of " + say.Bytes(s.size)
 	}
 	err = fmt.Errorf("broken off after %s: %w", at, bare(err))
 	if s.off-s.since >= max(1, min(64<<10, s.size/100)) {

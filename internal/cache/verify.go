@@ -12,6 +12,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // contentFault: the file is not what it should be. Another URL may have a better one.
@@ -126,7 +127,7 @@ func (c *Cache) verify(ctx context.Context, p paths, w Want, f found) error {
 	if w.Tree {
 		did = "verified and unpacked"
 	}
-	c.log().Infof("%s %s in %.1f s (%s, %s)", did, p.file(), time.Since(start).Seconds(), size(rep.Size), how)
+	c.log().Infof("%s %s in %.1f s (%s, %s)", did, p.file(), time.Since(start).Seconds(), say.Bytes(rep.Size), how)
 	return nil
 }
 

@@ -149,7 +149,7 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 		},
 		"full disk": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.free = 1e6 },
-			"warning disk: its disk has 1 MB free | pct resize 101 rootfs +4G",
+			"warning disk: its disk has 1.0 MB free | pct resize 101 rootfs +4G",
 		},
 		"no room for a new driver": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.free, f.inside.record = 3e8, nil },

@@ -131,8 +131,8 @@ func Clean(s string, limit int) string {
 	return b.String()
 }
 
-// Bytes returns a size for people: "394 MB", decimal units as NVIDIA and disk
-// makers use them.
+// Bytes returns a size for people: "394 MB", "2.5 MB", decimal units as NVIDIA
+// and disk makers use them, rounded down.
 func Bytes(n int64) string {
 	const k = 1000
 	switch {
@@ -140,6 +140,8 @@ func Bytes(n int64) string {
 		return fmt.Sprintf("%d B", n)
 	case n < k*k:
 		return fmt.Sprintf("%d kB", n/k)
+	case n < 10*k*k:
+		return fmt.Sprintf("%d.%d MB", n/(k*k), n/(k*k/10)%10)
 	case n < k*k*k:
 		return fmt.Sprintf("%d MB", n/(k*k))
 	default:

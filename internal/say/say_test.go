@@ -81,7 +81,7 @@ func FuzzClean(f *testing.F) {
 }
 
 func TestBytes(t *testing.T) {
-	for n, want := range map[int64]string{999: "999 B", 2048: "2 kB", 393683997: "393 MB", 1808865280: "1.8 GB"} {
+	for n, want := range map[int64]string{999: "999 B", 2048: "2 kB", 2527778: "2.5 MB", 9999999: "9.9 MB", 10000000: "10 MB", 393683997: "393 MB", 1808865280: "1.8 GB"} {
 		require.Equal(t, want, Bytes(n))
 	}
 }
