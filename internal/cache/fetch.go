@@ -35,18 +35,24 @@ func (c *Cache) fetch(ctx context.Context, p paths, w Want) error {
 		}
 		errs = append(errs, err)
 	}
-	return hint.Errorf(adviceFor(errs, p), "fetch %s: %w", p.file(), joined(errs))
+	return hint.Errorf(adviceFor(errs), "fetch %s: %w", p.file(), joined(errs))
 }
 
-// adviceFor is the hint of the last error that has one, else the way that always works.
-func adviceFor(errs []error, p paths) string {
-	byHand := "download it elsewhere and put it there as " + p.run + ", or correct driver.urls"
+// byHand is the way that always works, without any network.
+const byHand = "download it elsewhere, with its .sha256sum, and: pve-nvidia-hook cache add FILE"
+
+// adviceFor is the hint of the first error that has one, and the way by hand.
+// Who has no URLs has taken them away for a node without Internet.
+func adviceFor(errs []error) string {
+	if len(errs) == 0 {
+		return byHand
+	}
 	for _, e := range errs {
 		if h := hint.Of(e); h != "" {
 			return h + "; or " + byHand
 		}
 	}
-	return byHand
+	return byHand + "; or correct driver.urls"
 }
 
 func (c *Cache) fetchFrom(ctx context.Context, u *url.URL, p paths, w Want) error {

@@ -119,7 +119,7 @@ func TestBadServersAreNamedAndTheNextURLHelps(t *testing.T) {
 			_, err := cache.Get(testContext(t), want(v1, secret))
 			require.ErrorContains(t, err, bad.URL+"/550.163.01/"+runName)
 			require.ErrorContains(t, err, c.says)
-			require.Contains(t, hint.Of(err), cache.Dir, "the way by hand is always named")
+			require.Contains(t, hint.Of(err), "pve-nvidia-hook cache add FILE", "the way by hand is always named")
 			require.NotContains(t, err.Error()+said.text()+hint.Of(err), "secret")
 			if strings.Contains(c.says, "stalled") || name == "drops at once" || name == "never answers" {
 				require.NoFileExists(t, cache.paths(v1, "x86_64").run)
@@ -135,6 +135,16 @@ func TestBadServersAreNamedAndTheNextURLHelps(t *testing.T) {
 			requireClean(t, cache, v1)
 		})
 	}
+}
+
+func TestOfflineHintNamesCacheAddOnly(t *testing.T) {
+	c, _ := newCache(t)
+	_, err := c.Get(testContext(t), want(v1))
+	require.ErrorContains(t, err, "no URL is configured")
+	require.Equal(t, "download it elsewhere, with its .sha256sum, and: pve-nvidia-hook cache add FILE", hint.Of(err))
+
+	_, err = c.Get(testContext(t), want(v1, serve(t, true).template()))
+	require.Contains(t, hint.Of(err), "correct driver.urls", "a URL that has no file may be wrong")
 }
 
 func TestHostilePayloadsAreRefused(t *testing.T) {

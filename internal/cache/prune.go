@@ -157,7 +157,7 @@ func (c *Cache) verifyAgain(ctx context.Context, p paths, w Want) error {
 	var bad contentFault
 	if errors.As(err, &bad) {
 		m.Damaged = fmt.Sprintf("%s: %v", time.Now().UTC().Format(time.RFC3339), err)
-		return errors.Join(hint.Errorf(adviceOnDamage(m, p), "%s is damaged: %w", p.run, err), c.remark(p, m))
+		return errors.Join(hint.Errorf(adviceOnDamage(m), "%s is damaged: %w", p.run, err), c.remark(p, m))
 	}
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", p.run, err)
@@ -174,11 +174,11 @@ func (c *Cache) verifyAgain(ctx context.Context, p paths, w Want) error {
 	return nil
 }
 
-func adviceOnDamage(m Meta, p paths) string {
+func adviceOnDamage(m Meta) string {
 	if m.URL != "" {
 		return "nothing needs doing: it is fetched again when it is needed"
 	}
-	return "put the right file there as " + p.run + ", or remove it"
+	return "remove it, or give the right one: pve-nvidia-hook cache add FILE"
 }
 
 // remark writes metadata without counting as a use.

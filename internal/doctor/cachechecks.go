@@ -179,7 +179,7 @@ func checkCacheFiles(f cacheFacts) []Finding {
 		case cache.Damaged:
 			fix := "nothing needs doing: it is fetched again when it is needed"
 			if it.URL == "" {
-				fix = "put the right file there as " + it.Path + ", or remove it"
+				fix = "remove it, or give the right one: pve-nvidia-hook cache add FILE"
 			}
 			out.add(Problem, fix, "%s is damaged: %s", name, it.Damage)
 		case cache.Changed:
