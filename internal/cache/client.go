@@ -53,6 +53,7 @@ func (c *Cache) client(pinned bool) *retryablehttp.Client {
 	if longest == 0 {
 		longest = 30 * time.Second
 	}
+	why := "" // the request before failed; a client makes one at a time
 	return &retryablehttp.Client{
 		HTTPClient: &http.Client{
 			Transport: watched{transport, c.stall()},
@@ -76,13 +77,18 @@ func (c *Cache) client(pinned bool) *retryablehttp.Client {
 			if errors.Is(err, errRedirect) {
 				return false, nil
 			}
+			if err != nil {
+				why = bare(err).Error()
+			} else if r != nil {
+				why = "the server answered " + r.Status
+			}
 			return retryablehttp.DefaultRetryPolicy(ctx, r, err)
 		},
 		// The last answer itself, not a text about it.
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,
 		RequestLogHook: func(_ retryablehttp.Logger, r *http.Request, attempt int) {
 			if attempt > 0 {
-				c.log().Infof("asking again for %s", shown(r.URL))
+				c.log().Infof("asking again for %s: %s", shown(r.URL), why)
 			}
 		},
 	}
@@ -106,13 +112,26 @@ func request(ctx context.Context, cl *retryablehttp.Client, u *url.URL, header h
 	return r, nil
 }
 
-// bare takes the URL, which may hold credentials, out of an error of net/http.
+// bare takes the URL, which may hold credentials, out of an error of net/http,
+// and what says nothing to a reader out of one of a name that is not resolved.
 func bare(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
 		return bare(u.Err)
 	}
+	var d *net.DNSError
+	if errors.As(err, &d) {
+		return unresolved{d}
+	}
 	return err
+}
+
+// unresolved is "cannot resolve example.com: i/o timeout" in place of
+// "dial tcp: lookup example.com on 192.0.2.1:53: read udp 192.0.2.7:53612->192.0.2.1:53: i/o timeout".
+type unresolved struct{ *net.DNSError }
+
+func (e unresolved) Error() string {
+	return "cannot resolve " + e.Name + ": " + strings.TrimSpace(e.Err[strings.LastIndex(e.Err, ": ")+1:])
 }
 
 // shown is a URL fit for logs and files: without credentials and query.

@@ -62,7 +62,7 @@ func TestBadServersAreNamedAndTheNextURLHelps(t *testing.T) {
 		"forbidden":          {status(403), "403 Forbidden"},
 		"gone":               {status(410), "410 Gone"},
 		"always failing":     {status(503), "503 Service Unavailable"},
-		"checksum failing":   {func(w http.ResponseWriter, _ *http.Request, _ string, _ int) bool { w.WriteHeader(500); return true }, ".sha256sum?...: the server answered 500"},
+		"checksum failing":   {func(w http.ResponseWriter, _ *http.Request, _ string, _ int) bool { w.WriteHeader(500); return true }, runName + "?...: its .sha256sum: the server answered 500"},
 		"empty":              {always(nil), "empty"},
 		"web page":           {always(page), "web page"},
 		"flipped byte":       {always(flipped), "unpack"},
@@ -182,6 +182,28 @@ func TestFailingServerIsAskedAgain(t *testing.T) {
 	}
 	require.True(t, get(t, c, want(v1, s.template())).Fetched)
 	require.Equal(t, 3, s.count(runName))
+}
+
+func TestWhatCannotBeReachedIsSaidInShort(t *testing.T) {
+	c, said := newCache(t)
+	long := strings.Repeat("folder/", 5) + "{file}"
+	// RFC 6761 keeps .invalid from ever being resolved.
+	_, err := c.Get(testContext(t), want(v1, "https://first.invalid/"+long, "https://second.invalid/"+long))
+	lines := strings.Split(err.Error(), "\n")
+	require.Len(t, lines, 2, "one a URL")
+	for i, host := range []string{"first.invalid", "second.invalid"} {
+		require.Contains(t, lines[i], ": its .sha256sum: cannot resolve "+host+": ")
+		require.Equal(t, 1, strings.Count(lines[i], "https://"), lines[i])
+		require.Less(t, len(lines[i]), 250)
+	}
+	require.Regexp(t, `info asking again for https://first.invalid/.*\.run\.sha256sum: cannot resolve first.invalid: `, said.text())
+
+	c, said = newCache(t)
+	s := serve(t, true).offer(v1, sample(t, v1))
+	s.fault = status(503)
+	_, err = c.Get(testContext(t), want(v1, s.template()))
+	require.Error(t, err)
+	require.Contains(t, said.text(), runName+": the server answered 503 Service Unavailable")
 }
 
 func TestTransferCutAtEachTenthGoesOn(t *testing.T) {

@@ -54,7 +54,7 @@ func parseSum(text []byte, names ...string) (string, error) {
 }
 
 // publishedSum asks for the checksum beside a URL. A server that has none
-// answers 404 or 403: errNoSum.
+// answers 404 or 403: errNoSum. The caller's error names the URL.
 func (c *Cache) publishedSum(ctx context.Context, u *url.URL, p paths) (string, error) {
 	at := *u
 	at.Path += ".sha256sum"
@@ -63,7 +63,7 @@ func (c *Cache) publishedSum(ctx context.Context, u *url.URL, p paths) (string, 
 	defer cl.HTTPClient.CloseIdleConnections()
 	r, err := request(ctx, cl, &at, nil)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", shown(&at), err)
+		return "", fmt.Errorf("its .sha256sum: %w", err)
 	}
 	defer r.Body.Close()
 	switch r.StatusCode {
@@ -71,15 +71,15 @@ func (c *Cache) publishedSum(ctx context.Context, u *url.URL, p paths) (string, 
 	case http.StatusNotFound, http.StatusForbidden, http.StatusGone:
 		return "", errNoSum
 	default:
-		return "", fmt.Errorf("%s: the server answered %s", shown(&at), r.Status)
+		return "", fmt.Errorf("its .sha256sum: the server answered %s", r.Status)
 	}
 	text, err := io.ReadAll(io.LimitReader(r.Body, sumMost))
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", shown(&at), err)
+		return "", fmt.Errorf("its .sha256sum: %w", err)
 	}
 	sum, err := parseSum(text, p.file(), path.Base(u.Path))
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", shown(&at), err)
+		return "", fmt.Errorf("its .sha256sum: %w", err)
 	}
 	return sum, nil
 }
@@ -97,9 +97,7 @@ func (c *Cache) anySum(ctx context.Context, p paths, w Want) (string, error) {
 			if sum, err = c.publishedSum(ctx, u, p); err == nil {
 				return sum, nil
 			}
-			if errors.Is(err, errNoSum) {
-				err = fmt.Errorf("%s: %w", shown(u), err)
-			}
+			err = fmt.Errorf("%s: %w", shown(u), err)
 		}
 		if ctx.Err() != nil {
 			return "", err
@@ -132,7 +130,7 @@ func fill(template string, w Want) (*url.URL, error) {
 	return u, nil
 }
 
-// joined writes several errors on one line.
+// joined writes several errors, of a URL each.
 func joined(errs []error) error {
 	if len(errs) == 0 {
 		return errors.New("no URL is configured (driver.urls)")
@@ -140,7 +138,7 @@ func joined(errs []error) error {
 	return all(errs)
 }
 
-// all is errors.Join for one line.
+// all is errors.Join with a line for each, which can be told apart on one line too.
 type all []error
 
 func (a all) Error() string {
@@ -148,7 +146,7 @@ func (a all) Error() string {
 	for i, e := range a {
 		s[i] = e.Error()
 	}
-	return strings.Join(s, "; ")
+	return strings.Join(s, ";\n")
 }
 
 func (a all) Unwrap() []error { return a }
