@@ -277,3 +277,50 @@ func TestPruneKeepsWhatIsUsedWantedOrRecent(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left)
 }
+
+// A damaged file is the newest by its time, and must not take the place of a good one.
+func TestPruneRemovesWhatHasGoneBadAndKeepsWhatIsGood(t *testing.T) {
+	c, said := newCache(t)
+	s := serve(t, true)
+	fetched := func(v version.Driver) string {
+		e := get(t, c, want(v, s.offer(v, sample(t, v)).template()))
+		defer e.Release()
+		return e.RunFile
+	}
+	good, changed := fetched(v1), fetched(v2)
+	before := time.Now().Add(-time.Hour)
+	require.NoError(t, os.Chtimes(c.paths(v1, "x86_64").meta, before, before))
+	require.NoError(t, os.WriteFile(changed, []byte("cut"), 0o644))
+	if list(t, c)[0].URL == "" {
+		t.Skip("the file system keeps no birth times: whose the changed file is cannot be told")
+	}
+	byHand := c.paths("470.256.02", "x86_64").run
+	require.NoError(t, os.WriteFile(byHand, sample(t, "470.256.02"), 0o644))
+	_, err := c.Verify(testContext(t), "470.256.02", "x86_64")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(byHand, []byte("cut"), 0o644))
+
+	wanted := func(v version.Driver) bool { return v == v2 }
+	gone, err := c.Prune(testContext(t), 1, wanted)
+	require.NoError(t, err)
+	require.Empty(t, gone, "a wanted one may just have been touched")
+	gone, err = c.Prune(testContext(t), 1, nil)
+	require.NoError(t, err)
+	require.Len(t, gone, 1)
+	require.Equal(t, v2, gone[0].Version)
+	require.FileExists(t, good)
+	require.FileExists(t, byHand)
+	require.Contains(t, said.text(), byHand+" is changed and stays, for it was put there by hand")
+}
+
+func TestDamagedTakesNoPlaceAmongTheOnesKept(t *testing.T) {
+	now := time.Now()
+	items := []Item{
+		{Version: v1, State: Ready, LastUsed: now.Add(-time.Hour)},
+		{Version: v2, State: Damaged, URL: "https://x", LastUsed: now},
+		{Version: "470.1", State: Damaged, LastUsed: now},
+	}
+	gone, odd := Prunable(items, 1, func(v version.Driver) bool { return v == v2 })
+	require.Equal(t, items[1:2], gone, "wanted or not: it is fetched again")
+	require.Equal(t, items[2:], odd)
+}

@@ -31,7 +31,7 @@ type Item struct {
 	Size     int64          `json:"size"`      // bytes of the run file, or of its part
 	TreeSize int64          `json:"tree_size"` // bytes of the unpacked tree; 0: none
 	SHA256   string         `json:"sha256,omitempty"`
-	URL      string         `json:"url,omitempty"`
+	URL      string         `json:"url,omitempty"` // "" when it was put there by hand
 	Verified string         `json:"verified,omitempty"`
 	At       time.Time      `json:"at,omitzero"`        // of the verification
 	LastUsed time.Time      `json:"last_used,omitzero"` // about
@@ -99,11 +99,14 @@ func (c *Cache) item(v version.Driver, arch string) (Item, bool) {
 	case f.meta == nil:
 		it.State = Unverified
 		return it, true
-	case f.meta.Damaged != "":
-		it.State, it.Damage = Damaged, f.meta.Damaged
 	case !f.same:
 		it.State = Changed
+		if f.own() {
+			it.URL = f.meta.URL
+		}
 		return it, true
+	case f.meta.Damaged != "":
+		it.State, it.Damage = Damaged, f.meta.Damaged
 	default:
 		it.State = Ready
 	}

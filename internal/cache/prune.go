@@ -14,9 +14,42 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
-// Prune removes all run files but the keep ones that were used last, those that
-// are wanted (wanted may be nil) and those in use; partial downloads that nobody
-// works on go too. It returns what it removed.
+// Prunable sorts out what Prune removes: all but the keep ones that were used
+// last and those that are wanted (wanted may be nil), and partial downloads. One
+// that is no longer what was verified takes no place among the ones kept: it
+// goes when it can be fetched again, but a wanted one only when it is known to be
+// damaged, for it may just have been touched. What was put there by hand and has
+// gone bad is odd: this program does not throw away what it did not bring.
+func Prunable(items []Item, keep int, wanted func(version.Driver) bool) (gone, odd []Item) {
+	items = slices.Clone(items)
+	slices.SortStableFunc(items, func(a, b Item) int { return b.LastUsed.Compare(a.LastUsed) })
+	for _, it := range items {
+		needed := wanted != nil && wanted(it.Version)
+		switch bad := it.State == Damaged || it.State == Changed; {
+		case it.State == Partial:
+			gone = append(gone, it)
+		case bad && it.URL == "":
+			odd = append(odd, it)
+		case it.State == Changed && needed:
+		case bad:
+			gone = append(gone, it)
+		default:
+			if keep--; keep < 0 && !needed {
+				gone = append(gone, it)
+			}
+		}
+	}
+	return gone, odd
+}
+
+// NameOdd says of what Prune leaves though it has gone bad.
+func NameOdd(l Log, odd []Item) {
+	for _, it := range odd {
+		l.Warnf("%s is %s and stays, for it was put there by hand: remove it, or see: pve-nvidia-hook cache verify %s", it.Path, it.State, it.Version)
+	}
+}
+
+// Prune removes what is Prunable and not in use, and returns what it removed.
 func (c *Cache) Prune(ctx context.Context, keep int, wanted func(version.Driver) bool) ([]Item, error) {
 	if _, err := os.Lstat(c.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -32,15 +65,11 @@ func (c *Cache) Prune(ctx context.Context, keep int, wanted func(version.Driver)
 	if err != nil {
 		return nil, err
 	}
-	slices.SortStableFunc(items, func(a, b Item) int { return b.LastUsed.Compare(a.LastUsed) })
+	items, odd := Prunable(items, keep, wanted)
+	NameOdd(c.log(), odd)
 	var gone []Item
 	var errs []error
 	for _, it := range items {
-		if it.State != Partial {
-			if keep--; keep >= 0 || wanted != nil && wanted(it.Version) {
-				continue
-			}
-		}
 		err := c.Remove(ctx, it.Version, it.Arch)
 		switch {
 		case errors.Is(err, lock.ErrBusy):
@@ -136,7 +165,13 @@ func (c *Cache) verifyAgain(ctx context.Context, p paths, w Want) error {
 			return err
 		}
 		defer l.Release()
-		return c.verify(ctx, p, w, c.look(p))
+		f = c.look(p)
+		err = c.verify(ctx, p, w, f)
+		var bad contentFault
+		if errors.As(err, &bad) && f.own() {
+			return c.markDamaged(p, *f.meta, bad.error)
+		}
+		return err
 	}
 	// Reading disturbs no run that uses the file.
 	l, err := c.lock(ctx, p, lock.Options{Shared: true})
@@ -156,8 +191,7 @@ func (c *Cache) verifyAgain(ctx context.Context, p paths, w Want) error {
 	_, err = c.read(ctx, file, "", runWant(w, m.SHA256, m.Size))
 	var bad contentFault
 	if errors.As(err, &bad) {
-		m.Damaged = fmt.Sprintf("%s: %v", time.Now().UTC().Format(time.RFC3339), err)
-		return errors.Join(hint.Errorf(adviceOnDamage(m), "%s is damaged: %w", p.run, err), c.remark(p, m))
+		return c.markDamaged(p, m, err)
 	}
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", p.run, err)
@@ -172,6 +206,17 @@ func (c *Cache) verifyAgain(ctx context.Context, p paths, w Want) error {
 		}
 	}
 	return nil
+}
+
+// markDamaged notes that the run file, as it is now, is not what m says of it.
+func (c *Cache) markDamaged(p paths, m Meta, why error) error {
+	st, err := os.Lstat(p.run)
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	m.describe(p.run, st)
+	m.Damaged = fmt.Sprintf("%s: %v", time.Now().UTC().Format(time.RFC3339), why)
+	return errors.Join(hint.Errorf(adviceOnDamage(m), "%s is damaged: %w", p.run, why), c.remark(p, m))
 }
 
 func adviceOnDamage(m Meta) string {

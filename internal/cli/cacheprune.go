@@ -23,7 +23,10 @@ func (a *app) cachePrune() *cobra.Command {
 		Short: "remove run files that nobody needs any more",
 		Long: `Remove all run files and their trees but those used last (cache.keep), those
 whose version a container's settings or the loaded kernel module want, and those in
-use by a run. Partial downloads that nobody works on go too.
+use by a run. Partial downloads that nobody works on go too, and so do files that
+this program has fetched and that are damaged or have changed since (a changed one
+that is wanted is verified again instead): none of them counts as one to keep. Nor
+does a damaged or changed file that was put there by hand, but it stays and is named.
 
 On a cache that several nodes share the versions that another node's module wants
 are not known here: give a higher --keep there.`,
@@ -48,7 +51,9 @@ are not known here: give a higher --keep there.`,
 			if dryRun {
 				prune = func(_ context.Context, keep int, wanted func(version.Driver) bool) ([]cache.Item, error) {
 					items, err := store.List()
-					return prunable(items, keep, wanted), err
+					items, odd := cache.Prunable(items, keep, wanted)
+					cache.NameOdd(a.log, odd)
+					return slices.DeleteFunc(items, func(it cache.Item) bool { return it.InUse }), err
 				}
 			}
 			items, err := prune(c.Context(), keep, func(v version.Driver) bool { return wanted[v] })
@@ -79,24 +84,6 @@ func (a *app) wanted(conf *config.Config) (map[version.Driver]bool, error) {
 		}
 	}
 	return wanted, nil
-}
-
-// prunable are the items that cache.Prune would remove.
-func prunable(items []cache.Item, keep int, wanted func(version.Driver) bool) []cache.Item {
-	items = slices.Clone(items)
-	slices.SortStableFunc(items, func(a, b cache.Item) int { return b.LastUsed.Compare(a.LastUsed) })
-	var gone []cache.Item
-	for _, it := range items {
-		if it.State != cache.Partial {
-			if keep--; keep >= 0 || wanted(it.Version) {
-				continue
-			}
-		}
-		if !it.InUse {
-			gone = append(gone, it)
-		}
-	}
-	return gone
 }
 
 func printPruned(out io.Writer, items []cache.Item, asJSON, dryRun bool) error {
