@@ -20,7 +20,7 @@ finds), no program is started in a container, and no network is touched.
 
 Without a VMID the containers of this node are looked at that have the
 hookscript or had it from enable, and those that the configuration wants a
-driver in.
+driver in; where there is no Proxmox VE, all that LXC has (paths.lxc).
 
 Of the host:
 

@@ -282,7 +282,8 @@ func TestContainersAreChosen(t *testing.T) {
 func TestUnknownIsNeverAFact(t *testing.T) {
 	n := node{t, t.TempDir()}
 	n.configure("")
-	r := n.examine(101)
+	n.file("lxc/101/config", "lxc.rootfs.path = dir:/nowhere\n")
+	r := n.examine()
 	require.False(t, r.Problems(), lines(r.Findings))
 	said := lines(r.Findings)
 	for _, check := range []string{"kernel-module", "nouveau", "devices-unit", "proxmox"} {
@@ -296,6 +297,21 @@ func TestUnknownIsNeverAFact(t *testing.T) {
 		}
 	}
 	t.Fatal("nothing is said of what is in the container")
+}
+
+func TestWithoutProxmoxLXCSaysWhichContainersThereAre(t *testing.T) {
+	n := node{t, t.TempDir()}
+	n.configure("")
+	n.file("lxc/101/config", "lxc.rootfs.path = dir:/nowhere\n")
+	n.file("lxc/readme/config", "")
+	names := n.examine().Names
+	require.Contains(t, names, 101)
+	require.Len(t, names, 2, "the host and that container")
+
+	n.file("state/runs/102/20260101T000000.000000Z.json", `{"at":"2026-01-01T00:00:00Z","result":"failed"}`)
+	said := lines(n.examine(102).Findings)
+	require.Contains(t, said, "102 problem container: there is no container 102 below "+n.path("lxc")+" | lxc-ls -P "+n.path("lxc"))
+	require.NotContains(t, said, "apply")
 }
 
 func TestMistakesOfTheConfigurationAreEachNamed(t *testing.T) {

@@ -2,6 +2,8 @@ package doctor
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
@@ -27,8 +29,10 @@ func checkGuest(h hostFacts, f guestFacts) []Finding {
 func checkThere(h hostFacts, f guestFacts) []Finding {
 	const check = "container"
 	switch {
-	case h.pveError != "":
-		return nil // LXC alone may know it
+	case h.pveError != "" && !f.unknown:
+		return nil // LXC alone knows it
+	case f.guest == nil && f.unknown && h.pveError != "" && !f.configured:
+		return one(check, Problem, "lxc-ls -P "+f.settings.Paths.LXC, "there is no container %d below %s", f.vmid, f.settings.Paths.LXC)
 	case f.guest == nil && f.configured:
 		return one(check, Warning, "take it out of the configuration if it is gone for good", "the configuration names container %d, which there is not", f.vmid)
 	case f.guest == nil:
@@ -121,14 +125,28 @@ func checkLock(f guestFacts) []Finding {
 	return one(check, OK, "", "no run works on this container")
 }
 
+// mend is what to do after a run that failed or was refused; "" when the last
+// one did neither. What a run is refused for that is held back is the failure before it.
+func (f guestFacts) mend() string {
+	what := f.last.Hint
+	switch {
+	case f.failure != nil:
+		what = f.failure.Hint
+	case !f.ran || f.last.Result != "failed" && f.last.Result != "refused":
+		return ""
+	}
+	what = strings.ReplaceAll(or(what, "mend the cause"), "VMID", strconv.Itoa(f.vmid))
+	retry := fmt.Sprintf("pve-nvidia-hook apply --force %d", f.vmid)
+	if strings.Contains(what, retry) {
+		return what
+	}
+	return what + "; then: " + retry
+}
+
 // checkRuns looks at how it went the last time.
 func checkRuns(f guestFacts) []Finding {
 	out := findings{check: "last-run"}
-	retry := fmt.Sprintf("mend the cause, then: pve-nvidia-hook apply --force %d", f.vmid)
-	fix := retry
-	if f.last.Hint != "" {
-		fix = f.last.Hint + "; then: pve-nvidia-hook apply --force " + fmt.Sprint(f.vmid)
-	}
+	fix := f.mend()
 	switch {
 	case f.failure != nil && f.now.Before(f.failure.Next):
 		out.add(Problem, fix, "it failed %d times in a row, and is not tried again before %s: %s", f.failure.Count, when(f.failure.Next), f.failure.Reason)

@@ -54,6 +54,7 @@ type guestFacts struct {
 	insideError string
 	insideHint  string
 	running     bool
+	unknown     bool // LXC knows no such container
 }
 
 // script is a hookscript and the file behind it.
@@ -94,6 +95,15 @@ func choose(c *config.Config, h hostFacts, asked []int) []int {
 			ids = append(ids, g.VMID)
 		}
 	}
+	if h.pveError != "" || node.Paths.LXC != "/var/lib/lxc" {
+		// Where Proxmox does not say which containers there are, LXC's folders do.
+		for _, id := range lxcFolders(node.Paths.LXC) {
+			known := slices.ContainsFunc(h.guests, func(g pve.Guest) bool { return g.VMID == id })
+			if !elsewhere[id] && (known || h.pveError != "") {
+				ids = append(ids, id)
+			}
+		}
+	}
 	for _, id := range c.Containers() {
 		// One with mistakes is looked at as well.
 		if s, err := c.For(id); (s.Wanted || err != nil) && !elsewhere[id] {
@@ -101,6 +111,19 @@ func choose(c *config.Config, h hostFacts, asked []int) []int {
 		}
 	}
 	return slices.Compact(slices.Sorted(slices.Values(ids)))
+}
+
+// lxcFolders lists the VMIDs that folders of containers are named by.
+func lxcFolders(dir string) []int {
+	entries, _ := os.ReadDir(dir)
+	var ids []int
+	for _, e := range entries {
+		// Proxmox numbers its guests from 100.
+		if id, err := strconv.Atoi(e.Name()); err == nil && id >= 100 && strconv.Itoa(id) == e.Name() && e.IsDir() {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 func lookGuest(ctx context.Context, c *config.Config, host host.Host, h hostFacts, vmid int) guestFacts {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -97,7 +98,7 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 		},
 		"two versions": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.found.NVML = "550.78" },
-			"problem versions: libcuda.so.1 leads to 580.142 and libnvidia-ml.so.1 to 550.78 | pve-nvidia-hook apply 101 --force",
+			"problem versions: libcuda.so.1 leads to 580.142 and libnvidia-ml.so.1 to 550.78 | pve-nvidia-hook apply --force 101",
 		},
 		"broken-off install": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.found.Log = "590.48.01" },
@@ -174,6 +175,20 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 			require.Contains(t, lines(checkGuest(h, f)), c.want)
 		})
 	}
+}
+
+func TestAfterAFailureThereIsOneAnswer(t *testing.T) {
+	h, f := well(t)
+	f.inside.found, f.inside.record = driver.Found{}, nil
+	f.failure = &record.Failure{Count: 1, At: f.now, Next: f.now.Add(time.Hour), Reason: "the disk is full", Hint: "make room"}
+	f.last = lastRun{At: f.now, Result: "refused", Reason: "not tried again", Hint: "make room; then at once: pve-nvidia-hook apply --force 101"}
+	said := lines(checkGuest(h, f))
+	require.Contains(t, said, "the disk is full | make room; then: pve-nvidia-hook apply --force 101\n")
+	require.Contains(t, said, "580.142 is wanted | see last-run below\n")
+	require.Equal(t, 1, strings.Count(said, "pve-nvidia-hook apply"), said)
+
+	f.failure = nil
+	require.Equal(t, f.last.Hint, f.mend(), "no command twice")
 }
 
 func TestWhatIsNoFaultInside(t *testing.T) {

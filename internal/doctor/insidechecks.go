@@ -89,7 +89,17 @@ func entryModes(f guestFacts) map[string]bool {
 	return said
 }
 
-func (f guestFacts) apply() string { return fmt.Sprintf("pve-nvidia-hook apply %d", f.vmid) }
+// apply is the command that puts right what a run can; again also when it holds
+// what is there for good. After a failure there is one answer, the last run's.
+func (f guestFacts) apply(again bool) string {
+	switch {
+	case f.mend() != "":
+		return "see last-run below"
+	case again:
+		return fmt.Sprintf("pve-nvidia-hook apply --force %d", f.vmid)
+	}
+	return fmt.Sprintf("pve-nvidia-hook apply %d", f.vmid)
+}
 
 // checkVersions compares host, configuration and container.
 func checkVersions(h hostFacts, f guestFacts) []Finding {
@@ -107,17 +117,17 @@ func checkVersions(h hostFacts, f guestFacts) []Finding {
 	have := found.Version()
 	switch {
 	case found.CUDA != found.NVML:
-		out.add(Problem, f.apply()+" --force", "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", or(string(found.CUDA), "nothing"), or(string(found.NVML), "nothing"))
+		out.add(Problem, f.apply(true), "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", or(string(found.CUDA), "nothing"), or(string(found.NVML), "nothing"))
 	case have == "" && (!f.settings.Wanted || f.settingsError != ""):
 	case have == "":
-		out.add(Problem, f.apply(), "no driver is installed, %s is wanted", or(string(wanted), "that of the host"))
+		out.add(Problem, f.apply(false), "no driver is installed, %s is wanted", or(string(wanted), "that of the host"))
 	case wanted == "":
 		out.add(Unknown, "", "driver %s is installed; whether that fits cannot be told, for it is not known which is wanted", have)
 	case have != wanted:
-		out.add(Problem, f.apply(), "driver %s is installed, %s is needed", have, wanted)
+		out.add(Problem, f.apply(false), "driver %s is installed, %s is needed", have, wanted)
 	}
 	if found.Log != "" && have != "" && found.Log != have {
-		out.add(Problem, f.apply()+" --force", "an installation of driver %s was begun over %s and not ended", found.Log, have)
+		out.add(Problem, f.apply(true), "an installation of driver %s was begun over %s and not ended", found.Log, have)
 	}
 	if have == "" {
 		return out.orOK("no driver is installed, as wanted")
@@ -138,18 +148,18 @@ func checkRecord(f guestFacts) []Finding {
 	in, have := f.inside.record, f.inside.found.Version()
 	switch {
 	case f.inside.recordError != "":
-		out.add(Problem, f.apply(), "its record cannot be believed: %s", f.inside.recordError)
+		out.add(Problem, f.apply(false), "its record cannot be believed: %s", f.inside.recordError)
 	case in == nil || in.Version == "":
 		if have == "" {
 			return nil
 		}
-		out.add(Warning, f.apply(), "driver %s was not installed by this program, or not to the end: the next start installs it anew", have)
+		out.add(Warning, f.apply(false), "driver %s was not installed by this program, or not to the end: the next start installs it anew", have)
 	case have != "" && in.Version != have:
-		out.add(Problem, f.apply(), "its record is stale: it names driver %s, but %s is there", in.Version, have)
+		out.add(Problem, f.apply(false), "its record is stale: it names driver %s, but %s is there", in.Version, have)
 	case f.inside.differs != "":
-		out.add(Problem, f.apply(), "it is not as driver %s was installed: %s", in.Version, f.inside.differs)
+		out.add(Problem, f.apply(false), "it is not as driver %s was installed: %s", in.Version, f.inside.differs)
 	case in.Verified == "files" && f.settings.Driver.Verify != "files":
-		out.add(Warning, f.apply(), "only the files of driver %s were checked so far, nvidia-smi was not run", in.Version)
+		out.add(Warning, f.apply(false), "only the files of driver %s were checked so far, nvidia-smi was not run", in.Version)
 	}
 	if len(out.list) == 0 {
 		return out.orOK("its files are as recorded at %s", when(in.At))
@@ -165,7 +175,7 @@ func checkOrphans(f guestFacts) []Finding {
 		if n > len(shown) {
 			more = fmt.Sprintf(" and %d more", n-len(shown))
 		}
-		out.add(Problem, f.apply()+" --force", "libraries of another driver are left: %s%s; the next ldconfig may point programs to them", strings.Join(shown, ", "), more)
+		out.add(Problem, f.apply(true), "libraries of another driver are left: %s%s; the next ldconfig may point programs to them", strings.Join(shown, ", "), more)
 	}
 	return out.orOK("no libraries of another driver are left")
 }

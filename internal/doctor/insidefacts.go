@@ -73,6 +73,7 @@ func (f *guestFacts) lookInside(ctx context.Context, h hostFacts) {
 		a.err = hint.Errorf("look for a file system in the container that hangs", "it did not answer: %w", context.Cause(ctx))
 	}
 	f.inside = a.facts
+	f.unknown = errors.Is(a.err, lxc.ErrUnknown)
 	f.running = !errors.Is(a.err, lxc.ErrNotRunning)
 	f.insideError, f.insideHint = text(a.err), hint.Of(a.err)
 }
