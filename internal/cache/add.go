@@ -43,7 +43,7 @@ func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
 	}
 	h, err := runfile.ReadHeader(from)
 	if err != nil {
-		return Item{}, err
+		return Item{}, hint.Wrap(err, "give a run file of NVIDIA's as it was downloaded, such as NVIDIA-Linux-x86_64-580.76.05.run")
 	}
 	if w.Version == "" {
 		w.Version = h.Version
@@ -89,6 +89,16 @@ func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
 		return Item{}, err
 	}
 	m.Verified = how
+	if had := c.look(p); had.meta != nil && had.meta.SHA256 == m.SHA256 {
+		// The same bytes, so what was proved of them holds.
+		m.URL = had.meta.URL
+		if how == byHeader {
+			m.Verified = had.meta.Verified
+		}
+		if had.same && had.meta.Damaged == "" {
+			c.log().Infof("%s was there already, the same to the last byte", p.file())
+		}
+	}
 	if err := c.publish(p, m, true, w.Tree); err != nil {
 		return Item{}, err
 	}

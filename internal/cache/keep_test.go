@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
@@ -159,6 +160,24 @@ func TestAddCopiesAndVerifies(t *testing.T) {
 	require.ErrorContains(t, err, "sha256")
 	requireClean(t, c, v1)
 	get(t, c, want(v1)) // what was there is still there
+}
+
+func TestAddOfTheSameFileKeepsWhatWasProvedOfIt(t *testing.T) {
+	c, said := newCache(t)
+	b := sample(t, v1)
+	e := get(t, c, want(v1, serve(t, true).offer(v1, b).template()))
+	e.Release()
+	from := filepath.Join(t.TempDir(), "driver.run")
+	require.NoError(t, os.WriteFile(from, b, 0o600))
+	it, err := c.Add(testContext(t), from, Want{Tree: true})
+	require.NoError(t, err)
+	require.Equal(t, bySum, it.Verified)
+	require.Equal(t, e.Meta.URL, it.URL)
+	require.Contains(t, said.text(), runName+" was there already")
+
+	require.NoError(t, os.WriteFile(from, []byte("# Read me\n"), 0o600))
+	_, err = c.Add(testContext(t), from, Want{})
+	require.Contains(t, hint.Of(err), "run file of NVIDIA's")
 }
 
 func TestAddOfTheFileInPlaceVerifiesIt(t *testing.T) {

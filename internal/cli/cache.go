@@ -76,6 +76,10 @@ that containers install from, "-" when there is none yet.`,
 			if err != nil {
 				return err
 			}
+			if len(items) == 0 && !asJSON {
+				fmt.Fprintf(c.OutOrStdout(), "the cache %s is empty\n", store.Dir)
+				return nil
+			}
 			return printItems(c.OutOrStdout(), items, asJSON)
 		},
 	}
@@ -230,6 +234,15 @@ complete. A damaged file is marked and not used again as it is. The exit status 
 			if failed {
 				return errSaid
 			}
+			if !asJSON {
+				n := 0
+				for _, it := range items {
+					if it.State != cache.Partial {
+						n++
+					}
+				}
+				fmt.Fprintf(c.OutOrStdout(), "verified: %d files\n", n)
+			}
 			return nil
 		},
 	}
@@ -274,7 +287,6 @@ func printItems(out io.Writer, items []cache.Item, asJSON bool) error {
 		return say.JSON(out, items)
 	}
 	if len(items) == 0 {
-		fmt.Fprintln(out, "the cache is empty")
 		return nil
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
