@@ -21,18 +21,21 @@ const grace = 1900 * time.Millisecond
 
 func main() {
 	syscall.Umask(0o022)
-	// The task that reads our output may end before we have cleaned up.
-	// Not ignored: that would be inherited by all that is started, in the
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 1)
+	// SIGPIPE: the task that reads our output may end before we have cleaned
+	// up. Not ignored: that would be inherited by all that is started, in the
 	// container and as a chained hookscript.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	context.AfterFunc(ctx, func() {
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	go func() {
+		for <-signals == syscall.SIGPIPE {
+		}
+		cancel()
 		time.Sleep(grace)
 		fmt.Fprintf(os.Stderr, "%s: error: stopped before all was cleaned up; the next run does it\n", say.Program)
 		os.Exit(1)
-	})
+	}()
 	code := run(ctx, os.Args[1:])
-	_ = stop // the process ends here: stopping would only set off AfterFunc
 	os.Exit(code)
 }
 

@@ -39,7 +39,7 @@ type Container struct {
 }
 
 // Open finds the init process of container VMID below lxcPath (for instance
-// /var/lib/lxc) by lxc-info and pins its root. It returns ErrNotRunning when
+// /var/lib/lxc) and pins its root. It returns ErrNotRunning when
 // there is none. A call on its files that hangs when ctx ends is cut off.
 func Open(ctx context.Context, lxcPath string, vmid int) (*Container, error) {
 	c := &Container{lxcPath: lxcPath, name: strconv.Itoa(vmid), pidfd: -1, proc: -1, root: -1}
@@ -56,8 +56,8 @@ func (c *Container) open(ctx context.Context) error {
 	if c.pid, err = initPid(ctx, c.lxcPath, c.name); err != nil {
 		return err
 	}
-	// The pid may have died and been given to another process since lxc-info
-	// looked. A pidfd and an open /proc/PID stay with one process; that this
+	// The pid may have died and been given to another process since it was
+	// told. A pidfd and an open /proc/PID stay with one process; that this
 	// one is the init of a pid namespace and has a mount namespace other than
 	// ours is checked through them, and that it lives after the root was taken.
 	gone := func(err error) error {
@@ -121,8 +121,12 @@ func (c *Container) readIDs() error {
 	return nil
 }
 
-// initPid asks lxc-info, which prints nothing for a container that is stopped.
+// initPid asks the container's monitor, else lxc-info, which tells why there is
+// no init: it prints nothing for a container that is stopped.
 func initPid(ctx context.Context, lxcPath, name string) (int, error) {
+	if pid, err := askMonitor(lxcPath, name); err == nil {
+		return pid, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, infoLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "lxc-info", "-P", lxcPath, "-n", name, "-p", "-H")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"syscall"
 	"testing"
@@ -89,18 +88,13 @@ func TestOpenRefusesAProcessThatIsNoContainersInit(t *testing.T) {
 	labtest.Need(t)
 	// A stand-in for lxc-info that names a process of the host, as after the
 	// pid was given to another.
-	bin := t.TempDir()
-	script := "#!/bin/sh\necho " + strconv.Itoa(os.Getppid()) + "\n"
-	require.NoError(t, os.WriteFile(filepath.Join(bin, "lxc-info"), []byte(script), 0o755))
-	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	lxcInfoSays(t, "echo "+strconv.Itoa(os.Getppid()))
 	_, err := lxc.Open(t.Context(), "/nowhere", 101)
 	require.ErrorIs(t, err, lxc.ErrNotRunning)
 }
 
 func TestOpenGivesUpWithItsContext(t *testing.T) {
-	bin := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(bin, "lxc-info"), []byte("#!/bin/sh\nexec sleep 60\n"), 0o755))
-	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	lxcInfoSays(t, "exec sleep 60")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err := lxc.Open(ctx, "/nowhere", 101)

@@ -1,0 +1,109 @@
+package lxc_test
+
+import (
+	"encoding/binary"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+)
+
+func TestOpenOfARunningContainerStartsNoProgram(t *testing.T) {
+	at := labtest.Start(t, lab.Spec{VMID: 101})
+	t.Setenv("PATH", t.TempDir())
+	c, err := lxc.Open(t.Context(), at.LXCPath, 101)
+	require.NoError(t, err)
+	c.Close()
+}
+
+// answer is what a monitor sends: a result, the length of more to come, a pid.
+func answer(result, more uint32, pid uint64) []byte {
+	b := binary.NativeEndian.AppendUint32(nil, result)
+	b = binary.NativeEndian.AppendUint32(b, more)
+	return binary.NativeEndian.AppendUint64(b, pid)
+}
+
+// An answer that is not as it should be is none: lxc-info is asked.
+func TestOddAnswersOfAMonitorAreNotBelieved(t *testing.T) {
+	at := labtest.Start(t, lab.Spec{VMID: 101})
+	pid, err := at.Pid(t.Context())
+	require.NoError(t, err)
+	lxcInfoSays(t, "echo -1")
+	for name, c := range map[string]struct {
+		says   []byte
+		opens  bool
+		nobody bool // the socket belongs to another user
+	}{
+		"the pid":              {says: answer(0, 0, uint64(pid)), opens: true},
+		"a refusal":            {says: answer(^uint32(0), 0, uint64(pid))},
+		"more to come":         {says: answer(0, 8, uint64(pid))},
+		"no process":           {says: answer(0, 0, 0)},
+		"far too large":        {says: answer(0, 0, 1<<40)},
+		"a process of ours":    {says: answer(0, 0, uint64(os.Getpid()))},
+		"half an answer":       {says: answer(0, 0, uint64(pid))[:7]},
+		"nothing":              {},
+		"a socket of somebody": {says: answer(0, 0, uint64(pid)), nobody: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir() // makes the abstract name one of its own
+			l := listen(t, "@"+dir+"/101/command", c.nobody)
+			go func() {
+				for {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					_, _ = conn.Read(make([]byte, 16))
+					_, _ = conn.Write(c.says)
+					conn.Close()
+				}
+			}()
+			got, err := lxc.Open(t.Context(), dir, 101)
+			if c.opens {
+				require.NoError(t, err)
+				got.Close()
+				return
+			}
+			require.ErrorIs(t, err, lxc.ErrNotRunning)
+		})
+	}
+}
+
+// listen makes the socket of a monitor, as root or as another user.
+func listen(t *testing.T, name string, nobody bool) net.Listener {
+	t.Helper()
+	made := make(chan error)
+	var l net.Listener
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		if nobody {
+			// Of this thread alone, unlike syscall.Setresuid.
+			if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); e != 0 {
+				made <- e
+				return
+			}
+		}
+		var err error
+		l, err = net.Listen("unix", name)
+		made <- err
+	}()
+	require.NoError(t, <-made)
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// lxcInfoSays puts a stand-in for lxc-info first in PATH.
+func lxcInfoSays(t *testing.T, script string) {
+	t.Helper()
+	bin := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "lxc-info"), []byte("#!/bin/sh\n"+script+"\n"), 0o755))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+}
