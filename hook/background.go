@@ -11,6 +11,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
 // EnvBackground says that this process is the unit in which the work of a hook
@@ -57,7 +58,13 @@ func split(steps []Step, background string) (here, unit []Step) {
 
 // carryOut does the plan, or its first part, and hands the rest to a unit.
 func (r *run) carryOut(ctx context.Context) error {
-	here, rest := split(r.trace.Plan.Steps, r.settings.Install.Background)
+	how := r.settings.Install.Background
+	if how == "auto" && r.detaches() {
+		if r.queue = queued(ctx, r.Host.Root, r.trace.VMID); r.queue != "" {
+			how = "always"
+		}
+	}
+	here, rest := split(r.trace.Plan.Steps, how)
 	if len(rest) > 0 && !r.detaches() {
 		if r.Detach {
 			r.Log.Infof("no systemd runs here, so the work is done in the foreground")
@@ -113,7 +120,25 @@ func (r *run) background() string {
 	if len(r.trace.Steps) > 0 {
 		return "driver " + string(r.trace.Plan.Wanted) + " is installed, the CUDA toolkit follows in the background; see " + follow
 	}
-	return r.trace.Plan.Why + ", the work goes on in the background; see " + follow
+	why := r.trace.Plan.Why
+	if r.queue != "" {
+		why += ", " + r.queue
+	}
+	return why + ", so the work goes on in the background; see " + follow
+}
+
+// queued says who would have to wait for a hook that takes long, "" when nobody
+// has to: Proxmox VE starts the guests of a booting node one after another (PVE
+// 8) or few at once, and its HA manager has four workers for all its services.
+// The container itself runs by now and gains nothing by our waiting.
+func queued(ctx context.Context, root string, vmid int) string {
+	switch {
+	case pve.UnderHA(root, vmid):
+		return "the HA manager's other services must not wait for it"
+	case activating(ctx, "pve-guests.service"):
+		return "the node's other guests must not wait for it"
+	}
+	return ""
 }
 
 // whileItRuns does steps until the container's init is gone: nothing else would

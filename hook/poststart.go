@@ -40,6 +40,7 @@ type run struct {
 	held      *lock.Lock
 	inputs    string // what a failure of this run depends on
 	handed    bool   // a unit goes on with the work
+	queue     string // who would else have to wait for it
 }
 
 // PostStart brings the user space of a running container into line with the

@@ -111,12 +111,31 @@ func (u unit) start(ctx context.Context, envFile string, command ...string) (boo
 }
 
 func (u unit) active(ctx context.Context, conn *systemd.Conn) bool {
-	state, err := conn.GetUnitPropertyContext(ctx, u.service(), "ActiveState")
+	state := stateOf(ctx, conn, u.service())
+	return state == "active" || state == "activating"
+}
+
+// stateOf returns the ActiveState of a unit, "" when it cannot be told.
+func stateOf(ctx context.Context, conn *systemd.Conn, service string) string {
+	state, err := conn.GetUnitPropertyContext(ctx, service, "ActiveState")
+	if err != nil {
+		return ""
+	}
+	word, _ := state.Value.Value().(string)
+	return word
+}
+
+// activating reports whether a unit is about to start: a oneshot one as long as
+// its command runs.
+func activating(ctx context.Context, service string) bool {
+	ctx, cancel := context.WithTimeout(ctx, unitStop)
+	defer cancel()
+	conn, err := talk(ctx)
 	if err != nil {
 		return false
 	}
-	word, _ := state.Value.Value().(string)
-	return word == "active" || word == "activating"
+	defer conn.Close()
+	return stateOf(ctx, conn, service) == "activating"
 }
 
 // works reports whether the unit is at work.

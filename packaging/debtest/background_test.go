@@ -54,7 +54,7 @@ func background(n *node) {
 	const odd = "PVE_NVIDIA_HOOK_ODD=a\"b$c`d\\e f#g%h"
 	said := n.run("export '" + odd + "'; " + pct + "start 104 2>&1") // it reads the hook's pipes to their end
 	require.Less(n.t, time.Since(began), 10*time.Second)
-	require.Contains(n.t, said, "the work goes on in the background; see journalctl -fu pve-nvidia-hook-104")
+	require.Contains(n.t, said, "so the work goes on in the background; see journalctl -fu pve-nvidia-hook-104")
 	n.eventually(installs)
 	require.Contains(n.t, n.run("systemctl list-units --no-legend 'pve-nvidia-hook-*'"), "NVIDIA driver of container 104")
 	require.Contains(n.t, n.run("journalctl --no-pager -u pve-nvidia-hook-104"), "driver "+driver+" is not installed yet")
@@ -86,6 +86,31 @@ func background(n *node) {
 	require.Contains(n.t, n.run(pct+"start 104 2>&1"), "driver "+driver+" is in place")
 	require.Equal(n.t, before, n.run(units), "a skip starts no unit")
 	n.run(pct + "stop 104")
+}
+
+// queued starts the guest as a booting node does, and as the HA manager does:
+// others wait for the hook then, so even the driver is left to the unit.
+func queued(n *node) {
+	done := n.withDriver("")
+	defer done()
+	forget := "rm " + rootfs104 + "/var/lib/pve-nvidia-hook/installed.json"
+	const follow = "must not wait for it, so the work goes on in the background; see journalctl -fu pve-nvidia-hook-104"
+
+	n.run(forget)
+	n.give("/etc/systemd/system/pve-guests.service", []byte("[Service]\nType=oneshot\nRemainAfterExit=yes\n"+
+		"ExecStart=/bin/sh -c '"+pct+"start 104 >/root/startall 2>&1'\n"), 0o644)
+	n.run("systemctl daemon-reload && systemctl restart pve-guests")
+	require.Contains(n.t, n.run("cat /root/startall"), "the node's other guests "+follow)
+	n.eventually(isIdle)
+	require.Contains(n.t, n.run("lxc-attach -n 104 -- nvidia-smi"), driver)
+
+	n.run(pct + "stop 104; " + forget + "; mkdir -p /root/host/etc/pve/ha && echo 'ct: 104' >/root/host/etc/pve/ha/resources.cfg")
+	require.Contains(n.t, n.run(pct+"start 104 2>&1"), "the HA manager's other services "+follow)
+	n.eventually(isIdle)
+
+	n.run(pct + "stop 104; " + forget + "; rm /root/host/etc/pve/ha/resources.cfg")
+	require.Contains(n.t, n.run(pct+"start 104 2>&1"), "nvidia-smi says "+driver, "the guests are all started: somebody waits for this one")
+	n.run(pct + "stop 104; systemctl stop pve-guests && rm /etc/systemd/system/pve-guests.service && systemctl daemon-reload")
 }
 
 // unitEnds stops and starts the container in a way that runs no hook.

@@ -34,6 +34,7 @@ func TestPackageOnDebian(t *testing.T) {
 				{"GuestStartsWithTheHook", guestStarts},
 				{"ConfinedServiceInstallsInAGuest", confined},
 				{"LongWorkGoesOnInAUnit", background},
+				{"OthersDoNotWaitForTheDriver", queued},
 				{"UnitEndsWithItsContainer", unitEnds},
 				{"ToolkitIsLeftToTheUnit", toolkitInUnit},
 				{"UpgradeKeepsWhatTheAdministratorChanged", upgrade},
