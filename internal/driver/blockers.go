@@ -70,13 +70,10 @@ func libc(c *lxc.Container, arch string) *Blocker {
 	}
 }
 
-// Path is the search path of commands in the container.
-const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // Missing returns those of the named commands that are not in the container.
 func Missing(c *lxc.Container, names ...string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-		return slices.ContainsFunc(strings.Split(Path, ":"), func(dir string) bool {
+		return slices.ContainsFunc(strings.Split(lxc.Path, ":"), func(dir string) bool {
 			return executable(c, path.Join(dir, name))
 		})
 	})

@@ -207,7 +207,7 @@ func runInstaller(ctx context.Context, c *lxc.Container, j Job, command []string
 	j.Log.Debugf("running %s", strings.Join(args, " "))
 	result, err := c.Run(ctx, lxc.Cmd{
 		Args:    args,
-		Env:     []string{"PATH=" + stageBin + ":" + Path, "TMPDIR=" + stageTmp},
+		Env:     []string{"PATH=" + stageBin + ":" + lxc.Path, "TMPDIR=" + stageTmp},
 		Timeout: j.Timeout,
 		OnLine:  func(line string) { j.Log.Debugf("installer: %s", line) },
 		Reap:    true,

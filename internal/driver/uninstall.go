@@ -98,7 +98,7 @@ func runUninstaller(ctx context.Context, c *lxc.Container, installed version.Dri
 	log.Debugf("running %v", args)
 	result, err := c.Run(ctx, lxc.Cmd{
 		Args:    args,
-		Env:     []string{"PATH=" + stageBin + ":" + Path, "TMPDIR=" + stageTmp},
+		Env:     []string{"PATH=" + stageBin + ":" + lxc.Path, "TMPDIR=" + stageTmp},
 		Timeout: timeout,
 		OnLine:  func(line string) { log.Debugf("uninstaller: %s", line) },
 		Reap:    true,

@@ -141,7 +141,7 @@ func initPid(ctx context.Context, lxcPath, name string) (int, error) {
 	case ctx.Err() != nil:
 		return 0, fmt.Errorf("lxc-info: %w", ctx.Err())
 	case errors.Is(err, exec.ErrNotFound):
-		return 0, hint.Errorf("apt-get install lxc", "lxc-info: %w", err)
+		return 0, hint.Errorf(installLXC, "lxc-info: %w", err)
 	case err != nil && strings.Contains(said, "doesn't exist"):
 		return 0, fmt.Errorf("%w %s below %s", ErrUnknown, name, lxcPath)
 	case err != nil:
@@ -231,6 +231,10 @@ func (c *Container) dying() bool {
 	init, ok := readProcess(c.pid)
 	return !ok || init.exiting || c.aliveAfter(100*time.Millisecond) != nil
 }
+
+// installLXC is what to do about missing programs of LXC. On a node of Proxmox
+// VE the package lxc would drive out lxc-pve, and with it pve-container.
+const installLXC = "apt-get install lxc, or lxc-pve on a node of Proxmox VE"
 
 // hostEnv is for the programs of LXC on the host.
 func hostEnv() []string {

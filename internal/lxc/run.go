@@ -21,7 +21,7 @@ import (
 // Cmd is a command to run in the container as its root.
 type Cmd struct {
 	Args    []string          // Args[0] is looked up in PATH; no shell is involved
-	Env     []string          // K=V, besides the default PATH and container=lxc
+	Env     []string          // K=V, besides PATH and container=lxc
 	Stdin   io.Reader         // nil: at EOF
 	Timeout time.Duration     // must be over 0
 	Keep    int               // bytes of stdout and of stderr that are kept, the last ones; 0: 64 KiB
@@ -129,7 +129,7 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 		stdout.close()
 		stderr.close()
 		if errors.Is(err, exec.ErrNotFound) {
-			err = hint.Wrap(err, "apt-get install lxc")
+			err = hint.Wrap(err, installLXC)
 		}
 		return Result{}, err
 	}
@@ -194,18 +194,24 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	return c.judge(res)
 }
 
+// Path is the search path of commands in the container, unless Cmd.Env names
+// another.
+const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // passEnv gives the options and the environment by which lxc-attach hands
-// variables on. Every user of the host sees a command line, and a proxy's
-// address may hold a password; so most go by lxc-attach's own environment. Those
-// that would change how lxc-attach itself runs go by the command line.
+// variables on. Those of the command line go before what the container's
+// configuration sets (lxc.environment, of which Proxmox VE writes TERM, and all
+// that an OCI image names). Every user of the host sees a command line, though,
+// and a proxy's address may hold a password; so that goes by lxc-attach's own
+// environment, and so does the mark.
 func passEnv(vars []string) (options, env []string) {
-	for _, kv := range vars {
+	for _, kv := range append([]string{"PATH=" + Path}, vars...) {
 		name, _, _ := strings.Cut(kv, "=")
-		if name == "PATH" || strings.HasPrefix(name, "LC_") || strings.HasPrefix(name, "LD_") {
-			options = append(options, "-v", kv)
-		} else {
+		if name == marker || strings.HasSuffix(strings.ToLower(name), "_proxy") {
 			options = append(options, "--keep-var", name)
 			env = append(env, kv)
+		} else {
+			options = append(options, "-v", kv)
 		}
 	}
 	return options, env

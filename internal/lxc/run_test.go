@@ -101,7 +101,22 @@ func TestRunGivesACleanEnvironmentAndStdin(t *testing.T) {
 	require.Len(t, res.Stdout, 5)
 }
 
-func TestNoCommandLineShowsAVariable(t *testing.T) {
+func TestVariablesGoBeforeTheContainersOwn(t *testing.T) {
+	_, c := open(t, lab.Spec{VMID: 101, ExtraConfig: []string{
+		"lxc.environment = TERM=linux", "lxc.environment = LC_ALL=de_DE.UTF-8", "lxc.environment = PATH=/nowhere",
+	}})
+	cmd := shell("echo $TERM,$LC_ALL,$PATH")
+	cmd.Env = []string{"TERM=dumb", "LC_ALL=C"}
+	res, err := c.Run(t.Context(), cmd)
+	require.NoError(t, err)
+	require.Equal(t, "dumb,C,"+lxc.Path+"\n", string(res.Stdout))
+	cmd.Env = []string{"PATH=/opt:/bin"}
+	res, err = c.Run(t.Context(), cmd)
+	require.NoError(t, err)
+	require.Equal(t, "linux,de_DE.UTF-8,/opt:/bin\n", string(res.Stdout))
+}
+
+func TestNoCommandLineShowsAProxysPassword(t *testing.T) {
 	_, c := open(t, lab.Spec{VMID: 101})
 	cmd := shell("echo up; sleep 7601")
 	cmd.Env = []string{"https_proxy=http://user:hunter2@proxy"}
