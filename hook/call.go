@@ -33,6 +33,7 @@ func Call(ctx context.Context, args []string) int {
 		log.Error(err)
 		return 2
 	}
+	began := time.Now()
 	log.ToJournal()
 	log = log.For(e.VMID)
 	h := host.Host{Root: os.Getenv(EnvHostRoot)}
@@ -49,10 +50,11 @@ func Call(ctx context.Context, args []string) int {
 		// stopping: not even a configuration with mistakes.
 	case err != nil:
 		log.Fail(err)
+		log.Info(Trace{Seconds: time.Since(began).Seconds()}.Truth())
 		status = 1
 	default:
 		if t, err := postStart(ctx, e, Options{Config: c, Host: h, Log: log, Detach: !inUnit, Unit: inUnit}); err != nil {
-			log.With("result", string(t.Result)).Fail(err)
+			log.With("result", string(t.Result)).With("version", string(t.Plan.Wanted)).With("step", string(t.failed())).Fail(err)
 			log.Info(t.Truth())
 			status = 1
 		}

@@ -5,15 +5,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
 )
 
 func TestFirstStartInstallsAndTheNextSkips(t *testing.T) {
@@ -51,6 +54,29 @@ func TestFirstStartInstallsAndTheNextSkips(t *testing.T) {
 	}
 }
 
+func TestASkipStartsNoProgram(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.postStart(0)
+	n.Env = append(n.Env, "PATH="+t.TempDir())
+	require.Contains(t, g.postStart(0), "driver "+newer+" is in place")
+}
+
+func TestWhereAMountCannotBeIDMappedTheRunFileIsCopied(t *testing.T) {
+	labtest.Program(t, "bindfs")
+	n := newNode(t, newer)
+	require.NoError(t, os.Mkdir(n.Cache(), 0o755))
+	out, err := exec.Command("bindfs", t.TempDir(), n.Cache()).CombinedOutput()
+	require.NoError(t, err, string(out))
+	t.Cleanup(func() { syscall.Unmount(n.Cache(), syscall.MNT_DETACH) })
+	g := n.start(lab.Spec{})
+	said := g.postStart(0)
+	require.Contains(t, said, "copying the run file instead of mounting it: ")
+	require.Contains(t, said, "id-mapped mounts are not available: the file system of "+n.Cache())
+	require.Contains(t, said, "delivered by push")
+	g.holds(newer)
+}
+
 func TestDriverFollowsTheHostUpAndDown(t *testing.T) {
 	n := newNode(t, older)
 	g := n.start(lab.Spec{})
@@ -78,6 +104,7 @@ func TestMismatchIsRefusedBeforeAnyRequest(t *testing.T) {
 	said := g.postStart(1)
 	require.Contains(t, said, "driver "+older+" is wanted but the host's kernel module is "+newer)
 	require.Contains(t, said, "hint: ")
+	require.Contains(t, said, "nothing was changed, the container has no verified driver (")
 	require.Zero(t, n.Mirror.Total())
 	g.unrecorded()
 }
@@ -156,6 +183,8 @@ func TestInstallerThatLiesIsCaught(t *testing.T) {
 			said := g.postStart(1)
 			require.Contains(t, said, want)
 			require.Contains(t, said, "hint: ")
+			require.Contains(t, said, "nvidia-installer.log: ", "the end of its log is shown")
+			require.Contains(t, said, "it is not done, the container has no verified driver (")
 			g.unrecorded()
 			g.sh("rm /etc/sample-nvidia-installer")
 			n.run(0, "replay", "200", "post-start", "--force")
@@ -255,15 +284,25 @@ func TestWhatStandsInTheWayIsNamed(t *testing.T) {
 			"musl (Alpine)",
 		},
 		"no shell": {`mv /usr/bin/sh /usr/bin/nosh`, "has no /bin/sh"},
+		"packages of rpm": {
+			`rm -r /var/lib/dpkg; mkdir -p /var/lib/rpm; touch /var/lib/rpm/rpmdb.sqlite; ln -s libcuda.so.535.104.05 /usr/lib64/libcuda.so.1`,
+			"driver 535.104.05 is in the container and no run file has put it there",
+		},
+		"the host's files": {`true`, "files of the host's driver are mounted into the container, the first of 1 is /usr/bin/nvidia-smi"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := n.start(lab.Spec{VMID: 200})
+			spec := lab.Spec{VMID: 200}
+			if name == "the host's files" {
+				spec.ExtraConfig = []string{"lxc.mount.entry = /etc/hostname usr/bin/nvidia-smi none bind,ro,create=file"}
+			}
+			g := n.start(spec)
 			defer g.Close()
 			g.sh(c.prepare)
 			said := g.postStart(1)
 			require.Contains(t, said, c.want)
 			require.Contains(t, said, "hint: ")
-			require.NoFileExists(t, g.file("usr/bin/nvidia-smi"))
+			require.Contains(t, said, "nothing was changed, the container has no verified driver (")
+			require.NoDirExists(t, g.file("var/lib/pve-nvidia-hook"))
 		})
 	}
 	require.Zero(t, n.Mirror.Total(), "a refusal must not fetch")
@@ -283,6 +322,13 @@ func TestKilledHalfWayAndRunAgain(t *testing.T) {
 	_ = cmd.Wait() // killed
 	require.NoFileExists(t, g.file("var/lib/pve-nvidia-hook/installed.json"))
 	g.sh("rm /etc/sample-nvidia-installer")
+
+	// A next run that refuses to install takes away what was left all the same.
+	n.configure("[driver]\nversion = \"" + older + "\"\n")
+	require.Contains(t, g.postStart(1), "driver "+older+" is wanted but")
+	g.unrecorded()
+
+	n.configure("")
 	g.postStart(0)
 	g.holds(newer)
 }
@@ -299,7 +345,7 @@ func TestSIGTERMEndsItCleanlyWithinTwoSeconds(t *testing.T) {
 	}, 30*time.Second, 20*time.Millisecond)
 	time.Sleep(200 * time.Millisecond) // into the installer
 	began := time.Now()
-	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 	_ = cmd.Wait() // exit status 1
 	require.Less(t, time.Since(began), 2*time.Second)
 	require.Equal(t, 1, cmd.ProcessState.ExitCode())

@@ -3,6 +3,7 @@ package hook_test
 import (
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
 )
 
 // interrupt calls the hook, sends SIGTERM to its process group when ready says
@@ -51,15 +53,47 @@ func TestSIGTERMUndoesEachStep(t *testing.T) {
 			require.NotRegexp(t, `\.run$|-`+newer+`$`, name, "nothing half-done bears a final name")
 		}
 	})
+	t.Run("unpack", func(t *testing.T) {
+		n := newNode(t, newer)
+		g := n.start(lab.Spec{})
+		require.NoError(t, os.Mkdir(n.Cache(), 0o755))
+		_, err := fakerun.Write(n.Cache(), fakerun.Spec{Version: newer, Size: 100e6})
+		require.NoError(t, err)
+		final := filepath.Join(n.Cache(), "NVIDIA-Linux-x86_64-"+newer)
+		n.interrupt(g.VMID, func() bool {
+			made, _ := filepath.Glob(final + ".*/*") // a tree that has not got its name yet
+			return len(made) > 0
+		})
+		require.NoDirExists(t, final)
+		g.unrecorded()
+		g.postStart(0)
+		g.holds(newer)
+	})
+	t.Run("removal of the old driver", func(t *testing.T) {
+		n := newNode(t, older)
+		g := n.start(lab.Spec{})
+		g.postStart(0)
+		g.sh("rm /usr/bin/nvidia-uninstall; printf '#!/bin/sh\\nexec sleep 1000\\n' >/usr/bin/nvidia-uninstall; chmod +x /usr/bin/nvidia-uninstall")
+		require.NoError(t, n.Module(newer))
+		n.interrupt(g.VMID, func() bool { return slices.Contains(g.ours(), "sleep") })
+		g.unrecorded()
+		g.sh("rm /usr/bin/nvidia-uninstall")
+		g.postStart(0)
+		g.holds(newer)
+	})
 	for step, c := range map[string]struct{ fault, file, process string }{
 		"install":              {"hang", "sample-nvidia-installer", "sleep"},
 		"install that resists": {"hang-ignore-term", "sample-nvidia-installer", "sleep"},
 		"install with a child": {"fork hang", "sample-nvidia-installer", "sleep"},
+		"install by push":      {"hang", "sample-nvidia-installer", "sleep"},
 		"verify":               {"hang", "sample-nvidia-smi", "sleep"},
 	} {
 		t.Run(step, func(t *testing.T) {
 			n := newNode(t, newer)
 			g := n.start(lab.Spec{Privileged: step == "install"})
+			if step == "install by push" {
+				n.configure("[install]\ndeliver = \"push\"\n")
+			}
 			g.sh("echo '" + c.fault + "' >/etc/" + c.file)
 			n.interrupt(g.VMID, func() bool { return slices.Contains(g.ours(), c.process) })
 			g.unrecorded()

@@ -116,6 +116,11 @@ func (r *run) story(ctx context.Context) error {
 	}
 	switch plan := r.trace.Plan; {
 	case plan.Refused:
+		if !r.DryRun {
+			if err := r.tidy(ctx); err != nil {
+				r.Log.Warnf("%v", err)
+			}
+		}
 		return &refusal{hint.Wrap(errors.New(plan.Why), plan.Hint)}
 	case len(plan.Steps) == 0 || r.DryRun:
 		return nil
@@ -290,6 +295,14 @@ func (t Trace) Truth() string {
 		text += ", " + has
 	}
 	return fmt.Sprintf("%s (%s)", text, seconds(t.Seconds))
+}
+
+// failed is the step that failed, "" when none did.
+func (t Trace) failed() Step {
+	if n := len(t.Steps); n > 0 && t.Steps[n-1].Error != "" {
+		return t.Steps[n-1].Step
+	}
+	return ""
 }
 
 func seconds(s float64) string {

@@ -27,12 +27,7 @@ func (r *run) do(ctx context.Context) error { return r.doThese(ctx, r.trace.Plan
 // doThese runs steps of the plan, in order, and stops at the first that fails.
 func (r *run) doThese(ctx context.Context, steps []Step) error {
 	r.Log.Infof("%s", r.trace.Plan.Why)
-	if killed, err := r.container.KillStrays(ctx); err != nil {
-		return fmt.Errorf("end what an earlier run left in the container: %w", err)
-	} else if killed > 0 {
-		r.Log.Infof("ended %d processes that an earlier run had left in the container", killed)
-	}
-	if err := driver.Clear(ctx, r.container); err != nil {
+	if err := r.tidy(ctx); err != nil {
 		return err
 	}
 	w := &work{run: r}
@@ -60,6 +55,19 @@ func (r *run) doThese(ctx context.Context, steps []Step) error {
 		}
 	}
 	return nil
+}
+
+// tidy ends and takes away what an earlier run that was killed has left in the
+// container.
+func (r *run) tidy(ctx context.Context) error {
+	killed, err := r.container.KillStrays(ctx)
+	if err != nil {
+		return fmt.Errorf("end what an earlier run left in the container: %w", err)
+	}
+	if killed > 0 {
+		r.Log.Infof("ended %d processes that an earlier run had left in the container", killed)
+	}
+	return driver.Clear(ctx, r.container)
 }
 
 // explain says what an error of a step means when the container or the caller
@@ -123,11 +131,8 @@ func (w *work) fetch(ctx context.Context) (string, error) {
 }
 
 func (w *work) uninstall(ctx context.Context) (string, error) {
-	// The room is checked while the old driver still works: a container that
-	// cannot take the new one keeps the old.
-	if err := w.room(); err != nil {
-		return "", err
-	}
+	// This is checked while the old driver still works: a container that cannot
+	// take the new one keeps the old.
 	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
 		return "", err
 	}
@@ -167,17 +172,13 @@ func (w *work) job() driver.Job {
 	}
 }
 
-func (w *work) room() error {
-	return driver.Room(w.container, w.entry.Tree, w.options(), w.installed)
-}
-
 // options are what the installer of this run file is given.
 func (w *work) options() []string {
 	return driver.Options(w.entry.Report.Header, w.settings.Driver.Flags)
 }
 
 func (w *work) install(ctx context.Context) (string, error) {
-	if err := w.room(); err != nil {
+	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
 		return "", err
 	}
 	delivered, err := driver.Install(ctx, w.container, w.job())

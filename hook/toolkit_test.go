@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -20,12 +19,7 @@ import (
 // its URL.
 func toolkitRepo(t *testing.T) string {
 	t.Helper()
-	if _, err := exec.LookPath("gpg"); err != nil {
-		if os.Getenv(labtest.EnvNeed) == "1" {
-			t.Fatal("gpg is missing (install gpg)")
-		}
-		t.Skip("gpg is missing (install gpg)")
-	}
+	labtest.Program(t, "gpg")
 	dir := t.TempDir()
 	server := httptest.NewServer(http.FileServer(http.Dir(dir)))
 	t.Cleanup(server.Close)
@@ -41,12 +35,40 @@ func toolkitRepo(t *testing.T) string {
 	return server.URL + "/debian12/x86_64/"
 }
 
+// alone has the container ask nobody outside this machine for packages.
+func (g *guest) alone() {
+	g.node.t.Helper()
+	g.sh("rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /var/lib/apt/lists/*; touch /etc/apt/sources.list")
+}
+
+func TestAFailedToolkitCostsNoDriverAndIsTriedAlone(t *testing.T) {
+	n := newNode(t, newer)
+	repo := toolkitRepo(t)
+	want := "[cuda]\ntoolkit = \"12.8\"\nrepo_url = %q\n[install]\nbackground = \"never\"\n"
+	n.configure(fmt.Sprintf(want, repo+"no-such-folder/"))
+	g := n.start(lab.Spec{Privileged: true, HostNet: true})
+	g.alone()
+	said := g.postStart(1)
+	require.Contains(t, said, "the driver is fine, the CUDA toolkit is not")
+	require.Contains(t, said, "it is not done, driver "+newer+" is in place (")
+	g.holds(newer)
+
+	before := n.Mirror.Total()
+	said = g.postStart(1)
+	require.Contains(t, said, "not tried again before", "nothing has changed")
+	n.configure(fmt.Sprintf(want, repo))
+	said = g.postStart(0)
+	require.Contains(t, said, "CUDA toolkit 12.8 (nvcc 12.8.93) installed")
+	require.NotContains(t, said, "nvidia-installer")
+	require.NotContains(t, said, "nvidia-smi says")
+	require.Equal(t, before, n.Mirror.Total())
+}
+
 func TestToolkitComesWithTheDriverAndGoesWithIt(t *testing.T) {
 	n := newNode(t, newer)
 	n.configure(fmt.Sprintf("[cuda]\ntoolkit = \"12.8\"\nrepo_url = %q\n[install]\nbackground = \"never\"\n", toolkitRepo(t)))
 	g := n.start(lab.Spec{Privileged: true, HostNet: true})
-	// Nothing outside this machine is asked for packages.
-	g.sh("rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /var/lib/apt/lists/*; touch /etc/apt/sources.list")
+	g.alone()
 	packages := g.sh("dpkg-query -W -f '${Package} '")
 
 	require.Contains(t, g.postStart(0), "CUDA toolkit 12.8 (nvcc 12.8.93) installed")

@@ -2,6 +2,8 @@ package driver
 
 import (
 	"bufio"
+	"cmp"
+	"fmt"
 	"io"
 	"path"
 	"slices"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 )
 
 // Blocker is a reason why the run file must not or cannot be installed in a
@@ -39,6 +42,9 @@ func Blockers(c *lxc.Container, arch string) []Blocker {
 			"install the packages that hold them: libc-bin, grep, util-linux and coreutils on Debian",
 		})
 	}
+	if b := mounted(c); b != nil {
+		found = append(found, *b)
+	}
 	if names := distroPackages(c); len(names) > 0 {
 		found = append(found, Blocker{
 			"distribution packages of the driver are installed: " + strings.Join(names, ", "),
@@ -49,8 +55,51 @@ func Blockers(c *lxc.Container, arch string) []Blocker {
 			"another way of installing the driver claims this container (/usr/lib/nvidia/alternate-install-present)",
 			"remove the driver packages that put this file there",
 		})
+	} else if b := byRPM(c, arch); b != nil {
+		found = append(found, *b)
 	}
 	return found
+}
+
+// mounted finds a user space that is mounted over the container's files from
+// the host, by lxc.mount.entry lines or by LXC's hook for libnvidia-container:
+// it cannot be replaced from within.
+func mounted(c *lxc.Container) *Blocker {
+	points, err := c.MountPoints()
+	if err != nil {
+		return nil // the container is gone, or the installation will tell
+	}
+	points = slices.DeleteFunc(points, func(point string) bool { return !ours(point) })
+	if len(points) == 0 {
+		return nil
+	}
+	return &Blocker{
+		fmt.Sprintf("files of the host's driver are mounted into the container, the first of %d is %s", len(points), points[0]),
+		"take their lxc.mount.entry lines, or the nvidia hook (lxc.hook.mount), out of its configuration and restart it; or leave the driver to them and set enabled = false",
+	}
+}
+
+// byRPM finds a driver that neither a run file (its log would tell) nor dpkg or
+// pacman has installed, in a container with rpm, whose database only rpm reads.
+func byRPM(c *lxc.Container, arch string) *Blocker {
+	found := Look(c, arch)
+	if found.CUDA == "" && found.NVML == "" || found.Log != "" {
+		return nil
+	}
+	for _, file := range []string{record.Path, dpkgStatus} {
+		if _, err := c.Lstat(file); err == nil {
+			return nil // it is ours, or dpkg knows better
+		}
+	}
+	for _, database := range []string{"/usr/lib/sysimage/rpm", "/var/lib/rpm"} {
+		if names, err := c.ReadDir(database, 1000); err == nil && len(names) > 0 {
+			return &Blocker{
+				fmt.Sprintf("driver %s is in the container and no run file has put it there, so most likely packages did", cmp.Or(found.CUDA, found.NVML)),
+				"see which with rpm -qf /usr/lib64/" + nvmlLink + " in the container, and remove them first",
+			}
+		}
+	}
+	return nil
 }
 
 func libc(c *lxc.Container, arch string) *Blocker {
@@ -89,13 +138,14 @@ func executable(c *lxc.Container, name string) bool {
 // form alone are taken: they are shown in a command that a person may paste.
 var driverPackage = lazy.MustCompile(`^(libcuda1|libnvidia-ml1|libnvidia-compute(-[0-9][a-z0-9+.-]*)?|nvidia-(utils|smi|driver|driver-libs|driver-cuda|driver-cuda-libs|driver-bin)(-[0-9][a-z0-9+.-]*)?|nvidia-open(-[0-9][a-z0-9+.-]*)?|cuda-drivers(-[0-9]+)?|xorg-x11-drv-nvidia-cuda(-libs)?)$`)
 
+const dpkgStatus = "/var/lib/dpkg/status"
+
 const statusLimit = 64 << 20 // bytes of dpkg's status file that are read; Debian with everything has some 40 MB
 
 // distroPackages names installed driver packages, by the package manager's own
-// files. Those of rpm are a database that only rpm reads: there the installer's
-// own check (alternate-install-present) has to do.
+// files. Those of rpm are a database that only rpm reads: see byRPM.
 func distroPackages(c *lxc.Container) []string {
-	if f, err := c.OpenFile("/var/lib/dpkg/status"); err == nil {
+	if f, err := c.OpenFile(dpkgStatus); err == nil {
 		defer f.Close()
 		return dpkgDriverPackages(io.LimitReader(f, statusLimit))
 	}

@@ -30,6 +30,11 @@ func TestAnswersOfNvidiaSMI(t *testing.T) {
 		"no driver":        {9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n\n", "exit status 9, it cannot talk to the kernel module: NVIDIA-SMI has failed"},
 		"mismatch":         {18, "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.76\n", "of different versions: Failed to initialize NVML: Driver/library version mismatch"},
 		"unknown to us":    {77, "odd\n", "exit status 77, the reason is unknown: odd"},
+		"not there":        {127, "", "exit status 127: it is not found in the container"},
+		"not executable":   {126, "", "exit status 126: it cannot be executed"},
+		"no permission":    {4, "Failed to initialize NVML: Insufficient Permissions\n", "may not open the GPU's device nodes"},
+		"fell off":         {15, "", "has fallen off the bus"},
+		"blocked":          {17, "", "cgroup blocks the GPU"},
 		"nothing to quote": {12, "", "exit status 12: libnvidia-ml.so.1 is not found"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -34,12 +35,20 @@ type Job struct {
 // Version is the driver version that the job installs.
 func (j Job) Version() version.Driver { return j.Report.Header.Version }
 
-// Ready checks what would make Install fail before it has run anything, so that
-// the driver that is there is not removed for nothing: the configured options,
-// and what the container needs when the run file is to be copied into it. What
-// the recorded driver takes is room too: it is removed first.
+// Ready checks what would make Install fail, before anything is written or
+// removed for it: the configured options, the room on the container's disk, and
+// what the container needs when the run file is to be copied into it. What the
+// recorded driver takes is room too: it is removed first.
 func Ready(c *lxc.Container, j Job, in *record.Installed) error {
 	if err := knownFlags(j); err != nil {
+		return err
+	}
+	size, err := j.installed()
+	if err != nil {
+		return err
+	}
+	size -= taken(c, in)
+	if err := enough(c, "/usr", size, "for driver "+string(j.Version())); err != nil {
 		return err
 	}
 	if j.Deliver != "push" {
@@ -51,7 +60,25 @@ func Ready(c *lxc.Container, j Job, in *record.Installed) error {
 			return unmountable(err)
 		}
 	}
-	return pushable(c, path.Dir(record.Folder), j, taken(c, in))
+	return pushable(c, j, size)
+}
+
+// installed is how many bytes the user space takes when it is installed.
+func (j Job) installed() (int64, error) {
+	m, err := manifest(j.Tree)
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, e := range m.UserSpace(Options(j.Report.Header, j.Flags)...) {
+		if e.IsLink() {
+			continue
+		}
+		if info, err := os.Lstat(filepath.Join(j.Tree, e.Path)); err == nil {
+			sum += info.Size()
+		}
+	}
+	return sum, nil
 }
 
 func unmountable(err error) error {
@@ -69,16 +96,15 @@ func knownFlags(j Job) error {
 	return nil
 }
 
-// pushable checks what the container needs for a run file that is copied to a
-// folder of it, where soon bytes more will be free by then.
-func pushable(c *lxc.Container, folder string, j Job, soon int64) error {
+// pushable checks what the container needs for a run file that is copied into
+// it and unpacked there, beside the size bytes of the driver itself.
+func pushable(c *lxc.Container, j Job, size int64) error {
 	// The stub at the start of a run file is a script that calls these.
 	if missing := Missing(c, "tar", "cksum", "awk", "md5sum", "head", "cut", "mktemp", "chown"); len(missing) > 0 {
 		return hint.Errorf("install these packages in the container, or put the cache on a file system that can be id-mapped (ext4, xfs, zfs 2.2, btrfs)",
 			"the run file needs %s in the container", strings.Join(missing, ", "))
 	}
-	needed := max(j.Report.Size+j.Report.Unpacked-soon, 0)
-	return enough(c, folder, needed, "to copy the run file in and unpack it")
+	return enough(c, path.Dir(record.Folder), j.Report.Size+j.Report.Unpacked+size, "to copy the run file in, unpack and install it")
 }
 
 // Install runs NVIDIA's installer for the user space in the container and
@@ -109,7 +135,11 @@ func Install(ctx context.Context, c *lxc.Container, j Job) (delivered string, er
 
 // push copies the run file into the container, checks the copy and executes it there.
 func push(ctx context.Context, c *lxc.Container, j Job) error {
-	if err := pushable(c, stage, j, 0); err != nil {
+	size, err := j.installed()
+	if err != nil {
+		return err
+	}
+	if err := pushable(c, j, size); err != nil { // the mount may have been refused only now
 		return err
 	}
 	src, err := os.Open(j.RunFile)
@@ -148,6 +178,7 @@ func same(c *lxc.Container, inside string, want runfile.Report) error {
 // enough checks that a container has room for need bytes at name, and some to spare.
 func enough(c *lxc.Container, name string, need int64, what string) error {
 	const spare = 64 << 20 // for ldconfig's cache, logs and the like
+	need = max(need, 0)
 	free, err := c.Free(name)
 	if err != nil {
 		return fmt.Errorf("ask for the room on the container's disk: %w", err)

@@ -2,6 +2,8 @@ package driver
 
 import (
 	"io"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -48,28 +50,55 @@ func TestUninstallLeavesNoTraceOfAHalfDoneInstall(t *testing.T) {
 	require.Error(t, err)
 }
 
+// job is one of an unpacked run file with a library of size bytes.
+func job(t *testing.T, size int64) Job {
+	t.Helper()
+	tree := t.TempDir()
+	const manifest = "NVIDIA\n580.142\n\n\n\n\n./kernel/\n./kernel/precompiled/\n" +
+		"libcuda.so.580.142 0755 CUDA_LIB NATIVE / MODULE:gpgpu\n"
+	require.NoError(t, os.WriteFile(filepath.Join(tree, ".manifest"), []byte(manifest), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(tree, "libcuda.so.580.142"), nil, 0o755))
+	require.NoError(t, os.Truncate(filepath.Join(tree, "libcuda.so.580.142"), size))
+	return Job{Tree: tree, Deliver: "push", Report: runfile.Report{Header: runfile.Header{Version: "580.142", Arch: "x86_64"}}}
+}
+
 func TestWhatWouldFailIsSaidBeforeAnythingIsRemoved(t *testing.T) {
 	c, _ := open(t)
-	j := Job{Report: runfile.Report{Header: runfile.Header{Version: "580.142", Arch: "x86_64"}}, Deliver: "push"}
+	j := job(t, 1<<20)
 	require.NoError(t, Ready(c, j, nil))
 	j.Flags = []string{"--no-such-option"}
 	require.ErrorContains(t, Ready(c, j, nil), "does not know the option --no-such-option")
-
-	// The room that the recorded driver takes counts as free.
-	require.NoError(t, c.WriteFile("/usr/bin/nvidia-smi", make([]byte, 1<<20), 0o755))
 	j.Flags = nil
+	require.NoError(t, c.Remove("/usr/bin/md5sum"))
+	require.ErrorContains(t, Ready(c, j, nil), "the run file needs md5sum")
+}
+
+// A run file that is copied in needs room for itself, for what it unpacks, and
+// for the driver, all at the same time.
+func TestRoomIsForAllThatIsThereAtOnce(t *testing.T) {
+	c, _ := open(t)
+	const size, spare = 1 << 30, 64 << 20
 	free, err := c.Free("/var/lib")
 	require.NoError(t, err)
-	j.Report.Size = int64(free) + 1<<50
-	require.ErrorContains(t, Ready(c, j, nil), "are needed to copy the run file in")
+	j := job(t, size)
+	half := (int64(free) - spare - size) / 2
+	j.Report.Size, j.Report.Unpacked = half-1<<28, half-1<<28
+	require.NoError(t, Ready(c, j, nil))
+	j.Report.Unpacked += 1 << 30 // it fits no more, though any two of the three do
+	require.ErrorContains(t, Ready(c, j, nil), "are needed to copy the run file in, unpack and install it")
+	j.Report.Size, j.Report.Unpacked = 0, 0
+	require.NoError(t, os.Truncate(filepath.Join(j.Tree, "libcuda.so.580.142"), int64(free)))
+	require.ErrorContains(t, Ready(c, j, nil), "are needed for driver 580.142")
+}
+
+// The room that the recorded driver takes counts as free, as far as it is there.
+func TestTheOldDriverMakesRoom(t *testing.T) {
+	c, _ := open(t)
+	require.NoError(t, c.WriteFile("/usr/bin/nvidia-smi", make([]byte, 1<<20), 0o755))
 	in := &record.Installed{Files: []record.File{{Path: "/usr/bin/nvidia-smi", Size: 1 << 20}}}
 	require.EqualValues(t, 1<<20, taken(c, in))
 	in.Files[0].Size++
 	require.Zero(t, taken(c, in), "a size that is not the file's is not believed")
-
-	j.Report.Size = 0
-	require.NoError(t, c.Remove("/usr/bin/md5sum"))
-	require.ErrorContains(t, Ready(c, j, nil), "the run file needs md5sum")
 }
 
 func TestLogOfAnEarlierRunIsNotShown(t *testing.T) {

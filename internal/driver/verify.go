@@ -106,26 +106,6 @@ func manifest(tree string) (runfile.Manifest, error) {
 	return m, nil
 }
 
-// Room checks that the container's disk can take the driver of an unpacked
-// tree. What a recorded driver takes there now is room too: it is removed first.
-func Room(c *lxc.Container, tree string, options []string, in *record.Installed) error {
-	m, err := manifest(tree)
-	if err != nil {
-		return err
-	}
-	var need int64
-	for _, e := range m.UserSpace(options...) {
-		if e.IsLink() {
-			continue
-		}
-		if info, err := os.Lstat(filepath.Join(tree, e.Path)); err == nil {
-			need += info.Size()
-		}
-	}
-	need = max(need-taken(c, in), 0)
-	return enough(c, "/usr", need, "for driver "+string(m.Version))
-}
-
 // taken is how many bytes the files of a recorded driver take in the container.
 func taken(c *lxc.Container, in *record.Installed) int64 {
 	if in == nil {

@@ -132,6 +132,32 @@ func (c *Container) isOurs(fd int, nobody uint32) (bool, error) {
 	return false, nil
 }
 
+// MountPoints lists where something is mounted in the container, by its init's
+// view, as absolute paths. At most 16 MB of the kernel's list are read.
+func (c *Container) MountPoints() ([]string, error) {
+	text, err := readAt(c.proc, "mountinfo", 16<<20)
+	if err != nil {
+		return nil, fmt.Errorf("list the mounts of container %s: %w", c.name, err)
+	}
+	return mountPoints(string(text)), nil
+}
+
+// mountPoints reads the fifth field of each line of a mountinfo, in which the
+// kernel writes blanks and the like as octal numbers.
+func mountPoints(mountinfo string) []string {
+	var points []string
+	for line := range strings.Lines(mountinfo) {
+		fields := strings.Fields(line)
+		if len(fields) < 5 {
+			continue
+		}
+		points = append(points, octal.Replace(fields[4]))
+	}
+	return points
+}
+
+var octal = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
 // overflowID is what stat shows for an owner without counterpart.
 func overflowID() uint32 {
 	text, err := os.ReadFile("/proc/sys/fs/overflowuid")

@@ -183,16 +183,12 @@ func TestARaceForTheTargetLeadsNowhere(t *testing.T) {
 }
 
 func TestAFileSystemWithoutIDMapIsErrNoIDMap(t *testing.T) {
-	if _, err := exec.LookPath("bindfs"); err != nil {
-		t.Skip("bindfs is missing")
-	}
+	labtest.Program(t, "bindfs")
 	_, c := open(t, lab.Spec{VMID: 101})
 	dir, fuse := tree(t), filepath.Join(t.TempDir(), "fuse")
 	require.NoError(t, os.Mkdir(fuse, 0o755))
 	out, err := exec.Command("bindfs", dir, fuse).CombinedOutput()
-	if err != nil {
-		t.Skipf("bindfs: %s", out)
-	}
+	require.NoError(t, err, string(out))
 	t.Cleanup(func() { syscall.Unmount(fuse, syscall.MNT_DETACH) })
 	require.NoError(t, c.MkdirAll("/mnt/tree", 0o755))
 	err = c.MountTree(t.Context(), fuse, "/mnt/tree")

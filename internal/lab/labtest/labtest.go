@@ -3,7 +3,9 @@ package labtest
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -22,14 +24,25 @@ const limit = 10 * time.Minute
 // Need skips the test where no containers can be made.
 func Need(t testing.TB) {
 	t.Helper()
-	err := lab.Missing()
-	if err == nil {
-		return
+	if err := lab.Missing(); err != nil {
+		without(t, fmt.Sprintf("%v (%s)", err, hint.Of(err)))
 	}
+}
+
+// Program skips the test where a program is missing.
+func Program(t testing.TB, name string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		without(t, name+" is missing")
+	}
+}
+
+func without(t testing.TB, what string) {
+	t.Helper()
 	if os.Getenv(EnvNeed) == "1" {
-		t.Fatalf("%s=1, but %v (%s)", EnvNeed, err, hint.Of(err))
+		t.Fatalf("%s=1, but %s", EnvNeed, what)
 	}
-	t.Skipf("%v (%s)", err, hint.Of(err))
+	t.Skip(what)
 }
 
 // Open opens a lab that is closed at the end of the test.
