@@ -94,6 +94,22 @@ var touched = []string{
 	"usr/lib/nvidia",
 }
 
+// touchedByToolkit are the places that matter to the CUDA toolkit.
+var touchedByToolkit = []string{
+	"etc/os-release",
+	"usr/lib/os-release",
+	"etc/apt/sources.list.d",
+	"etc/apt/sources.list.d/pve-nvidia-hook-cuda.list",
+	"etc/apt/sources.list.d/theirs.sources",
+	"etc/apt/preferences.d/pve-nvidia-hook",
+	"etc/profile.d/pve-nvidia-hook-cuda.sh",
+	"usr/share/keyrings/cuda-archive-keyring.gpg",
+	"usr/local/cuda",
+	"usr/local/cuda-12.8/bin/nvcc",
+	"var/lib/dpkg/lock-frontend",
+	"var/lib/dpkg/updates",
+}
+
 // kinds are what a container lays there.
 var kinds = []struct {
 	name string
@@ -138,9 +154,6 @@ var kinds = []struct {
 	}},
 }
 
-// TestNothingLaidInTheWayLeadsToTheHost lays each kind of thing at each place
-// (in the quick form one kind for each), runs the hook, takes it away and expects
-// that a later run heals.
 func TestNothingLaidInTheWayLeadsToTheHost(t *testing.T) {
 	for name, spec := range map[string]lab.Spec{"unprivileged": {}, "privileged": {Privileged: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -152,44 +165,67 @@ func TestNothingLaidInTheWayLeadsToTheHost(t *testing.T) {
 			c := newCanaries(t)
 			g := n.start(spec)
 			g.postStart(0)
-			for i, place := range touched {
-				for j, kind := range kinds {
-					if !long() && (i+j)%len(kinds) != 0 {
-						continue
-					}
-					file := g.file(place)
-					require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
-					aside := g.file("root/aside")
-					had := os.Rename(file, aside) == nil
-					require.NoError(t, kind.lay(g, c, file), "%s at %s", kind.name, place)
-					if kind.name == "a gigabyte of holes" {
-						require.NoError(t, os.Truncate(file, 1<<30))
-					}
-
-					began := time.Now()
-					said, code := g.anyhow("--force")
-					require.Contains(t, []int{0, 1}, code, said)
-					require.Less(t, time.Since(began), 30*time.Second, "%s at %s: %s", kind.name, place, said)
-					require.NotContains(t, said, "panic")
-					c.unharmed(said)
-
-					g.sh("umount /" + place + " 2>/dev/null; true")
-					require.NoError(t, os.RemoveAll(file))
-					if had && os.Rename(aside, file) != nil { // its folder has gone with a failed driver
-						require.NoError(t, os.RemoveAll(aside))
-					}
-					if long() {
-						said, code = g.anyhow("--force")
-						require.Zero(t, code, "after %s at %s: %s", kind.name, place, said)
-					}
-				}
-			}
+			g.layEach(c, touched)
 			said, code := g.anyhow("--force")
 			require.Zero(t, code, said)
 			g.holds(newer)
 			c.unharmed("")
 		})
 	}
+}
+
+// layEach lays each kind of thing at each place (in the quick form one kind for
+// each), runs the hook, takes the thing away and, in the long form, expects that
+// the next run heals.
+func (g *guest) layEach(c *canaries, places []string) {
+	t := g.node.t
+	t.Helper()
+	for i, place := range touched {
+		for j, kind := range kinds {
+			if !long() && (i+j)%len(kinds) != 0 {
+				continue
+			}
+			file := g.file(place)
+			require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+			aside := g.file("root/aside")
+			had := os.Rename(file, aside) == nil
+			require.NoError(t, kind.lay(g, c, file), "%s at %s", kind.name, place)
+			if kind.name == "a gigabyte of holes" {
+				require.NoError(t, os.Truncate(file, 1<<30))
+			}
+
+			began := time.Now()
+			said, code := g.anyhow("--force")
+			require.Contains(t, []int{0, 1}, code, said)
+			require.Less(t, time.Since(began), 30*time.Second, "%s at %s: %s", kind.name, place, said)
+			require.NotContains(t, said, "panic")
+			c.unharmed(said)
+
+			g.sh("umount /" + place + " 2>/dev/null; true")
+			require.NoError(t, os.RemoveAll(file))
+			if had && os.Rename(aside, file) != nil { // its folder has gone with a failed driver
+				require.NoError(t, os.RemoveAll(aside))
+			}
+			if long() {
+				said, code = g.anyhow("--force")
+				require.Zero(t, code, "after %s at %s: %s", kind.name, place, said)
+			}
+		}
+	}
+}
+
+func TestNothingLaidInTheWayOfTheToolkitLeadsToTheHost(t *testing.T) {
+	n := newNode(t, newer)
+	n.configure(fmt.Sprintf("[cuda]\ntoolkit = \"12.8\"\nrepo_url = %q\n[install]\nbackground = \"never\"\ntimeout = \"10s\"\n", toolkitRepo(t)))
+	c := newCanaries(t)
+	g := n.start(lab.Spec{Privileged: true, HostNet: true})
+	g.alone()
+	g.postStart(0)
+	g.layEach(c, touchedByToolkit)
+	said, code := g.anyhow("--force")
+	require.Zero(t, code, said)
+	require.Contains(t, said, "nvcc 12.8.93")
+	c.unharmed(said)
 }
 
 // anyhow runs the hook by hand and returns what it said and its exit status.
@@ -257,10 +293,14 @@ func TestRecordsThatAreAnAttackAreNotBelieved(t *testing.T) {
 		"a link of escapes":  strings.Replace(string(good), `"link": "`, `"link": "\u001b[2J\u202e`, 1),
 		"paths out":          `{"format":1,"version":"` + newer + `","files":[{"path":"/../../../etc/passwd","size":1}]}`,
 		"a huge number":      `{"format":1e999999}`,
+		"a gigabyte":         "{",
 		"no text":            strings.Repeat("\x00", 4096),
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, os.WriteFile(record, []byte(text), 0o644))
+			if name == "a gigabyte" {
+				require.NoError(t, os.Truncate(record, 1<<30))
+			}
 			said := g.postStart(0)
 			require.Contains(t, said, "is installed and nvidia-smi works")
 			harmless(t, said)
