@@ -26,7 +26,12 @@ func main() {
 	// SIGPIPE: the task that reads our output may end before we have cleaned
 	// up. Not ignored: that would be inherited by all that is started, in the
 	// container and as a chained hookscript.
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGPIPE)
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} {
+		if !signal.Ignored(s) { // nohup means it
+			signal.Notify(signals, s)
+		}
+	}
 	go func() {
 		for <-signals == syscall.SIGPIPE {
 		}

@@ -84,7 +84,11 @@ func (r *run) carryOut(ctx context.Context) error {
 		r.Log.Warnf("%v; the work is done now instead", err)
 		return r.whileItRuns(ctx, rest)
 	}
-	return hint.Wrap(err, "the driver is in place; pve-nvidia-hook apply "+strconv.Itoa(r.trace.VMID)+" does the rest, and background = \"never\" does without systemd")
+	then := "pve-nvidia-hook apply " + strconv.Itoa(r.trace.VMID) + " does the rest, and background = \"never\" does without systemd"
+	if len(here) > 0 {
+		then = "the driver is in place; " + then
+	}
+	return hint.Wrap(err, then)
 }
 
 // handOver starts the unit, in which this program decides again and does what

@@ -18,9 +18,6 @@ const (
 	EnvHostRoot = "PVE_NVIDIA_HOOK_HOST_ROOT" // the host's facts are read below it
 )
 
-// DefaultConfig is the configuration file when nothing names another.
-const DefaultConfig = "/etc/pve-nvidia-hook/config.toml"
-
 // Call is Proxmox's door: a VMID and a phase. It returns the exit status: 0 done
 // or nothing to do, 1 failed or refused, 2 wrong arguments.
 func Call(ctx context.Context, args []string) int {
@@ -73,11 +70,7 @@ func Call(ctx context.Context, args []string) int {
 // LoadConfig reads the configuration; file "" is the default one, which may be
 // missing.
 func LoadConfig(file string) (*config.Config, error) {
-	named := file != ""
-	if !named {
-		file = DefaultConfig
-	}
-	return config.Load(file, config.Options{HostRoot: os.Getenv(EnvHostRoot), Named: named})
+	return config.Load(file, config.Options{HostRoot: os.Getenv(EnvHostRoot), Named: file != ""})
 }
 
 // errStuck means that work did not end some time after its deadline.

@@ -91,6 +91,9 @@ func (r *run) story(ctx context.Context) error {
 	}
 	r.settings, r.trace.Settings = settings, settings.Redacted()
 	if !settings.Wanted {
+		if !r.DryRun {
+			r.runs().Succeeded(r.trace.VMID) // what failed before is nobody's business any more
+		}
 		r.trace.Plan = unwanted(settings)
 		return nil
 	}

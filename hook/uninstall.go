@@ -80,7 +80,10 @@ func (r *run) farewell() Plan {
 	switch {
 	case !ours && had.Empty() && f.Deep.Found.Any():
 		p := blocked("", f.Deep.Blockers)
-		p.Why = fmt.Sprintf("driver %s in the container was not installed by a run file", f.Deep.Found.Version())
+		p.Why = strings.Join(strings.Fields(fmt.Sprintf("driver %s in the container was not installed by a run file", f.Deep.Found.Version())), " ")
+		if p.Hint == "" {
+			p.Hint = "remove it in the way it was installed, or its files by hand"
+		}
 		return p
 	case ours && len(f.Deep.Blockers) > 0 && !f.Force:
 		// Its files cannot be told from those of the packages.

@@ -80,7 +80,7 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.prepare() },
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.configFile, "config", "", "configuration `file` (default "+hook.DefaultConfig+", or $"+hook.EnvConfig+")")
+	flags.StringVar(&a.configFile, "config", "", "configuration `file` (default "+config.DefaultFile+", or $"+hook.EnvConfig+")")
 	flags.StringVar(&a.logLevel, "log-level", "", "debug, info, warning or error")
 	flags.StringVar(&a.logFormat, "log-format", "text", "text or json")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
@@ -21,24 +18,15 @@ import (
 var aptLocks = []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"}
 
 // holder returns the process that holds a lock on one of the files, as the host
-// numbers it. It looks from the host, so no process is started in the container.
+// numbers it, and file "" when none does.
 func holder(c Container, files []string) (pid int, file string, err error) {
 	for _, name := range files {
-		f, err := c.OpenFile(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		pid, locked, err := c.LockedBy(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return 0, "", fmt.Errorf("ask for the package tool's lock: %w", err)
 		}
-		if err != nil {
-			return 0, "", fmt.Errorf("open the container's %s: %w", name, err)
-		}
-		lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
-		err = unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lock)
-		f.Close()
-		if err != nil {
-			return 0, "", fmt.Errorf("ask for the lock on %s: %w", name, err)
-		}
-		if lock.Type != unix.F_UNLCK {
-			return int(lock.Pid), name, nil
+		if locked {
+			return pid, name, nil
 		}
 	}
 	return 0, "", nil

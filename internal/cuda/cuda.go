@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -23,7 +22,7 @@ import (
 type Container interface {
 	Stat(name string) (lxc.Info, error)
 	ReadDir(name string, most int) ([]string, error)
-	OpenFile(name string) (*os.File, error)
+	LockedBy(name string) (pid int, locked bool, err error)
 	ReadFile(name string, limit int64) ([]byte, error)
 	WriteFile(name string, data []byte, mode fs.FileMode) error
 	CopyIn(ctx context.Context, r io.Reader, name string, mode fs.FileMode) (int64, error)

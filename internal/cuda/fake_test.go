@@ -65,7 +65,7 @@ func (f *folder) ReadDir(name string, most int) ([]string, error) {
 	return names, err
 }
 
-func (f *folder) OpenFile(name string) (*os.File, error) { return os.Open(f.root + name) }
+func (f *folder) LockedBy(string) (int, bool, error) { return 0, false, nil }
 
 func (f *folder) ReadFile(name string, limit int64) ([]byte, error) {
 	text, err := os.ReadFile(f.root + name)

@@ -221,9 +221,9 @@ func (u unmovable) Run(context.Context, lxc.Cmd) (lxc.Result, error) {
 	return lxc.Result{}, nil
 }
 
-func (u unmovable) OpenFile(string) (*os.File, error) {
-	u.t.Error("the skip path opened a file")
-	return nil, fs.ErrNotExist
+func (u unmovable) LockedBy(string) (int, bool, error) {
+	u.t.Error("the skip path asked for a lock")
+	return 0, false, nil
 }
 
 // state is what a container is made of for apt's and a user's eye: packages with

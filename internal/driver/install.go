@@ -37,8 +37,8 @@ func (j Job) Version() version.Driver { return j.Report.Header.Version }
 
 // Ready checks what would make Install fail, before anything is written or
 // removed for it: the configured options, the room on the container's disk, and
-// what the container needs when the run file is to be copied into it. What the
-// recorded driver takes is room too: it is removed first.
+// what the container needs when the run file is to be copied into it. What an
+// older driver takes is room too: it is removed first.
 func Ready(c *lxc.Container, j Job, in *record.Installed) error {
 	if err := knownFlags(j); err != nil {
 		return err
@@ -47,16 +47,16 @@ func Ready(c *lxc.Container, j Job, in *record.Installed) error {
 	if err != nil {
 		return err
 	}
-	size -= taken(c, in)
+	size -= taken(c, j.Report.Header.Arch, in)
 	if err := enough(c, "/usr", size, "for driver "+string(j.Version())); err != nil {
 		return err
 	}
 	if j.Deliver != "push" {
 		err := lxc.CanMount(j.Tree)
-		if err == nil || !errors.Is(err, lxc.ErrNoIDMap) {
-			return err
-		}
-		if j.Deliver == "mount" {
+		switch {
+		case err == nil:
+			return nil
+		case j.Deliver == "mount" || !errors.Is(err, lxc.ErrNoIDMap):
 			return unmountable(err)
 		}
 	}
@@ -83,7 +83,7 @@ func (j Job) installed() (int64, error) {
 
 func unmountable(err error) error {
 	return hint.Wrap(fmt.Errorf("mount the unpacked run file in the container: %w", err),
-		`set deliver = "auto" or "push" to have the run file copied instead`)
+		`set deliver = "push" to have the run file copied instead`)
 }
 
 func knownFlags(j Job) error {
@@ -296,7 +296,7 @@ func LogTail(c *lxc.Container, n int) []string {
 	}
 	defer f.Close()
 	const most = 64 << 10
-	if info, err := f.Stat(); err == nil && info.Size() > most {
+	if f.Size() > most {
 		if _, err := f.Seek(-most, io.SeekEnd); err != nil {
 			return nil
 		}

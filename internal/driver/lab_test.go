@@ -91,14 +91,20 @@ func TestRoomIsForAllThatIsThereAtOnce(t *testing.T) {
 	require.ErrorContains(t, Ready(c, j, nil), "are needed for driver 580.142")
 }
 
-// The room that the recorded driver takes counts as free, as far as it is there.
+// The room that the driver takes which is there counts as free, recorded or not.
 func TestTheOldDriverMakesRoom(t *testing.T) {
 	c, _ := open(t)
 	require.NoError(t, c.WriteFile("/usr/bin/nvidia-smi", make([]byte, 1<<20), 0o755))
 	in := &record.Installed{Files: []record.File{{Path: "/usr/bin/nvidia-smi", Size: 1 << 20}}}
-	require.EqualValues(t, 1<<20, taken(c, in))
+	require.EqualValues(t, 1<<20, taken(c, "x86_64", in))
 	in.Files[0].Size++
-	require.Zero(t, taken(c, in), "a size that is not the file's is not believed")
+	require.Zero(t, taken(c, "x86_64", in), "a size that is not the file's is not believed")
+
+	const left = "/usr/lib/x86_64-linux-gnu/libcuda.so.580.142" // by an installation that was killed
+	require.NoError(t, c.WriteFile(left, make([]byte, 3<<20), 0o755))
+	require.EqualValues(t, 3<<20, taken(c, "x86_64", nil))
+	in.Files = []record.File{{Path: left, Size: 3 << 20}}
+	require.EqualValues(t, 3<<20, taken(c, "x86_64", in), "not twice")
 }
 
 func TestLogOfAnEarlierRunIsNotShown(t *testing.T) {

@@ -106,18 +106,27 @@ func manifest(tree string) (runfile.Manifest, error) {
 	return m, nil
 }
 
-// taken is how many bytes the files of a recorded driver take in the container.
-func taken(c *lxc.Container, in *record.Installed) int64 {
-	if in == nil {
-		return 0
+// taken is how many bytes the driver takes that is removed before another is
+// installed: the files of the record, and libraries that no record names, such as
+// those of an installation that was killed.
+func taken(c *lxc.Container, arch string, in *record.Installed) int64 {
+	sizes := map[string]int64{} // -1: whatever it has
+	if in != nil {
+		for _, f := range in.Files {
+			if f.Link == "" {
+				sizes[f.Path] = f.Size
+			}
+		}
+	}
+	for _, name := range Orphans(c, arch, "") {
+		if _, known := sizes[name]; !known {
+			sizes[name] = -1
+		}
 	}
 	var sum int64
-	for _, f := range in.Files {
-		if f.Link != "" {
-			continue
-		}
-		if info, err := c.Lstat(f.Path); err == nil && info.Size == f.Size {
-			sum += f.Size
+	for name, size := range sizes {
+		if info, err := c.Lstat(name); err == nil && info.Mode.IsRegular() && (size < 0 || info.Size == size) {
+			sum += info.Size
 		}
 	}
 	return sum

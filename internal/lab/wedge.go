@@ -14,28 +14,44 @@ import (
 )
 
 // wedge is a FUSE server that reads every request and answers none but the
-// first, INIT (number 26): protocol 7.31, 64 bytes behind a header of 16.
+// first, INIT (number 26): protocol 7.31, 64 bytes behind a header of 16. Asked
+// for it, it also answers what comes before the first read of a file, which it
+// pretends to have under any name: LOOKUP 1, GETATTR 3, OPEN 14, STATFS 17 and
+// GETXATTR 22 (in linux/fuse.h).
 const wedge = `
-my ($dir, $name, $type) = (shift, "wedge", "fuse");
+my ($dir, $opens, $name, $type) = (shift, shift, "wedge", "fuse");
 sysopen(my $f, "/dev/fuse", 2) or die "open: $!";
 my $o = "fd=" . fileno($f) . ",rootmode=40000,user_id=0,group_id=0,allow_other";
 syscall(165, $name, $dir, $type, 0, $o) == 0 or die "mount: $!";
+sub attr { my ($ino) = @_; pack("Q6 L10", $ino, 4096, 8, 0, 0, 0, 0, 0, 0, $ino == 1 ? 040755 : 0100644, 1, 0, 0, 0, 4096, 0) }
+sub answer { my ($id, $error, $body) = @_; syswrite($f, pack("L l Q", 16 + length $body, $error, $id) . $body) }
 while (sysread($f, my $b, 200000)) {
-	my ($len, $op, $id) = unpack("L L Q", $b);
-	next if $op != 26;
-	syswrite($f, pack("L l Q L L L L S S L L x32", 80, 0, $id, 7, 31, 4096, 0, 8, 6, 4096, 1));
+	my ($len, $op, $id, $node) = unpack("L L Q Q", $b);
+	if ($op == 26) { answer($id, 0, pack("L L L L S S L L x32", 7, 31, 4096, 0, 8, 6, 4096, 1)) }
+	next if !$opens;
+	if ($op == 1) { answer($id, 0, pack("Q4 L2", 2, 0, 60, 60, 0, 0) . attr(2)) }
+	if ($op == 3) { answer($id, 0, pack("Q L L", 60, 0, 0) . attr($node)) }
+	if ($op == 14) { answer($id, 0, pack("Q L L", 1, 0, 0)) }
+	if ($op == 17) { answer($id, 0, "\0" x 80) }
+	if ($op == 22) { answer($id, -38, "") }
 }`
 
 // Wedge mounts at dir in a privileged container a FUSE file system that never
 // answers. It lasts until the container stops or the connection is aborted.
-func (c *Container) Wedge(ctx context.Context, dir string) error {
+func (c *Container) Wedge(ctx context.Context, dir string) error { return c.wedge(ctx, dir, "") }
+
+// WedgeReads does so with one whose files, of any name, can be opened; only
+// reading them is never answered.
+func (c *Container) WedgeReads(ctx context.Context, dir string) error { return c.wedge(ctx, dir, "1") }
+
+func (c *Container) wedge(ctx context.Context, dir, opens string) error {
 	if err := showConnections(); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(c.Root, "root/wedge"), []byte(wedge), 0o644); err != nil {
 		return err
 	}
-	out, err := c.Attach(ctx, "sh", "-c", "test -e /dev/fuse || mknod /dev/fuse c 10 229; mkdir -p "+dir+"; setsid perl /root/wedge "+dir+" </dev/null >/root/wedge.log 2>&1 &")
+	out, err := c.Attach(ctx, "sh", "-c", "test -e /dev/fuse || mknod /dev/fuse c 10 229; mkdir -p "+dir+"; setsid perl /root/wedge "+dir+" '"+opens+"' </dev/null >/root/wedge.log 2>&1 &")
 	if err != nil {
 		return fmt.Errorf("container %d: start a FUSE server: %w: %s", c.VMID, err, out)
 	}

@@ -34,8 +34,9 @@ type Container struct {
 	uid     int // of the container's root, as the host sees it
 	gid     int
 
-	busy atomic.Int32 // system calls on its files that are under way
-	quit func() bool  // ends the watch of Open's context
+	busy  atomic.Int32 // system calls on its files that are under way
+	reads atomic.Int32 // reads of files on a FUSE file system that are
+	quit  func() bool  // ends the watch of Open's context
 }
 
 // Open finds the init process of container VMID below lxcPath (for instance

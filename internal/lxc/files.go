@@ -100,10 +100,45 @@ func (c *Container) ReadDir(name string, most int) ([]string, error) {
 	return names, nil
 }
 
+// File is a regular file of the container, open for reading.
+type File struct {
+	f *os.File
+	c *Container
+	// fuse: a server in the container may stand behind it. The kernel's stack
+	// does not always show that a read waits for one.
+	fuse bool
+}
+
+// Read reads as io.Reader says. One that a FUSE file system leaves waiting is
+// cut off.
+func (f *File) Read(p []byte) (int, error) {
+	if f.fuse {
+		defer f.c.guardRead()()
+	} else {
+		defer f.c.guard()()
+	}
+	return f.f.Read(p)
+}
+
+// Seek sets where the next Read begins.
+func (f *File) Seek(offset int64, whence int) (int64, error) { return f.f.Seek(offset, whence) }
+
+// Size is that of the file when it was opened, in bytes, as the file system tells.
+func (f *File) Size() int64 {
+	info, err := f.f.Stat()
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// Close ends the use of the file.
+func (f *File) Close() error { return f.f.Close() }
+
 // OpenFile opens a regular file for reading; anything else (a FIFO, a device, a
 // folder, a file of /proc or /sys) is an error and is never waited for.
-func (c *Container) OpenFile(name string) (*os.File, error) {
-	var f *os.File
+func (c *Container) OpenFile(name string) (*File, error) {
+	f := &File{c: c}
 	err := c.as(func() error {
 		fd, err := c.resolve(c.root, name, unix.O_PATH, 0)
 		if err != nil {
@@ -116,16 +151,30 @@ func (c *Container) OpenFile(name string) (*os.File, error) {
 			return err
 		}
 		var fsys unix.Statfs_t
-		if unix.Fstatfs(fd, &fsys) == nil && int64(fsys.Type) == unix.FUSE_SUPER_MAGIC {
-			c.busy.Add(1) // for good: the caller's reading may hang
-		}
-		f, err = reopen(fd, name)
+		f.fuse = unix.Fstatfs(fd, &fsys) == nil && int64(fsys.Type) == unix.FUSE_SUPER_MAGIC
+		f.f, err = reopen(fd, name)
 		return err
 	})
 	if err != nil {
 		return nil, pathError("open", name, err)
 	}
 	return f, nil
+}
+
+// LockedBy tells whether a process holds a POSIX lock on a regular file, as
+// package tools do, and which, as the host numbers it (0: one of another host).
+func (c *Container) LockedBy(name string) (pid int, locked bool, err error) {
+	f, err := c.OpenFile(name)
+	if err != nil {
+		return 0, false, err
+	}
+	defer f.Close()
+	defer c.guard()()
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+	if err := unix.FcntlFlock(f.f.Fd(), unix.F_GETLK, &lock); err != nil {
+		return 0, false, pathError("getlk", name, err)
+	}
+	return max(int(lock.Pid), 0), lock.Type != unix.F_UNLCK, nil
 }
 
 // ReadFile reads a regular file of at most limit bytes; a larger one is an error.
@@ -135,7 +184,6 @@ func (c *Container) ReadFile(name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	defer c.guard()()
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, pathError("read", name, err)
@@ -227,6 +275,12 @@ func regular(fd int) error {
 func reopen(fd int, name string) (*os.File, error) {
 	again, err := unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {
+		return nil, err
+	}
+	// With it, os.NewFile would have the runtime poll the file, which asks a FUSE
+	// server, and all that is polled would wait for its answer.
+	if err := unix.SetNonblock(again, false); err != nil {
+		unix.Close(again)
 		return nil, err
 	}
 	return os.NewFile(uintptr(again), name), nil

@@ -14,18 +14,26 @@ var stuckAfter = 20 * time.Second
 
 // guard ends the container's FUSE file systems when what follows is stuck in
 // one for too long. The caller calls done at its end.
-func (c *Container) guard() (done func()) {
+func (c *Container) guard() (done func()) { return c.watch(&c.busy, c.abortStuck) }
+
+// guardRead does so for a read of a file that lies on such a file system, which
+// then is what it waits for.
+func (c *Container) guardRead() (done func()) {
+	return c.watch(&c.reads, func() bool { return c.AbortFUSE() > 0 })
+}
+
+func (c *Container) watch(busy *atomic.Int32, end func() bool) (done func()) {
 	var over atomic.Bool
 	var look func()
 	look = func() {
-		if !over.Load() && !c.abortStuck() {
+		if !over.Load() && !end() {
 			time.AfterFunc(stuckAfter, look) // a slow disk, for instance
 		}
 	}
 	timer := time.AfterFunc(stuckAfter, look)
-	c.busy.Add(1)
+	busy.Add(1)
 	return func() {
-		c.busy.Add(-1)
+		busy.Add(-1)
 		over.Store(true)
 		timer.Stop()
 	}
@@ -36,7 +44,10 @@ func (c *Container) guard() (done func()) {
 // seconds after SIGTERM.
 func (c *Container) cancelled() {
 	time.Sleep(time.Second)
-	if c.busy.Load() > 0 {
+	switch {
+	case c.reads.Load() > 0:
+		c.AbortFUSE()
+	case c.busy.Load() > 0:
 		c.abortStuck()
 	}
 }

@@ -10,12 +10,22 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 )
 
 // Not parallel: it changes how patient the package is.
 func TestAFileSystemThatNeverAnswersIsCutOff(t *testing.T) {
 	for name, try := range map[string]func(*lxc.Container) error{
+		"read of what can be opened": func(c *lxc.Container) error {
+			f, err := c.OpenFile("/srv/wedge/x")
+			if err != nil {
+				return nil // it must fail later than that
+			}
+			defer f.Close()
+			_, err = f.Read(make([]byte, 10))
+			return err
+		},
 		"stat":  func(c *lxc.Container) error { _, err := c.Stat("/srv/wedge/x"); return err },
 		"read":  func(c *lxc.Container) error { _, err := c.ReadFile("/srv/wedge/x", 100); return err },
 		"list":  func(c *lxc.Container) error { _, err := c.ReadDir("/srv/wedge", 100); return err },
@@ -29,7 +39,11 @@ func TestAFileSystemThatNeverAnswersIsCutOff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			at, c := open(t, lab.Spec{VMID: 101, Privileged: true})
 			defer lxc.StuckAfter(200 * time.Millisecond)()
-			require.NoError(t, at.Wedge(t.Context(), "/srv/wedge"))
+			wedge := at.Wedge
+			if name == "read of what can be opened" {
+				wedge = at.WedgeReads
+			}
+			require.NoError(t, wedge(t.Context(), "/srv/wedge"))
 			ended := make(chan error, 1)
 			go func() { ended <- try(c) }()
 			select {
@@ -40,6 +54,34 @@ func TestAFileSystemThatNeverAnswersIsCutOff(t *testing.T) {
 				t.Fatal("it does not end")
 			}
 		})
+	}
+}
+
+func TestAReadThatIsNeverAnsweredEndsWithItsContext(t *testing.T) {
+	at := labtest.Start(t, lab.Spec{VMID: 101, Privileged: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	c, err := lxc.Open(ctx, at.LXCPath, at.VMID)
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, at.WedgeReads(t.Context(), "/srv/wedge"))
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.ReadFile("/srv/wedge/x", 100)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		t.Fatalf("it ended by itself: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	cancel()
+	select {
+	case err := <-ended:
+		require.Error(t, err)
+	case <-time.After(10 * time.Second):
+		c.AbortFUSE()
+		t.Fatal("it does not end")
 	}
 }
 

@@ -253,7 +253,7 @@ func (c *Container) inMountNamespace(ctx context.Context, fn func() error) error
 		case err := <-done:
 			return err
 		case <-time.After(time.Second):
-			c.AbortFUSE()
+			c.abortStuck()
 		}
 		return ctx.Err()
 	}

@@ -50,6 +50,7 @@ const copyStep = 8 << 20
 // the container's root, and syncs it. It returns the bytes written; after an
 // error nothing is left at name.
 func (c *Container) CopyIn(ctx context.Context, r io.Reader, name string, mode fs.FileMode) (int64, error) {
+	defer c.guard()()
 	var f *os.File
 	dir, last := -1, ""
 	err := c.as(func() (err error) {
