@@ -28,8 +28,11 @@ demo: lab-packages
 
 # With PVE_NVIDIA_HOOK_NEED_LXC a test that needs containers fails where it
 # would else be skipped.
-test: test-packages check
+test: test-packages bin/promtool check
 	PVE_NVIDIA_HOOK_NEED_LXC=1 $(GO) test -timeout 20m ./...
+
+bin/promtool:
+	@./packaging/promtool $@
 
 check:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt would change: $$out"; exit 1; }

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 		},
 		// A node whose containers are all stopped: lxc-info prints no process.
 		"lxc-info": func() {},
+		"terminal": terminal,
 	})
 }
 

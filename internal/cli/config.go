@@ -1,11 +1,14 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
@@ -24,27 +27,64 @@ and /etc/pve-nvidia-hook/config.toml; [containers.VMID] wins over what holds for
 }
 
 func (a *app) configCheck() *cobra.Command {
-	return &cobra.Command{
-		Use:   "check",
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "check [VMID]",
 		Short: "report every mistake of every configuration file",
 		Long: `Read all configuration files as the hook does and report every mistake at once,
 each with its file and line: unknown keys, values that cannot be, and settings that
-contradict each other in what holds for a container in the end. The exit status is
-1 when there is one.`,
-		Example: "  pve-nvidia-hook config check --config /root/new.toml",
-		Args:    args(0, 0, "no arguments"),
-		RunE: func(c *cobra.Command, _ []string) error {
-			conf, err := a.load()
+contradict each other in what holds for a container in the end. With a VMID, of
+these contradictions only those of that container. The exit status is 1 when there
+is a mistake.
+
+The JSON is a list of objects with file, line (absent: the file as a whole), key,
+what (is wrong) and allowed (instead); it is empty when there is no mistake.`,
+		Example: "  pve-nvidia-hook config check --config /root/new.toml\n  pve-nvidia-hook config check 101 --json",
+		Args:    args(0, 1, "at most one VMID"),
+		RunE: func(c *cobra.Command, words []string) error {
+			ids, err := vmids(words)
 			if err != nil {
 				return err
 			}
-			if err := conf.Check(); err != nil {
+			conf, err := a.load()
+			switch {
+			case err != nil:
+			case len(ids) == 1:
+				_, err = conf.For(ids[0])
+			default:
+				err = conf.Check()
+			}
+			if asJSON {
+				return mistakesJSON(c.OutOrStdout(), err)
+			}
+			if err != nil {
 				return err
 			}
-			fmt.Fprintln(c.OutOrStdout(), "the configuration has no mistakes")
+			what := "the configuration"
+			if len(ids) == 1 {
+				what = fmt.Sprintf("the configuration of container %d", ids[0])
+			}
+			fmt.Fprintln(c.OutOrStdout(), what, "has no mistakes")
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON: a list of the mistakes")
+	return c
+}
+
+// mistakesJSON writes the mistakes that err holds.
+func mistakesJSON(w io.Writer, err error) error {
+	mistakes := config.Mistakes{}
+	if err != nil && !errors.As(err, &mistakes) {
+		return err
+	}
+	if err := say.JSON(w, mistakes); err != nil {
+		return err
+	}
+	if len(mistakes) > 0 {
+		return errSaid
+	}
+	return nil
 }
 
 func (a *app) configShow() *cobra.Command {

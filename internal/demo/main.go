@@ -10,6 +10,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -30,6 +31,8 @@ import (
 
 const vmid = 101
 
+var errLeft = errors.New("not all that the demo made is removed")
+
 func main() {
 	runFile := flag.String("runfile", "", "one of NVIDIA's run files")
 	version := flag.String("version", "", "fetch this version from NVIDIA")
@@ -37,7 +40,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := demo(ctx, *runFile, *version, *program)
-	if err != nil && ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil && !errors.Is(err, errLeft) {
 		fmt.Fprintln(os.Stderr, "demo: interrupted; everything that it made is removed")
 		os.Exit(130)
 	}
@@ -79,8 +82,8 @@ func demo(ctx context.Context, runFile, version, program string) (err error) {
 		return err
 	}
 	defer func() {
-		if closed := l.Close(); closed != nil && err == nil {
-			err = closed
+		if closed := l.Close(); closed != nil {
+			err = errors.Join(err, fmt.Errorf("%w: %w", errLeft, closed))
 		}
 	}()
 	c, err := l.Container(ctx, lab.Spec{VMID: vmid, Systemd: true, ExtraConfig: gpuConfig(src)})

@@ -41,8 +41,7 @@ var (
 )
 
 // valid checks the exposition format: HELP, TYPE and samples of a metric stand
-// together, no series twice, a newline at the end. promtool looks too where it is
-// installed.
+// together, no series twice, a newline at the end. promtool looks too.
 func valid(t testing.TB, text string) {
 	t.Helper()
 	require.True(t, strings.HasSuffix(text, "\n"))
@@ -64,8 +63,8 @@ func valid(t testing.TB, text string) {
 		require.False(t, series[key], l)
 		series[key] = true
 	}
-	if promtool, err := exec.LookPath("promtool"); err == nil {
-		cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics")
+	if tool := promtool(t); tool != "" {
+		cmd := exec.CommandContext(t.Context(), tool, "check", "metrics")
 		cmd.Stdin = strings.NewReader(text)
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s", out)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -248,6 +249,35 @@ func TestRefusalsNameTheWayOut(t *testing.T) {
 			require.NoFileExists(t, stateFile(n.o.State, 102), "what was not set is not remembered")
 		})
 	}
+}
+
+func TestOnlyRootMaySetHookscripts(t *testing.T) {
+	n := newNode(t)
+	for _, dir := range []string{filepath.Dir(n.o.Root), n.o.Root} {
+		require.NoError(t, os.Chmod(dir, 0o755))
+	}
+	before, err := os.ReadFile(filepath.Join(n.o.Root, "etc/pve/nodes/pve1/lxc/102.conf"))
+	require.NoError(t, err)
+	for name, try := range map[string]func(...int) (string, error){"enable": n.enable, "disable": n.disable} {
+		said := make(chan error)
+		go func() {
+			runtime.LockOSThread() // for good: the thread ends with the goroutine
+			// Of this thread alone, unlike syscall.Setresuid.
+			if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); e != 0 {
+				said <- e
+				return
+			}
+			_, err := try(102)
+			said <- err
+		}()
+		err := <-said
+		require.ErrorContains(t, err, "not root", name)
+		require.Contains(t, hint.Of(err), "run it as root", name)
+	}
+	after, err := os.ReadFile(filepath.Join(n.o.Root, "etc/pve/nodes/pve1/lxc/102.conf"))
+	require.NoError(t, err)
+	require.Equal(t, string(before), string(after))
+	require.NoDirExists(t, n.o.State)
 }
 
 func TestHeldLockIsExplained(t *testing.T) {

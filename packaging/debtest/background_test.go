@@ -85,6 +85,11 @@ func background(n *node) {
 	before := n.run(units)
 	require.Contains(n.t, n.run(pct+"start 104 2>&1"), "driver "+driver+" is in place")
 	require.Equal(n.t, before, n.run(units), "a skip starts no unit")
+	// Lines of the hook that Proxmox called, and of the unit.
+	for result, line := range map[string]string{"background": "see journalctl -fu pve-nvidia-hook-104",
+		"installed": "driver " + driver + " is installed and nvidia-smi works", "skipped": "driver " + driver + " is in place"} {
+		require.Contains(n.t, n.run("journalctl --sync; journalctl -q --no-pager -o cat -t pve-nvidia-hook VMID=104 RESULT="+result), line)
+	}
 	n.run(pct + "stop 104")
 }
 

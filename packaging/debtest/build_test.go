@@ -79,7 +79,7 @@ func dpkgDeb(t *testing.T, args ...string) string {
 }
 
 func TestTwoBuildsGiveTheSameBytes(t *testing.T) {
-	out, err := makeDeb("deb-reproducible", "DEB_ARCHES="+runtime.GOARCH, "VERSION="+older)
+	out, err := makeDeb("deb-reproducible", "DEB_ARCHES=amd64 arm64", "VERSION="+older)
 	require.NoError(t, err, out)
 }
 
