@@ -150,11 +150,16 @@ func truth(value string) bool {
 
 // deletions splits the list of a pending "delete:"; a "!" before a key means force.
 func deletions(list string) []string {
-	keys := strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(",; \t", r) })
+	keys := splitList(list)
 	for i, key := range keys {
 		keys[i] = strings.TrimPrefix(key, "!")
 	}
 	return keys
+}
+
+// splitList splits a list as Proxmox does: by commas, semicolons and blanks.
+func splitList(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(",; \t", r) })
 }
 
 // Next is the section that the next start makes live: the live one with the

@@ -252,5 +252,6 @@ func storages() (map[string]string, error) {
 			dirs[id] = fields[1]
 		}
 	}
+	dirs["local"] = "/var/lib/vz" // whatever is said of it
 	return dirs, nil
 }
