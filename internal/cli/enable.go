@@ -24,6 +24,8 @@ func (a *app) enable() *cobra.Command {
 NVIDIA devices by devN entries: nvidiactl, the chosen GPUs, nvidia-uvm,
 nvidia-uvm-tools, nvidia-modeset and what stands in nvidia-caps. The driver is
 installed at the container's next start, or now by pve-nvidia-hook apply VMID.
+Proxmox VE 8 gives a running container its new devices only at the next start:
+then enable says so, and pct reboot VMID does all.
 
 What was set by hand is kept. Doing it again changes nothing, other --gpus
 change the entries that enable has made, and disable takes away exactly these.

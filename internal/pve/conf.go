@@ -180,24 +180,40 @@ func splitList(list string) []string {
 }
 
 // Next is the section that the next start makes live: the live one with the
-// pending changes taken in, of the keys that this program sets.
+// pending changes taken in, of the keys that this program sets. Proxmox takes
+// in the deletions first, so that a pending value wins over its deletion.
 func (c Conf) Next() Section {
 	next := c.Section
 	next.Dev = map[int]string{} // never nil
 	maps.Copy(next.Dev, c.Dev)
-	maps.Copy(next.Dev, c.Pending.Dev)
-	if c.Pending.Hookscript != "" {
-		next.Hookscript = c.Pending.Hookscript
-	}
 	for _, key := range c.Delete {
 		if key == "hookscript" {
 			next.Hookscript = ""
 		}
-		if n, err := strconv.Atoi(strings.TrimPrefix(key, "dev")); err == nil {
+		if n, ok := devNumber(key); ok {
 			delete(next.Dev, n)
 		}
 	}
+	maps.Copy(next.Dev, c.Pending.Dev)
+	if c.Pending.Hookscript != "" {
+		next.Hookscript = c.Pending.Hookscript
+	}
 	return next
+}
+
+// value is what the section says of hookscript or a devN, or "".
+func (s Section) value(key string) string {
+	if n, ok := devNumber(key); ok {
+		return s.Dev[n]
+	}
+	return s.Hookscript
+}
+
+// devNumber is the N of the key devN.
+func devNumber(key string) (int, bool) {
+	number, ok := strings.CutPrefix(key, "dev")
+	n, err := strconv.Atoi(number)
+	return n, ok && err == nil
 }
 
 // Waits reports whether changes of hookscript or devices wait for the next start.

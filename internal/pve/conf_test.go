@@ -71,6 +71,12 @@ func TestPendingChangesCountForTheNextStart(t *testing.T) {
 	require.False(t, parse(t, "arch: amd64\n[pve:pending]\nmemory: 2048\n").Waits())
 }
 
+func TestPendingValueWinsOverItsDeletion(t *testing.T) {
+	next := parse(t, "hookscript: local:snippets/a\ndev0: /dev/fuse\ndev1: /dev/tty0\n[pve:pending]\ndelete: hookscript,dev0,dev1\ndev0: /dev/nvidia0\nhookscript: local:snippets/b\n").Next()
+	require.Equal(t, map[int]string{0: "/dev/nvidia0"}, next.Dev)
+	require.Equal(t, "local:snippets/b", next.Hookscript)
+}
+
 func TestSnapshotsStillNameTheHook(t *testing.T) {
 	hooks := parse(t, full).Hookscripts()
 	require.Equal(t, []string{"snapshot before-upgrade"}, hooks[DefaultVolume])

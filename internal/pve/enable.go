@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -35,7 +36,7 @@ type job struct {
 // Enable makes containers of this node use the hook: it puts the snippet in
 // its place, sets the hookscript and adds the device entries, and says on out
 // what it does. All containers are looked at before the first is changed;
-// doing it again changes nothing. Each container is changed by one call of pct.
+// doing it again changes nothing.
 func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	done, err := o.begin(ctx)
 	if err != nil {
@@ -154,8 +155,8 @@ func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
 			fmt.Fprintf(out, "container %s: nothing to change\n", j.guest)
 		}
 		if o.DryRun {
-			if !j.plan.Empty() {
-				fmt.Fprintf(out, "container %s: would run: pct %s\n", j.guest, strings.Join(j.plan.Args(), " "))
+			for _, args := range j.plan.Calls() {
+				fmt.Fprintf(out, "container %s: would run: pct %s\n", j.guest, strings.Join(args, " "))
 			}
 			continue
 		}
@@ -190,16 +191,31 @@ func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 	if pct == "" {
 		pct = "pct"
 	}
-	failed := runPct(ctx, pct, j.plan.Args())
-	now, found, err := Find(o.Root, j.guest.VMID)
-	if err != nil || !found || now.Err != nil {
-		return errors.Join(failed, err, now.Err)
+	var failed error
+	now := j.guest
+	for _, args := range j.plan.Calls() {
+		before := now.Conf
+		failed = runPct(ctx, pct, args)
+		var found bool
+		var err error
+		now, found, err = Find(o.Root, j.guest.VMID)
+		if err != nil || !found || now.Err != nil {
+			return errors.Join(failed, err, now.Err)
+		}
+		// Proxmox looks for the devices of a container after it has written the
+		// configuration. The next call may take away the one that is missing.
+		if failed != nil && reflect.DeepEqual(before, now.Conf) {
+			break
+		}
 	}
 	if err := settle(intent, j.state, now.Conf).write(o.State, j.guest.VMID); err != nil {
 		return errors.Join(failed, err)
 	}
+	if failed != nil && !reflect.DeepEqual(j.guest.Conf, now.Conf) {
+		fmt.Fprintf(out, "container %s: only part of it is done, the rest failed\n", j.guest)
+	}
 	if failed == nil && now.Conf.Waits() {
-		fmt.Fprintf(out, "container %s: part of it waits for its next start\n", j.guest)
+		fmt.Fprintf(out, "container %s: part of it waits for its next start: pct reboot %d\n", j.guest, j.guest.VMID)
 	}
 	return failed
 }

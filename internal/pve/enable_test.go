@@ -136,7 +136,8 @@ func TestDryRunSaysAllAndChangesNothing(t *testing.T) {
 	before := n.conf(102)
 	dry, err := n.enable(102)
 	require.NoError(t, err)
-	require.Contains(t, dry, "container 102 (db): would run: pct set 102 --hookscript local:snippets/pve-nvidia-hook --dev0 ")
+	require.Contains(t, dry, "container 102 (db): would run: pct set 102 --hookscript local:snippets/pve-nvidia-hook\n"+
+		"container 102 (db): would run: pct set 102 --dev0 ")
 	require.Equal(t, before, n.conf(102))
 	require.NoDirExists(t, n.o.State)
 	require.NoFileExists(t, filepath.Join(n.o.Root, "var/lib/vz/snippets/pve-nvidia-hook"))
@@ -198,7 +199,7 @@ func TestRunningContainerIsToldWhatWaits(t *testing.T) {
 
 	out, err := n.disable(102)
 	require.NoError(t, err)
-	require.Contains(t, out, "container 102 (db): part of it waits for its next start")
+	require.Contains(t, out, "container 102 (db): part of it waits for its next start: pct reboot 102\n")
 	require.Contains(t, n.conf(102), "[pve:pending]\ndelete: dev0,dev1,")
 	_, err = n.enable(102)
 	require.NoError(t, err)
@@ -210,6 +211,75 @@ func TestRunningContainerIsToldWhatWaits(t *testing.T) {
 	_, err = n.disable(102)
 	require.NoError(t, err)
 	require.NotEqual(t, before, enabled)
+}
+
+func TestDevicesThatWaitForARestartAreTakenBack(t *testing.T) {
+	n := newNode(t)
+	t.Setenv("FAKEPCT_PVE", "8") // plugs no device into a running container
+	t.Setenv("FAKEPCT_RUNNING", "102")
+	before := n.conf(102)
+	out, err := n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "container 102 (db): part of it waits for its next start: pct reboot 102\n")
+	c := parse(t, n.conf(102))
+	require.Empty(t, c.Dev)
+	require.Len(t, c.Pending.Dev, len(host))
+	require.Equal(t, DefaultVolume, c.Hookscript)
+
+	n.o.GPUs = "0"
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	require.NotContains(t, n.conf(102), "/dev/nvidia1,")
+	require.Contains(t, n.conf(102), "[pve:pending]\ndev0: /dev/nvidiactl,mode=0666\ndev1: /dev/nvidia0,mode=0666\n")
+
+	_, err = n.disable(102)
+	require.NoError(t, err)
+	require.Equal(t, before, n.conf(102))
+	require.NoFileExists(t, stateFile(n.o.State, 102))
+
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	t.Setenv("FAKEPCT_RUNNING", "") // it was stopped, and not started since
+	_, err = n.disable(102)
+	require.NoError(t, err)
+	require.Equal(t, before, n.conf(102))
+}
+
+func TestFailedHotplugLeavesTheHookscript(t *testing.T) {
+	n := newNode(t)
+	t.Setenv("FAKEPCT_RUNNING", "102")
+	t.Setenv("FAKEPCT_HOTPLUG_FAILS", "dev3")
+	out, err := n.enable(102)
+	require.ErrorContains(t, err, "container 102 (db): pct set 102: dev3: unable to hotplug dev3: move_mount failed")
+	require.Contains(t, hint.Of(err), "stop the container first")
+	require.Contains(t, out, "container 102 (db): only part of it is done")
+	c := parse(t, n.conf(102))
+	require.Equal(t, DefaultVolume, c.Hookscript)
+	require.Empty(t, c.Next().Dev)
+	state, err := ReadState(n.o.State, 102)
+	require.NoError(t, err)
+	require.Equal(t, State{Hookscript: DefaultVolume}, state)
+}
+
+func TestDeviceThatIsGoneLeavesTheHookscript(t *testing.T) {
+	n := newNode(t)
+	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "dev/nvidia-uvm")))
+	_, err := n.enable(102)
+	require.ErrorContains(t, err, "Device /dev/nvidia-uvm does not exist")
+	require.Contains(t, hint.Of(err), "pve-nvidia-hook devices")
+	require.Equal(t, "arch: amd64\nhookscript: local:snippets/pve-nvidia-hook\nhostname: db\nostype: debian\n", n.conf(102))
+}
+
+func TestMissingDeviceThatGoesIsNoFailure(t *testing.T) {
+	n := newNode(t)
+	_, err := n.enable(102)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "dev/nvidia1")))
+	n.o.Present, n.o.Storage = host[1:], "shared"
+	_, err = n.enable(102)
+	require.NoError(t, err, "the call that sets the hookscript fails after it is written")
+	require.Contains(t, n.conf(102), "hookscript: shared:snippets/pve-nvidia-hook")
+	require.NotContains(t, n.conf(102), "/dev/nvidia1,")
 }
 
 func TestRefusalsNameTheWayOut(t *testing.T) {
@@ -230,7 +300,6 @@ func TestRefusalsNameTheWayOut(t *testing.T) {
 		{"foreign snippet", []int{102}, func(n *node) { n.script("var/lib/vz/snippets/pve-nvidia-hook") }, "is not a script of pve-nvidia-hook", "move it away"},
 		{"backup runs", []int{102}, func(n *node) { n.file("etc/pve/nodes/pve1/lxc/102.conf", "hostname: db\nlock: backup\n") }, "container 102 (db): pct set 102: CT is locked (backup)", "wait for the backup"},
 		{"no pct", []int{102}, func(n *node) { n.o.Pct = "no-such-pct" }, "there is no pct on this machine", "node of Proxmox VE"},
-		{"device gone", []int{102}, func(n *node) { os.Remove(filepath.Join(n.o.Root, "dev/nvidia-uvm")) }, "Device /dev/nvidia-uvm does not exist", "pve-nvidia-hook devices"},
 		{"no proxmox", []int{102}, func(n *node) { os.RemoveAll(filepath.Join(n.o.Root, "etc/pve")) }, "this machine is no Proxmox VE node", ""},
 		{"pmxcfs down", []int{102}, func(n *node) { os.RemoveAll(filepath.Join(n.o.Root, "etc/pve/nodes")) }, "the cluster file system is not mounted", "pve-cluster"},
 	} {
