@@ -193,6 +193,14 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			func(n node) { n.mounts("c 195:* rwm") },
 			"101 problem device-rules: no lxc.cgroup2.devices.allow line lets the container open /dev/nvidia-uvm, which has the numbers 511:0 now",
 		},
+		"rules of version 1": {
+			func(n node) { n.mounts("c 511:* rwm"); n.append("lxc.cgroup.devices.allow: c 195:* rwm\n") },
+			`101 problem device-rules: LXC ignores the line "lxc.cgroup.devices.allow: c 195:* rwm": it is for control groups of version 1, and this host has version 2 alone | sed -i 's/^lxc.cgroup.devices.allow/lxc.cgroup2.devices.allow/' /etc/pve/lxc/101.conf`,
+		},
+		"rules of version 1 too": {
+			func(n node) { n.append("lxc.cgroup.devices.allow: c 195:* rwm\n") },
+			`101 warning device-rules: LXC ignores the line "lxc.cgroup.devices.allow: c 195:* rwm"`,
+		},
 		"failed and held back": {
 			func(n node) {
 				n.file("state/runs/101/failure.json", `{"count":3,"at":"2026-01-01T00:00:00Z","next":"2999-01-01T00:00:00Z","reason":"the disk is full"}`)
@@ -238,6 +246,14 @@ func TestRulesThatFitAreLetBe(t *testing.T) {
 	require.Empty(t, lines(n.examine().Findings))
 	// 243 is for another device of the container: the GPU's are all allowed.
 	n.mounts("c 195:* rwm", "c 511:* rwm", "c 243:* rwm")
+	require.Empty(t, lines(n.examine().Findings))
+}
+
+func TestRulesOfVersion1CountWhereItIsInUse(t *testing.T) {
+	n := newNode(t)
+	n.remove("sys/fs/cgroup/cgroup.controllers")
+	n.mounts("c 511:* rwm")
+	n.append("lxc.cgroup.devices.allow: c 195:* rwm\n")
 	require.Empty(t, lines(n.examine().Findings))
 }
 

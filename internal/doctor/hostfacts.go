@@ -33,6 +33,7 @@ type hostFacts struct {
 	present             []host.Node
 	bootUnit, bootKnown bool // the unit that makes the nodes at boot is enabled
 	program             bool // the program stands where the snippet calls it
+	cgroup2             bool // control groups of version 2 alone, as on every Proxmox VE 8 or 9 by default
 
 	root       bool // who asks is root
 	stateError string
@@ -83,6 +84,8 @@ func lookHost(h host.Host, state string) hostFacts {
 	if info, err := os.Stat(h.Path(program)); err == nil {
 		f.program = info.Mode().IsRegular() && info.Mode()&0o111 != 0
 	}
+	_, err = os.Stat(h.Path("sys/fs/cgroup/cgroup.controllers")) // with version 1 beside it, it lies in a folder below
+	f.cgroup2 = err == nil
 	f.local = pve.LocalNode(h.Root)
 	f.guests, err = pve.Guests(h.Root)
 	f.pveError = text(err)
