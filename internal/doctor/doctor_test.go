@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
@@ -236,6 +237,17 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			require.Contains(t, lines(n.examine().Findings), c.want)
 		})
 	}
+}
+
+func TestHookscriptWhereNoProgramRunsIsNamed(t *testing.T) {
+	n := newNode(t)
+	dir := n.path("var/lib/vz")
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Skip("mounting needs more rights: ", err)
+	}
+	defer func() { require.NoError(t, unix.Unmount(dir, 0)) }()
+	require.NoError(t, unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_NOEXEC, ""))
+	require.Contains(t, lines(n.examine().Findings), "101 problem hookscript: the container does not start: the file system of its hookscript /var/lib/vz/snippets/pve-nvidia-hook is mounted noexec | mount it without noexec")
 }
 
 func TestRulesThatFitAreLetBe(t *testing.T) {

@@ -109,6 +109,8 @@ func (f *findings) file(s script, fix string) {
 		f.add(Unknown, "", "the file of the hookscript %s cannot be looked at: %s", s.volume, s.err)
 	case !s.there:
 		f.add(Problem, fix, "the container does not start: its hookscript %s is missing", s.file)
+	case s.noexec:
+		f.add(Problem, "mount it without noexec, or keep the file on another storage", "the container does not start: the file system of its hookscript %s is mounted noexec", s.file)
 	case !s.exec:
 		f.add(Problem, "chmod 755 "+s.file, "the container does not start: its hookscript %s is not executable", s.file)
 	}

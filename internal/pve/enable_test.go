@@ -362,6 +362,22 @@ func TestSharedStorageNeedsNoPackageElsewhere(t *testing.T) {
 	require.Contains(t, out, "a container that migrates to pve2 does not start there without the file of local:snippets/pve-nvidia-hook")
 }
 
+func TestSnippetIsNotPutWhereNoProgramRuns(t *testing.T) {
+	n := newNode(t)
+	dir := filepath.Join(n.o.Root, "srv/shared")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC, "size=64k"); err != nil {
+		t.Skip("mounting needs more rights: ", err)
+	}
+	defer func() { require.NoError(t, unix.Unmount(dir, 0)) }()
+	n.o.Storage, n.o.GPUs = "shared", "none"
+	_, err := n.enable(102)
+	require.EqualError(t, err, "no program can be run from /srv/shared/snippets: its file system is mounted noexec")
+	require.Contains(t, hint.Of(err), "without noexec")
+	require.NoDirExists(t, filepath.Join(dir, "snippets"))
+	require.NotContains(t, n.conf(102), "hookscript")
+}
+
 func TestGoneContainerIsForgotten(t *testing.T) {
 	n := newNode(t)
 	_, err := n.enable(102)

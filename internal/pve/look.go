@@ -105,6 +105,9 @@ func (o Options) placeSnippet(storages Storages, volume string, out io.Writer) e
 	if nodes := storages[id].Nodes; len(nodes) > 0 && !slices.Contains(nodes, LocalNode(o.Root)) {
 		return hint.Errorf("name a storage of this node", "storage %s is only on %s", id, list(nodes))
 	}
+	if NoExec(at(o.Root, file)) {
+		return hint.Errorf("mount it without noexec, or name another storage by --storage", "no program can be run from %s: its file system is mounted noexec", filepath.Dir(file))
+	}
 	stands, err := SnippetStands(at(o.Root, file))
 	if err != nil || stands {
 		return err

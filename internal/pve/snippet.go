@@ -66,6 +66,21 @@ func EnsureSnippet(file string) error {
 	return nil
 }
 
+// NoExec reports whether the file system that file lies on, or would lie on,
+// runs no programs. Proxmox takes a hookscript there, for it looks at the file's
+// mode alone; its exec fails, and in pre-start that keeps the guest from starting.
+func NoExec(file string) bool {
+	for dir := file; ; dir = filepath.Dir(dir) {
+		var fs unix.Statfs_t
+		if unix.Statfs(dir, &fs) == nil {
+			return fs.Flags&unix.ST_NOEXEC != 0
+		}
+		if dir == filepath.Dir(dir) {
+			return false
+		}
+	}
+}
+
 // ready checks that a storage's folder is there on this node. A network storage
 // that is not mounted leaves an empty mount point, and a snippet written there
 // would be hidden by the next mount.
