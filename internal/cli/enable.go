@@ -33,7 +33,7 @@ Missing device nodes of the host are made first.`,
 		Example: `  pve-nvidia-hook enable 101                    all GPUs, or what gpus says in the configuration
   pve-nvidia-hook enable 101 102 --gpus 0,1     the first two GPUs
   pve-nvidia-hook enable 101 --chain            keep another hookscript, to be run afterwards
-  pve-nvidia-hook enable 101 --storage cephfs   the hookscript on storage that all nodes share
+  pve-nvidia-hook enable 101 --storage shared   the hookscript on storage that all nodes have mounted
   pve-nvidia-hook enable 101 --dry-run          say what would be changed`,
 		Args: args(1, -1, "one VMID or more"),
 		RunE: func(c *cobra.Command, words []string) error {

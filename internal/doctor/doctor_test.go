@@ -87,6 +87,13 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			func(n node) { n.file("etc/pve/nodes/pve2/lxc/999.conf", "hostname: there\n") },
 			"0 unknown hook-program: whether local:snippets/pve-nvidia-hook stands on pve2 too cannot be seen from here; a container that migrates to a node without it does not start | ssh pve2 test -x /var/lib/vz/snippets/pve-nvidia-hook, and install pve-nvidia-hook there where it fails",
 		},
+		"hookscript on a network storage": {
+			func(n node) {
+				n.file("etc/pve/storage.cfg", "nfs: nas\n\tserver 192.0.2.1\n")
+				n.guest("local:snippets", "nas:snippets")
+			},
+			"0 warning hook-program: Proxmox VE does not mount storage nas for a hookscript: after a boot containers with nas:snippets/pve-nvidia-hook may not start | install pve-nvidia-hook on every node, then enable with --storage local; or give /mnt/pve/nas a line in /etc/fstab",
+		},
 		"config mistake": {
 			func(n node) { n.configure("[driver]\nversoin = \"1\"\n") },
 			"0 problem configuration: ",

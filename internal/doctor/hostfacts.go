@@ -44,7 +44,8 @@ type hostFacts struct {
 	nodes    []string
 	guests   []pve.Guest
 	storages pve.Storages
-	noStore  string // why there are no storages
+	late     map[string]bool // storages that may not be mounted yet when guests start at boot
+	noStore  string          // why there are no storages
 }
 
 // Places on the node.
@@ -93,6 +94,10 @@ func lookHost(h host.Host, state string) hostFacts {
 		f.nodes, _ = pve.Nodes(h.Root) // as Guests could just now
 		f.storages, err = pve.ReadStorages(h.Root)
 		f.noStore = text(err)
+		f.late = map[string]bool{}
+		for id, s := range f.storages {
+			f.late[id] = s.Late(h.Root)
+		}
 	}
 	return f
 }

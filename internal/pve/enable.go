@@ -84,6 +84,7 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 		fmt.Fprintf(out, "warning: not on this host: %s; CUDA needs it: run pve-nvidia-hook devices, then enable again\n", list(missing))
 	}
 	for _, volume := range slices.Sorted(maps.Keys(volumes)) {
+		o.sayLate(storages, volume, out)
 		o.sayCluster(storages, volume, len(devices) > 0, out)
 	}
 	return nil

@@ -362,6 +362,24 @@ func TestSharedStorageNeedsNoPackageElsewhere(t *testing.T) {
 	require.Contains(t, out, "a container that migrates to pve2 does not start there without the file of local:snippets/pve-nvidia-hook")
 }
 
+func TestStorageThatIsMountedLateIsWarnedOf(t *testing.T) {
+	n := newNode(t)
+	dir := filepath.Join(n.o.Root, "mnt/pve/nas")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skip("mounting needs more rights: ", err)
+	}
+	defer func() { require.NoError(t, unix.Unmount(dir, 0)) }()
+	n.o.Storage, n.o.GPUs = "nas", "none"
+	out, err := n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "warning: Proxmox VE does not mount storage nas for a hookscript")
+	n.file("etc/fstab", "# /dev/sda1 /mnt/pve/nas\n192.0.2.1:/nas /mnt/pve/nas/ nfs defaults,_netdev 0 0\n")
+	out, err = n.enable(102)
+	require.NoError(t, err)
+	require.NotContains(t, out, "warning")
+}
+
 func TestSnippetIsNotPutWhereNoProgramRuns(t *testing.T) {
 	n := newNode(t)
 	dir := filepath.Join(n.o.Root, "srv/shared")

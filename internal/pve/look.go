@@ -119,6 +119,14 @@ func (o Options) placeSnippet(storages Storages, volume string, out io.Writer) e
 	return EnsureSnippet(at(o.Root, file))
 }
 
+// sayLate warns of a storage that may not be mounted when guests start at boot.
+func (o Options) sayLate(storages Storages, volume string, out io.Writer) {
+	id, _, _ := strings.Cut(volume, ":")
+	if s := storages[id]; s.Late(o.Root) {
+		fmt.Fprintf(out, "warning: Proxmox VE does not mount storage %s for a hookscript: after a boot of the node a container may fail to start with \"script '%s' does not exist\"; better install pve-nvidia-hook on every node and take --storage local, or give %s a line in /etc/fstab\n", id, volume, s.Path)
+	}
+}
+
 // sayCluster says what the other nodes of the cluster need.
 func (o Options) sayCluster(storages Storages, volume string, devices bool, out io.Writer) {
 	nodes, err := Nodes(o.Root)
@@ -133,7 +141,7 @@ func (o Options) sayCluster(storages Storages, volume string, devices bool, out 
 		return s.Shared && (len(s.Nodes) == 0 || slices.Contains(s.Nodes, n))
 	})
 	if len(without) > 0 {
-		fmt.Fprintf(out, "note: a container that migrates to %s does not start there without the file of %s: install pve-nvidia-hook there too, or put it on a shared storage by enable --storage NAME\n", list(without), volume)
+		fmt.Fprintf(out, "note: a container that migrates to %s does not start there without the file of %s: install pve-nvidia-hook there too, or put it on a storage that all nodes have mounted, by enable --storage NAME\n", list(without), volume)
 	}
 	if devices {
 		fmt.Fprintf(out, "note: with its device entries a container starts only on nodes that have those devices\n")

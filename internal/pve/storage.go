@@ -123,6 +123,23 @@ func newStorage(id, kind string, properties map[string]string) Storage {
 	return s
 }
 
+// Late reports whether nothing but Proxmox mounts the storage. It does so when
+// it first uses the storage, but not for a hookscript (check_hookscript does not
+// activate it), so that after a boot the file may not be there yet. A storage
+// with a line in etc/fstab below root is not late.
+func (s Storage) Late(root string) bool {
+	if !slices.Contains(network, s.Type) {
+		return false
+	}
+	raw, _ := os.ReadFile(at(root, "etc/fstab"))
+	for line := range strings.Lines(string(raw)) {
+		if f := strings.Fields(line); len(f) > 1 && !strings.HasPrefix(f[0], "#") && filepath.Clean(f[1]) == s.Path {
+			return false
+		}
+	}
+	return true
+}
+
 // snippetsDir is the folder of snippets below a storage's path, which
 // content-dirs may move ("snippets=scripts,iso=images").
 func snippetsDir(dirs string) string {
