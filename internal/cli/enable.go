@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
@@ -63,7 +63,7 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 	if err != nil {
 		return err
 	}
-	o.Root, o.State = a.host.Root, settings[0].Paths.State
+	o.Root, o.State, o.Chains = a.host.Root, settings[0].Paths.State, chains(settings)
 	nodes := host.NodesPresent(o.Root)
 	if lacksUVM(nodes) && !o.DryRun && slices.ContainsFunc(groups, func(g group) bool { return g.gpus != "none" }) {
 		err := host.MakeNodes(ctx, o.Root, nil, func(line string) { fmt.Fprintln(out, line) })
@@ -125,12 +125,14 @@ func lacksUVM(nodes []host.Node) bool {
 	return !slices.Contains(host.NodePaths(nodes), "/dev/nvidia-uvm")
 }
 
-// stateFolder is where enable keeps what it has set.
-func (a *app) stateFolder(vmid int) (string, error) {
-	conf, err := a.load()
-	if err != nil {
-		return "", hint.Wrap(err, "mend the configuration first: it says where enable has kept what it set; see pve-nvidia-hook config check")
+// chains are the hookscripts that the configuration chains. What a node's own
+// file says the other nodes do not know.
+func chains(settings []config.Settings) map[int]pve.Chain {
+	found := map[int]pve.Chain{}
+	for _, s := range settings {
+		if s.Chain != "" {
+			found[s.VMID] = pve.Chain{Volume: s.Chain, Shared: strings.Contains(s.Origin("chain"), config.DefaultCluster)}
+		}
 	}
-	s, err := conf.For(vmid)
-	return s.Paths.State, err
+	return found
 }

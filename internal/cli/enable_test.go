@@ -175,3 +175,29 @@ func TestEnableWithChainTellsTheHookWhatToRun(t *testing.T) {
 	require.Contains(t, conf(t, root, "101"), "hookscript: local:snippets/mine.sh")
 	require.Zero(t, hook.Call(t.Context(), []string{"101", "pre-start"}), "nothing is chained any more")
 }
+
+func TestChainOfTheClusterFileHoldsOnEveryNode(t *testing.T) {
+	root := pveNode(t, "[containers.101]\nchain = \"local:snippets/mine.sh\"\n")
+	file := func(name, text string) {
+		name = filepath.Join(root, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))
+		require.NoError(t, os.WriteFile(name, []byte(text), 0o755))
+	}
+	file("var/lib/vz/snippets/mine.sh", "#!/bin/sh\n")
+	file("etc/pve/nodes/pve2/lxc/201.conf", "hostname: far\n")
+	file("etc/pve/lxc/101.conf", "hookscript: local:snippets/mine.sh\n")
+	said, err := typed(t, "enable", "101", "--gpus", "none", "--chain")
+	require.NoError(t, err)
+	require.Contains(t, said, "warning: only this node knows what is chained", "the node's own file says nothing to others")
+
+	file("etc/pve/pve-nvidia-hook.toml", "[containers.101]\nchain = \"local:snippets/mine.sh\"\n")
+	file("config.toml", "[paths]\nstate = \""+t.TempDir()+"/state\"\n") // as on another node
+	said, err = typed(t, "enable", "101", "--gpus", "none")
+	require.NoError(t, err)
+	require.NotContains(t, said, "only this node")
+
+	file("config.toml", "[paths]\nstate = \""+t.TempDir()+"/state\"\n")
+	_, err = typed(t, "disable", "101")
+	require.NoError(t, err)
+	require.Equal(t, "hookscript: local:snippets/mine.sh\n", conf(t, root, "101"))
+}

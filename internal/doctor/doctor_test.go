@@ -180,7 +180,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"no entries": {
 			func(n node) {
-				n.mounts()
+				n.remove("state/enabled")
 				n.file("etc/pve/nodes/pve1/lxc/101.conf", "hookscript: local:snippets/pve-nvidia-hook\n")
 			},
 			"101 problem entries: nothing brings a GPU's device nodes into the container | pve-nvidia-hook enable 101 --gpus all",
@@ -288,6 +288,17 @@ func TestMountedFolderBringsItsNodes(t *testing.T) {
 	n.file("dev/nvidia-caps/readme", "")
 	n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","dev":{"3":"/dev/nvidia-caps/nvidia-cap1"}}`)
 	require.Empty(t, lines(n.examine().Findings))
+}
+
+func TestMissingRecordOfEnableIsNamed(t *testing.T) {
+	n := newNode(t)
+	n.remove("state/enabled")
+	require.Contains(t, lines(n.examine().Findings), "101 unknown hookscript: this node has no record of enable for it")
+	require.False(t, n.examine().Problems())
+	n.file("var/lib/vz/snippets/mine.sh", "#!/bin/sh\n")
+	n.mode("var/lib/vz/snippets/mine.sh", 0o755)
+	n.configure("[containers.101]\nchain = \"local:snippets/mine.sh\"\n")
+	require.NotContains(t, lines(n.examine().Findings), "no record")
 }
 
 func TestNoGPUChosenIsNoFault(t *testing.T) {

@@ -130,7 +130,7 @@ func (n node) mounts(rules ...string) {
 		text += "lxc.cgroup2.devices.allow: " + rule + "\n"
 	}
 	n.file("etc/pve/nodes/pve1/lxc/101.conf", text)
-	n.remove("state/enabled")
+	n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook"}`)
 }
 
 func (n node) configure(extra string) {

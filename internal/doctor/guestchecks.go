@@ -80,6 +80,10 @@ func checkHook(h hostFacts, f guestFacts) []Finding {
 	default:
 		out.add(Warning, enable, "the container has no hookscript: it does not follow the host by itself")
 	}
+	if pve.Ours(next) && f.noKeep == "" && f.state.Hookscript == "" && f.settings.Chain == "" {
+		out.add(Unknown, fmt.Sprintf("put a hookscript that was chained into /etc/pve/pve-nvidia-hook.toml ([containers.%d] chain), then: %s --gpus none", f.vmid, enable),
+			"this node has no record of enable for it (moved here, cloned, restored, or set by hand): whether another hookscript is to be run as well is not known")
+	}
 	if f.guest.Conf.Waits() {
 		out.add(Warning, fmt.Sprintf("pct reboot %d", f.vmid), "changes of its hookscript or devices wait for the next start")
 	}

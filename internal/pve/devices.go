@@ -30,6 +30,9 @@ func (d Device) entry() string {
 	return fmt.Sprintf("%s,mode=%04o", d.Path, mode)
 }
 
+// enabledLine matches what entry writes.
+var enabledLine = lazy.MustCompile(`^/dev/nvidia([0-9]+|ctl|-uvm|-uvm-tools|-modeset),mode=0666$|^/dev/nvidia-caps/nvidia-cap[0-9]+,mode=0[0-7]{3}$`)
+
 var gpuNode = lazy.MustCompile(`^/dev/nvidia([0-9]+)$`)
 
 const devicesHint = "make the device nodes by: pve-nvidia-hook devices"

@@ -174,6 +174,71 @@ func TestChainedHookscriptComesBack(t *testing.T) {
 	require.Empty(t, ChainOf(n.o.State, 101))
 }
 
+func TestChainThatOtherNodesDoNotKnowIsWarnedOf(t *testing.T) {
+	const lines = "Put into /etc/pve/pve-nvidia-hook.toml (a clone needs lines of its own):\n[containers.101]\nchain = \"local:snippets/mine.sh\"\n"
+	n := newNode(t)
+	n.o.Chain, n.o.GPUs = true, "none"
+	for _, told := range []bool{false, true} {
+		n.o.Chains = map[int]Chain{101: {"local:snippets/mine.sh", told}}
+		out, err := n.enable(101)
+		require.NoError(t, err)
+		require.Equal(t, !told, strings.Contains(out, lines), out)
+	}
+
+	require.NoError(t, os.RemoveAll(filepath.Join(n.o.Root, "etc/pve/nodes/pve2")))
+	n.o.Chains = nil
+	out, err := n.enable(101)
+	require.NoError(t, err)
+	require.NotContains(t, out, "warning", "there is no other node")
+}
+
+// What a container brings from another node is its configuration, no record.
+func TestContainerFromAnotherNodeGetsItsHookscriptBack(t *testing.T) {
+	const moved = "dev0: /dev/nvidiactl,mode=0666\ndev1: /dev/nvidia0,gid=44\ndev2: /dev/nvidia-caps/nvidia-cap1,mode=0400\n" +
+		"hookscript: local:snippets/pve-nvidia-hook\nhostname: db\n"
+	n := newNode(t)
+	n.file("etc/pve/nodes/pve1/lxc/102.conf", moved)
+	n.o.Chains = map[int]Chain{102: {"local:snippets/mine.sh", true}}
+	out, err := n.disable(102)
+	require.NoError(t, err)
+	require.Equal(t, "container 102 (db): set hookscript: local:snippets/mine.sh, as before\n"+
+		"container 102 (db): keep dev0: /dev/nvidiactl,mode=0666, there is no record that it is from enable\n"+
+		"container 102 (db): keep dev1: /dev/nvidia0,gid=44, it is not from enable\n"+
+		"container 102 (db): keep dev2: /dev/nvidia-caps/nvidia-cap1,mode=0400, there is no record that it is from enable\n"+
+		"container 102 (db): to remove what there is no record of: pct set 102 --delete dev0,dev2\n", out)
+	require.Equal(t, strings.Replace(moved, "pve-nvidia-hook", "mine.sh", 1), n.conf(102))
+
+	n.file("etc/pve/nodes/pve1/lxc/102.conf", moved)
+	n.o.GPUs = "none"
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	require.Equal(t, "local:snippets/mine.sh", ChainOf(n.o.State, 102), "enabling it here makes a record")
+	n.o.Chains = nil
+	_, err = n.disable(102)
+	require.NoError(t, err)
+	require.Contains(t, n.conf(102), "hookscript: local:snippets/mine.sh\n")
+}
+
+func TestReusedNumberInheritsNoChain(t *testing.T) {
+	n := newNode(t)
+	n.o.Chain, n.o.GPUs = true, "none"
+	_, err := n.enable(101)
+	require.NoError(t, err)
+	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hostname: new\n") // removed and made again since
+	_, err = n.enable(101)
+	require.NoError(t, err)
+	require.Empty(t, ChainOf(n.o.State, 101))
+
+	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hookscript: local:snippets/mine.sh\n")
+	_, err = n.enable(101)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "etc/pve/nodes/pve1/lxc/101.conf")))
+	out, err := n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "container 101: it is gone, forget what enable has set\n")
+	require.Empty(t, ChainOf(n.o.State, 101), "a clone or backup that gets the number brings this program's hookscript with it")
+}
+
 func TestLostChainIsNotSetAgain(t *testing.T) {
 	n := newNode(t)
 	n.o.Chain, n.o.GPUs = true, "none"

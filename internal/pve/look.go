@@ -64,6 +64,43 @@ func (o Options) find(vmids []int) ([]Guest, error) {
 	return guests, errors.Join(errs...)
 }
 
+// recorded is what this node knows of what enable has put into a container. One
+// that carries this program's hookscript without a record was enabled on
+// another node, or is a clone or a backup of such a one: what was chained there
+// only the configuration can tell.
+func (o Options) recorded(g Guest) (State, error) {
+	s, err := ReadState(o.State, g.VMID)
+	if s.Hookscript == "" && Ours(g.Conf.Next().Hookscript) {
+		s.Chain = o.Chains[g.VMID].Volume
+	}
+	return s, err
+}
+
+// forget drops the records of containers that the cluster has no more, since a
+// new one may get the number and must not inherit what was chained.
+func (o Options) forget(out io.Writer) error {
+	files, _ := filepath.Glob(filepath.Join(o.State, "enabled", "*.json"))
+	for _, file := range files {
+		vmid, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(file), ".json"))
+		if err != nil {
+			continue
+		}
+		gone := true
+		for range 2 { // one that migrates while the nodes' folders are read is in none of them
+			_, found, err := Find(o.Root, vmid)
+			gone = gone && !found && err == nil
+		}
+		if !gone {
+			continue
+		}
+		fmt.Fprintf(out, "container %d: it is gone, forget what enable has set\n", vmid)
+		if err := (State{}).write(o.State, vmid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // known lists this node's containers for a hint.
 func (o Options) known(local string) string {
 	all, _ := Guests(o.Root)
@@ -124,6 +161,22 @@ func (o Options) sayLate(storages Storages, volume string, out io.Writer) {
 	id, _, _ := strings.Cut(volume, ":")
 	if s := storages[id]; s.Late(o.Root) {
 		fmt.Fprintf(out, "warning: Proxmox VE does not mount storage %s for a hookscript: after a boot of the node a container may fail to start with \"script '%s' does not exist\"; better install pve-nvidia-hook on every node and take --storage local, or give %s a line in /etc/fstab\n", id, volume, s.Path)
+	}
+}
+
+// sayChains warns of chained hookscripts that only this node knows of, in a cluster.
+func (o Options) sayChains(jobs []job, out io.Writer) {
+	if nodes, err := Nodes(o.Root); err != nil || len(nodes) < 2 {
+		return
+	}
+	lines := ""
+	for _, j := range jobs {
+		if chain := j.plan.State.Chain; chain != "" && !o.Chains[j.guest.VMID].Shared {
+			lines += fmt.Sprintf("[containers.%d]\nchain = %q\n", j.guest.VMID, chain)
+		}
+	}
+	if lines != "" {
+		fmt.Fprintf(out, "warning: only this node knows what is chained: on another one it does not run, and disable there does not bring it back. Put into /etc/pve/pve-nvidia-hook.toml (a clone needs lines of its own):\n%s", lines)
 	}
 }
 

@@ -245,10 +245,19 @@ func PlanDisable(c Conf, state State) Plan {
 			p.remove(c, dev(n))
 		}
 	}
+	// They may be from enable on another node, or the user's in the same words.
+	alike := Plan{VMID: c.VMID}
 	for _, n := range sortedKeys(left) {
-		if strings.HasPrefix(devPath(left[n]), "/dev/nvidia") {
+		switch {
+		case enabledLine.MatchString(left[n]):
+			p.say("keep %s: %s, there is no record that it is from enable", dev(n), left[n])
+			alike.remove(c, dev(n))
+		case strings.HasPrefix(devPath(left[n]), "/dev/nvidia"):
 			p.say("keep %s: %s, it is not from enable", dev(n), left[n])
 		}
+	}
+	for _, args := range alike.Calls() {
+		p.say("to remove what there is no record of: pct %s", strings.Join(args, " "))
 	}
 	return p
 }
