@@ -3,6 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
@@ -13,7 +14,9 @@ func (a *app) disable() *cobra.Command {
 		Short: "undo what enable did",
 		Long: `Take away what enable has set, and nothing else: the hookscript, for which the
 one that was there before comes back, and the devN entries that still stand as
-enable made them. The driver stays in the container until it is removed by
+enable made them. Where this node has no record of enable, because the container came
+from another node, the hookscript that the configuration chains comes back, and
+the pct command that removes the entries is named. The driver stays in the container until it is removed by
 pve-nvidia-hook uninstall VMID, which needs the container running.`,
 		Example: `  pve-nvidia-hook disable 101
   pve-nvidia-hook disable 101 102 --dry-run   say what would be changed`,
@@ -23,10 +26,15 @@ pve-nvidia-hook uninstall VMID, which needs the container running.`,
 			if err != nil {
 				return err
 			}
-			if o.State, err = a.stateFolder(ids[0]); err != nil {
+			conf, err := a.load()
+			if err != nil {
+				return hint.Wrap(err, "mend the configuration first: it says where enable has kept what it set; see pve-nvidia-hook config check")
+			}
+			_, settings, err := byGPUs(conf, ids, "")
+			if err != nil {
 				return err
 			}
-			o.Root = a.host.Root
+			o.Root, o.State, o.Chains = a.host.Root, settings[0].Paths.State, chains(settings)
 			return pve.Disable(c.Context(), o, ids, c.OutOrStdout())
 		},
 	}

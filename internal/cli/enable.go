@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
@@ -24,6 +24,8 @@ func (a *app) enable() *cobra.Command {
 NVIDIA devices by devN entries: nvidiactl, the chosen GPUs, nvidia-uvm,
 nvidia-uvm-tools, nvidia-modeset and what stands in nvidia-caps. The driver is
 installed at the container's next start, or now by pve-nvidia-hook apply VMID.
+Proxmox VE 8 gives a running container its new devices only at the next start:
+then enable says so, and pct reboot VMID does all.
 
 What was set by hand is kept. Doing it again changes nothing, other --gpus
 change the entries that enable has made, and disable takes away exactly these.
@@ -31,7 +33,7 @@ Missing device nodes of the host are made first.`,
 		Example: `  pve-nvidia-hook enable 101                    all GPUs, or what gpus says in the configuration
   pve-nvidia-hook enable 101 102 --gpus 0,1     the first two GPUs
   pve-nvidia-hook enable 101 --chain            keep another hookscript, to be run afterwards
-  pve-nvidia-hook enable 101 --storage cephfs   the hookscript on storage that all nodes share
+  pve-nvidia-hook enable 101 --storage shared   the hookscript on storage that all nodes have mounted
   pve-nvidia-hook enable 101 --dry-run          say what would be changed`,
 		Args: args(1, -1, "one VMID or more"),
 		RunE: func(c *cobra.Command, words []string) error {
@@ -61,7 +63,7 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 	if err != nil {
 		return err
 	}
-	o.Root, o.State = a.host.Root, settings[0].Paths.State
+	o.Root, o.State, o.Chains = a.host.Root, settings[0].Paths.State, chains(settings)
 	nodes := host.NodesPresent(o.Root)
 	if lacksUVM(nodes) && !o.DryRun && slices.ContainsFunc(groups, func(g group) bool { return g.gpus != "none" }) {
 		err := host.MakeNodes(ctx, o.Root, nil, func(line string) { fmt.Fprintln(out, line) })
@@ -123,12 +125,14 @@ func lacksUVM(nodes []host.Node) bool {
 	return !slices.Contains(host.NodePaths(nodes), "/dev/nvidia-uvm")
 }
 
-// stateFolder is where enable keeps what it has set.
-func (a *app) stateFolder(vmid int) (string, error) {
-	conf, err := a.load()
-	if err != nil {
-		return "", hint.Wrap(err, "mend the configuration first: it says where enable has kept what it set; see pve-nvidia-hook config check")
+// chains are the hookscripts that the configuration chains. What a node's own
+// file says the other nodes do not know.
+func chains(settings []config.Settings) map[int]pve.Chain {
+	found := map[int]pve.Chain{}
+	for _, s := range settings {
+		if s.Chain != "" {
+			found[s.VMID] = pve.Chain{Volume: s.Chain, Shared: strings.Contains(s.Origin("chain"), config.DefaultCluster)}
+		}
 	}
-	s, err := conf.For(vmid)
-	return s.Paths.State, err
+	return found
 }

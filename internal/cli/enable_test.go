@@ -106,6 +106,39 @@ func TestEnableMakesTheHostsNodesFirst(t *testing.T) {
 	require.Contains(t, said, "all 5 device nodes are in place")
 }
 
+func TestUnitLeavesAGPUAloneThatNoContainerHas(t *testing.T) {
+	root := pveNode(t, "")
+	require.NoError(t, os.RemoveAll(filepath.Join(root, "proc/driver")))
+	file := func(name, text string) {
+		name = filepath.Join(root, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))
+		require.NoError(t, os.WriteFile(name, []byte(text), 0o644))
+	}
+	file("sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n") // not bound to anything yet
+	file("sys/bus/pci/devices/0000:01:00.0/class", "0x030000\n")
+	_, err := typed(t, "devices")
+	require.ErrorContains(t, err, "its kernel module nvidia is not loaded", "who asks is told")
+
+	said, err := typed(t, "devices", "--if-needed")
+	require.NoError(t, err)
+	require.Equal(t, "the kernel module nvidia is not loaded and no container has devices of it, there is nothing to do\n", said)
+
+	file("etc/pve/nodes/pve2/lxc/201.conf", "dev0: /dev/nvidia0\n")
+	said, err = typed(t, "devices", "--if-needed")
+	require.NoError(t, err)
+	require.Contains(t, said, "warning: the host has an NVIDIA GPU, but its kernel module nvidia is not loaded; no container of this node")
+
+	for _, conf := range []string{"dev0: path=/dev/nvidia0\n", "[pve:pending]\ndev0: /dev/nvidiactl\n",
+		"lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file\n", "hookscript: local:snippets/pve-nvidia-hook\n"} {
+		file("etc/pve/nodes/pve1/lxc/101.conf", conf)
+		_, err = typed(t, "devices", "--if-needed")
+		require.Error(t, err, conf)
+	}
+	require.NoError(t, os.RemoveAll(filepath.Join(root, "etc/pve/nodes")))
+	_, err = typed(t, "devices", "--if-needed")
+	require.Error(t, err, "what cannot be told counts as needed")
+}
+
 func TestEnableSaysWhenTheHookWillDoNothing(t *testing.T) {
 	pveNode(t, "[containers.101]\nenabled = false\n")
 	said, err := typed(t, "enable", "101")
@@ -141,4 +174,30 @@ func TestEnableWithChainTellsTheHookWhatToRun(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, conf(t, root, "101"), "hookscript: local:snippets/mine.sh")
 	require.Zero(t, hook.Call(t.Context(), []string{"101", "pre-start"}), "nothing is chained any more")
+}
+
+func TestChainOfTheClusterFileHoldsOnEveryNode(t *testing.T) {
+	root := pveNode(t, "[containers.101]\nchain = \"local:snippets/mine.sh\"\n")
+	file := func(name, text string) {
+		name = filepath.Join(root, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))
+		require.NoError(t, os.WriteFile(name, []byte(text), 0o755))
+	}
+	file("var/lib/vz/snippets/mine.sh", "#!/bin/sh\n")
+	file("etc/pve/nodes/pve2/lxc/201.conf", "hostname: far\n")
+	file("etc/pve/lxc/101.conf", "hookscript: local:snippets/mine.sh\n")
+	said, err := typed(t, "enable", "101", "--gpus", "none", "--chain")
+	require.NoError(t, err)
+	require.Contains(t, said, "warning: only this node knows what is chained", "the node's own file says nothing to others")
+
+	file("etc/pve/pve-nvidia-hook.toml", "[containers.101]\nchain = \"local:snippets/mine.sh\"\n")
+	file("config.toml", "[paths]\nstate = \""+t.TempDir()+"/state\"\n") // as on another node
+	said, err = typed(t, "enable", "101", "--gpus", "none")
+	require.NoError(t, err)
+	require.NotContains(t, said, "only this node")
+
+	file("config.toml", "[paths]\nstate = \""+t.TempDir()+"/state\"\n")
+	_, err = typed(t, "disable", "101")
+	require.NoError(t, err)
+	require.Equal(t, "hookscript: local:snippets/mine.sh\n", conf(t, root, "101"))
 }

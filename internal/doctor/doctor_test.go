@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
@@ -85,6 +86,13 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		"another node": {
 			func(n node) { n.file("etc/pve/nodes/pve2/lxc/999.conf", "hostname: there\n") },
 			"0 unknown hook-program: whether local:snippets/pve-nvidia-hook stands on pve2 too cannot be seen from here; a container that migrates to a node without it does not start | ssh pve2 test -x /var/lib/vz/snippets/pve-nvidia-hook, and install pve-nvidia-hook there where it fails",
+		},
+		"hookscript on a network storage": {
+			func(n node) {
+				n.file("etc/pve/storage.cfg", "nfs: nas\n\tserver 192.0.2.1\n")
+				n.guest("local:snippets", "nas:snippets")
+			},
+			"0 warning hook-program: Proxmox VE does not mount storage nas for a hookscript: after a boot containers with nas:snippets/pve-nvidia-hook may not start | install pve-nvidia-hook on every node, then enable with --storage local; or give /mnt/pve/nas a line in /etc/fstab",
 		},
 		"config mistake": {
 			func(n node) { n.configure("[driver]\nversoin = \"1\"\n") },
@@ -172,7 +180,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"no entries": {
 			func(n node) {
-				n.mounts()
+				n.remove("state/enabled")
 				n.file("etc/pve/nodes/pve1/lxc/101.conf", "hookscript: local:snippets/pve-nvidia-hook\n")
 			},
 			"101 problem entries: nothing brings a GPU's device nodes into the container | pve-nvidia-hook enable 101 --gpus all",
@@ -192,6 +200,14 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		"no rule for uvm": {
 			func(n node) { n.mounts("c 195:* rwm") },
 			"101 problem device-rules: no lxc.cgroup2.devices.allow line lets the container open /dev/nvidia-uvm, which has the numbers 511:0 now",
+		},
+		"rules of version 1": {
+			func(n node) { n.mounts("c 511:* rwm"); n.append("lxc.cgroup.devices.allow: c 195:* rwm\n") },
+			`101 problem device-rules: LXC ignores the line "lxc.cgroup.devices.allow: c 195:* rwm": it is for control groups of version 1, and this host has version 2 alone | sed -i 's/^lxc.cgroup.devices.allow/lxc.cgroup2.devices.allow/' /etc/pve/lxc/101.conf`,
+		},
+		"rules of version 1 too": {
+			func(n node) { n.append("lxc.cgroup.devices.allow: c 195:* rwm\n") },
+			`101 warning device-rules: LXC ignores the line "lxc.cgroup.devices.allow: c 195:* rwm"`,
 		},
 		"failed and held back": {
 			func(n node) {
@@ -230,6 +246,17 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 	}
 }
 
+func TestHookscriptWhereNoProgramRunsIsNamed(t *testing.T) {
+	n := newNode(t)
+	dir := n.path("var/lib/vz")
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Skip("mounting needs more rights: ", err)
+	}
+	defer func() { require.NoError(t, unix.Unmount(dir, 0)) }()
+	require.NoError(t, unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_NOEXEC, ""))
+	require.Contains(t, lines(n.examine().Findings), "101 problem hookscript: the container does not start: the file system of its hookscript /var/lib/vz/snippets/pve-nvidia-hook is mounted noexec | mount it without noexec")
+}
+
 func TestRulesThatFitAreLetBe(t *testing.T) {
 	n := newNode(t)
 	n.mounts("c 195:* rwm", "c 511:* rwm")
@@ -238,6 +265,14 @@ func TestRulesThatFitAreLetBe(t *testing.T) {
 	require.Empty(t, lines(n.examine().Findings))
 	// 243 is for another device of the container: the GPU's are all allowed.
 	n.mounts("c 195:* rwm", "c 511:* rwm", "c 243:* rwm")
+	require.Empty(t, lines(n.examine().Findings))
+}
+
+func TestRulesOfVersion1CountWhereItIsInUse(t *testing.T) {
+	n := newNode(t)
+	n.remove("sys/fs/cgroup/cgroup.controllers")
+	n.mounts("c 511:* rwm")
+	n.append("lxc.cgroup.devices.allow: c 195:* rwm\n")
 	require.Empty(t, lines(n.examine().Findings))
 }
 
@@ -253,6 +288,17 @@ func TestMountedFolderBringsItsNodes(t *testing.T) {
 	n.file("dev/nvidia-caps/readme", "")
 	n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","dev":{"3":"/dev/nvidia-caps/nvidia-cap1"}}`)
 	require.Empty(t, lines(n.examine().Findings))
+}
+
+func TestMissingRecordOfEnableIsNamed(t *testing.T) {
+	n := newNode(t)
+	n.remove("state/enabled")
+	require.Contains(t, lines(n.examine().Findings), "101 unknown hookscript: this node has no record of enable for it")
+	require.False(t, n.examine().Problems())
+	n.file("var/lib/vz/snippets/mine.sh", "#!/bin/sh\n")
+	n.mode("var/lib/vz/snippets/mine.sh", 0o755)
+	n.configure("[containers.101]\nchain = \"local:snippets/mine.sh\"\n")
+	require.NotContains(t, lines(n.examine().Findings), "no record")
 }
 
 func TestNoGPUChosenIsNoFault(t *testing.T) {

@@ -91,8 +91,10 @@ func (e entry) brings(node string) bool {
 	return e.target == node || !e.dev() && strings.HasPrefix(node, e.target+"/")
 }
 
-// rule is a line lxc.cgroup2.devices.allow: which devices a container may open.
+// rule is a line lxc.cgroup2.devices.allow, or lxc.cgroup.devices.allow for
+// control groups of version 1: which devices a container may open.
 type rule struct {
+	legacy       bool // for version 1
 	all          bool // the line "a"
 	kind         string
 	major, minor string // a number or *
@@ -100,13 +102,18 @@ type rule struct {
 	key, value   string // as it is written
 }
 
+const (
+	allowKey  = "lxc.cgroup2.devices.allow"
+	legacyKey = "lxc.cgroup.devices.allow"
+)
+
 func rules(s pve.Section) []rule {
 	var list []rule
 	for _, kv := range s.LXC {
-		if kv.Key != "lxc.cgroup2.devices.allow" && kv.Key != "lxc.cgroup.devices.allow" {
+		if kv.Key != allowKey && kv.Key != legacyKey {
 			continue
 		}
-		r := rule{key: kv.Key, value: kv.Value}
+		r := rule{legacy: kv.Key == legacyKey, key: kv.Key, value: kv.Value}
 		f := strings.Fields(kv.Value)
 		if len(f) == 0 {
 			continue

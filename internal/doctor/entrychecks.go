@@ -189,10 +189,18 @@ func open(value string) string { return modeItem.ReplaceAllString(value, "") + "
 // kernel says now. Proxmox writes those for devN itself, at each start.
 func checkRules(h hostFacts, f guestFacts) []Finding {
 	out := findings{check: "device-rules"}
-	list := rules(f.next)
+	var list, ignored []rule
+	for _, r := range rules(f.next) {
+		if r.legacy && h.cgroup2 {
+			ignored = append(ignored, r)
+		} else {
+			list = append(list, r)
+		}
+	}
 	file := fmt.Sprintf("/etc/pve/lxc/%d.conf", f.vmid)
 	var refused []string // nodes that a mount brings and no rule allows
-	checked := 0
+	checked := len(ignored)
+	level := Warning // of the ignored ones
 	for _, e := range entries(f.next) {
 		if e.dev() || !isGPU(e.target) && e.target != "/dev/nvidiactl" && e.target != "/dev/nvidia-uvm" {
 			continue
@@ -202,15 +210,20 @@ func checkRules(h hostFacts, f guestFacts) []Finding {
 			continue // said elsewhere
 		}
 		checked++
-		allowed := false
-		for _, r := range list {
-			allowed = allowed || r.allows(n.Major, n.Minor)
-		}
-		if !allowed {
+		allows := func(r rule) bool { return r.allows(n.Major, n.Minor) }
+		switch {
+		case slices.ContainsFunc(list, allows):
+		case slices.ContainsFunc(ignored, allows):
+			level = Problem
+		default:
 			refused = append(refused, e.source)
 			out.add(Problem, fmt.Sprintf("add the line 'lxc.cgroup2.devices.allow: c %d:* rwm' to %s, above its first [section]; better: remove its %s lines and run pve-nvidia-hook enable %d, which follows the numbers", n.Major, file, mountKey, f.vmid),
 				"no lxc.cgroup2.devices.allow line lets the container open %s, which has the numbers %d:%d now", e.source, n.Major, n.Minor)
 		}
+	}
+	if len(ignored) > 0 {
+		out.add(level, fmt.Sprintf("sed -i 's/^%s/%s/' %s", legacyKey, allowKey, file),
+			"LXC ignores the line %q: it is for control groups of version 1, and this host has version 2 alone", ignored[0].key+": "+ignored[0].value)
 	}
 	if h.majorsError != "" {
 		if len(list) > 0 {

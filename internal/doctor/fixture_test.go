@@ -44,6 +44,7 @@ func newNode(t *testing.T) node {
 	n.file("proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  "+module+"  Release Build\n")
 	n.file("proc/driver/nvidia/gpus/0000:01:00.0/information", "Model: \t NVIDIA A10\nDevice Minor: \t 0\n")
 	n.file("proc/devices", "Character devices:\n  1 mem\n 10 misc\n195 nvidia\n195 nvidiactl\n511 nvidia-uvm\n243 hidraw\n\nBlock devices:\n240 nvme\n")
+	n.file("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n")
 	n.file("sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n")
 	n.file("sys/bus/pci/devices/0000:01:00.0/class", "0x030200\n")
 	n.node("nvidiactl", 195, 255)
@@ -111,6 +112,14 @@ func (n node) guest(old, new string) {
 	n.file("etc/pve/nodes/pve1/lxc/101.conf", strings.Replace(goodConf, old, new, 1))
 }
 
+// append adds lines to the configuration of container 101.
+func (n node) append(text string) {
+	n.Helper()
+	old, err := os.ReadFile(n.path("etc/pve/nodes/pve1/lxc/101.conf"))
+	require.NoError(n, err)
+	n.file("etc/pve/nodes/pve1/lxc/101.conf", string(old)+text)
+}
+
 // mounts is a container as older guides tell to make it.
 func (n node) mounts(rules ...string) {
 	text := "hostname: web\nhookscript: local:snippets/pve-nvidia-hook\n"
@@ -121,7 +130,7 @@ func (n node) mounts(rules ...string) {
 		text += "lxc.cgroup2.devices.allow: " + rule + "\n"
 	}
 	n.file("etc/pve/nodes/pve1/lxc/101.conf", text)
-	n.remove("state/enabled")
+	n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook"}`)
 }
 
 func (n node) configure(extra string) {

@@ -80,6 +80,10 @@ func checkHook(h hostFacts, f guestFacts) []Finding {
 	default:
 		out.add(Warning, enable, "the container has no hookscript: it does not follow the host by itself")
 	}
+	if pve.Ours(next) && f.noKeep == "" && f.state.Hookscript == "" && f.settings.Chain == "" {
+		out.add(Unknown, fmt.Sprintf("put a hookscript that was chained into /etc/pve/pve-nvidia-hook.toml ([containers.%d] chain), then: %s --gpus none", f.vmid, enable),
+			"this node has no record of enable for it (moved here, cloned, restored, or set by hand): whether another hookscript is to be run as well is not known")
+	}
 	if f.guest.Conf.Waits() {
 		out.add(Warning, fmt.Sprintf("pct reboot %d", f.vmid), "changes of its hookscript or devices wait for the next start")
 	}
@@ -109,6 +113,8 @@ func (f *findings) file(s script, fix string) {
 		f.add(Unknown, "", "the file of the hookscript %s cannot be looked at: %s", s.volume, s.err)
 	case !s.there:
 		f.add(Problem, fix, "the container does not start: its hookscript %s is missing", s.file)
+	case s.noexec:
+		f.add(Problem, "mount it without noexec, or keep the file on another storage", "the container does not start: the file system of its hookscript %s is mounted noexec", s.file)
 	case !s.exec:
 		f.add(Problem, "chmod 755 "+s.file, "the container does not start: its hookscript %s is not executable", s.file)
 	}

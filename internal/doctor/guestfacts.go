@@ -63,6 +63,7 @@ type script struct {
 	file      string // path on the node; "" when it cannot be found out
 	there     bool
 	exec      bool
+	noexec    bool // its file system runs no programs
 	err, hint string
 }
 
@@ -206,6 +207,7 @@ func lookScript(host host.Host, h hostFacts, volume string) script {
 	switch {
 	case err == nil:
 		s.there, s.exec = info.Mode().IsRegular(), info.Mode()&0o111 != 0
+		s.noexec = pve.NoExec(host.Path(file))
 	case !errors.Is(err, fs.ErrNotExist):
 		s.err = err.Error()
 	}

@@ -199,6 +199,10 @@ func checkSnippets(h hostFacts, guests []guestFacts) []Finding {
 		f.add(Problem, "apt-get install ./pve-nvidia-hook_*.deb", "the hookscript does nothing: there is no program /%s", program)
 	}
 	for _, volume := range slices.Sorted(keys(volumes)) {
+		if id, _, _ := strings.Cut(volume, ":"); h.late[id] {
+			f.add(Warning, fmt.Sprintf("install pve-nvidia-hook on every node, then enable with --storage local; or give %s a line in /etc/fstab", h.storages[id].Path),
+				"Proxmox VE does not mount storage %s for a hookscript: after a boot containers with %s may not start", id, volume)
+		}
 		others := without(h, volume)
 		if len(others) == 0 {
 			continue

@@ -33,6 +33,7 @@ type hostFacts struct {
 	present             []host.Node
 	bootUnit, bootKnown bool // the unit that makes the nodes at boot is enabled
 	program             bool // the program stands where the snippet calls it
+	cgroup2             bool // control groups of version 2 alone, as on every Proxmox VE 8 or 9 by default
 
 	root       bool // who asks is root
 	stateError string
@@ -43,7 +44,8 @@ type hostFacts struct {
 	nodes    []string
 	guests   []pve.Guest
 	storages pve.Storages
-	noStore  string // why there are no storages
+	late     map[string]bool // storages that may not be mounted yet when guests start at boot
+	noStore  string          // why there are no storages
 }
 
 // Places on the node.
@@ -83,6 +85,8 @@ func lookHost(h host.Host, state string) hostFacts {
 	if info, err := os.Stat(h.Path(program)); err == nil {
 		f.program = info.Mode().IsRegular() && info.Mode()&0o111 != 0
 	}
+	_, err = os.Stat(h.Path("sys/fs/cgroup/cgroup.controllers")) // with version 1 beside it, it lies in a folder below
+	f.cgroup2 = err == nil
 	f.local = pve.LocalNode(h.Root)
 	f.guests, err = pve.Guests(h.Root)
 	f.pveError = text(err)
@@ -90,6 +94,10 @@ func lookHost(h host.Host, state string) hostFacts {
 		f.nodes, _ = pve.Nodes(h.Root) // as Guests could just now
 		f.storages, err = pve.ReadStorages(h.Root)
 		f.noStore = text(err)
+		f.late = map[string]bool{}
+		for id, s := range f.storages {
+			f.late[id] = s.Late(h.Root)
+		}
 	}
 	return f
 }

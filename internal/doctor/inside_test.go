@@ -41,7 +41,7 @@ func well(t *testing.T) (hostFacts, guestFacts) {
 	const device = fs.ModeDevice | fs.ModeCharDevice | 0o666
 	at := time.Date(2026, 1, 2, 3, 4, 0, 0, time.Local)
 	f := guestFacts{vmid: 101, name: "web", now: at, settings: settings, running: true,
-		guest: &pve.Guest{VMID: 101, Node: "pve1", Conf: pve.Conf{VMID: 101, Section: next}}, live: next, next: next,
+		guest: &pve.Guest{VMID: 101, Node: "pve1", Conf: pve.Conf{VMID: 101, Section: next}}, live: next, next: next, state: pve.State{Hookscript: next.Hookscript, Dev: next.Dev},
 		hook: script{volume: pve.DefaultVolume, file: "/x", there: true, exec: true}, hookOurs: true,
 		hostHas: map[string]bool{"/dev/nvidia0": true, "/dev/nvidiactl": true, "/dev/nvidia-uvm": true},
 		ran:     true, last: lastRun{At: at, Result: "installed"},

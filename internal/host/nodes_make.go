@@ -16,14 +16,21 @@ import (
 // (wrapped) where there is no such program.
 type Runner func(ctx context.Context, name string, args ...string) error
 
+// makeLimit bounds what is run. What the kernel says by then is still made, so
+// that the TimeoutStartSec of pve-nvidia-hook-devices.service is somewhat longer.
+const makeLimit = 2 * time.Minute
+
 // MakeNodes makes the NVIDIA device nodes exist in dev below root ("" is /):
 // Proxmox starts no container with a devN entry whose node is missing, and
 // nothing makes /dev/nvidia-uvm at boot. nvidia-modprobe does it where it is
 // installed, since it knows the driver; what it leaves undone, or all of it
-// where it is not there, is made from what the kernel says. It calls say for
-// each change and once when there is none. A node without a usable GPU is no error.
+// where it is not there, is made from what the kernel says, after modprobe has
+// loaded the modules. It calls say for each change and once when there is none.
+// A node without a usable GPU is no error.
 // run nil is Run; below another root than / nothing is run with it.
 func MakeNodes(ctx context.Context, root string, run Runner, say func(line string)) error {
+	ctx, cancel := context.WithTimeout(ctx, makeLimit)
+	defer cancel()
 	if run == nil {
 		run = Run
 		if root != "" && root != "/" {
@@ -45,16 +52,21 @@ func MakeNodes(ctx context.Context, root string, run Runner, say func(line strin
 	if err != nil {
 		say(fmt.Sprintf("warning: %v", err))
 	}
-	if facts = readNodeFacts(root); !facts.loaded {
+	load := func(module string) {
+		if err := run(ctx, "modprobe", module); err != nil && !errors.Is(err, exec.ErrNotFound) {
+			say(fmt.Sprintf("warning: %v", err))
+		}
+		facts = readNodeFacts(root)
+	}
+	if facts = readNodeFacts(root); !facts.loaded && !helper {
+		load("nvidia")
+	}
+	if !facts.loaded {
 		return hint.Errorf("is the driver installed on the host? try modprobe nvidia, and look at dmesg",
 			"the host has an NVIDIA GPU, but its kernel module nvidia is not loaded")
 	}
 	if _, ok := facts.majors["nvidia-uvm"]; !ok && !helper {
-		err := run(ctx, "modprobe", "nvidia-uvm")
-		if err != nil && !errors.Is(err, exec.ErrNotFound) {
-			say(fmt.Sprintf("warning: %v", err))
-		}
-		facts = readNodeFacts(root)
+		load("nvidia-uvm")
 	}
 	return facts.mend(root, say)
 }

@@ -212,7 +212,44 @@ func TestGPUWithoutModuleIsNamed(t *testing.T) {
 	m.remove("proc/driver")
 	_, err := m.make()
 	require.EqualError(t, err, "the host has an NVIDIA GPU, but its kernel module nvidia is not loaded")
-	require.Equal(t, []string{"nvidia-modprobe"}, m.calls)
+	require.Equal(t, []string{"nvidia-modprobe", "modprobe nvidia"}, m.calls)
+
+	m.calls, m.run = nil, func(_ context.Context, name string, args ...string) error {
+		m.calls = append(m.calls, strings.Join(append([]string{name}, args...), " "))
+		return nil
+	}
+	_, err = m.make()
+	require.Error(t, err)
+	require.NotContains(t, m.calls, "modprobe nvidia", "nvidia-modprobe has tried")
+}
+
+func TestModuleIsLoadedWhereNvidiaModprobeIsMissing(t *testing.T) {
+	m := newMachine(t)
+	m.remove("proc/driver/nvidia/version")
+	m.run = func(ctx context.Context, name string, args ...string) error {
+		_, bounded := ctx.Deadline()
+		require.True(t, bounded)
+		if name != "modprobe" {
+			return exec.ErrNotFound
+		}
+		require.Equal(t, []string{"nvidia"}, args)
+		m.file("proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.76.05  Thu\n")
+		return nil
+	}
+	_, err := m.make()
+	require.NoError(t, err)
+	require.Len(t, m.nodes(), 8)
+
+	m.remove("proc/driver/nvidia/version")
+	m.run = func(_ context.Context, name string, args ...string) error {
+		if name != "modprobe" {
+			return exec.ErrNotFound
+		}
+		return errors.New("modprobe nvidia: exit status 1: FATAL: Module nvidia not found")
+	}
+	said, err := m.make()
+	require.ErrorContains(t, err, "its kernel module nvidia is not loaded")
+	require.Contains(t, said, "warning: modprobe nvidia: exit status 1: FATAL: Module nvidia not found")
 }
 
 func TestAnotherRootRunsNothingHere(t *testing.T) {

@@ -56,30 +56,26 @@ type KV struct{ Key, Value string }
 
 // The lines of a configuration, as Proxmox's own parser takes them.
 var (
-	sectionLine = lazy.MustCompile(`^\[([A-Za-z][A-Za-z0-9_-]+|(?i:pve:pending))\]\s*$`)
-	lxcLine     = lazy.MustCompile(`^(lxc\.[a-z0-9_.-]+)(?::|\s*=)\s*(.*?)\s*$`)
-	valueLine   = lazy.MustCompile(`^([a-z][a-z_]*)([0-9]*):\s*(.+?)\s*$`)
+	sectionLine  = lazy.MustCompile(`^\[([^\]]*)\]\s*$`)
+	snapshotName = lazy.MustCompile(`^[A-Za-z][A-Za-z0-9_-]+$`)
+	lxcLine      = lazy.MustCompile(`^(lxc\.[a-z0-9_.-]+)(?::|\s*=)\s*(.*?)\s*$`)
+	valueLine    = lazy.MustCompile(`^([a-z][a-z_]*)([0-9]*):\s*(.+?)\s*$`)
 )
 
-// ParseConf reads a guest's configuration file of at most 1 MiB. Lines that
-// Proxmox would not understand are passed over, as it does itself.
-func ParseConf(r io.Reader) (Conf, error) {
+// ParseConf reads the configuration file, of at most 1 MiB, of a container or
+// of a VM. Lines that Proxmox would not understand are passed over, as it does itself.
+func ParseConf(r io.Reader, vm bool) (Conf, error) {
 	raw, err := readBounded(r)
 	if err != nil {
 		return Conf{}, fmt.Errorf("read guest configuration: %w", err)
 	}
 	var c Conf
 	at := &c.Section
-	pending := false
 	for line := range strings.Lines(string(raw)) {
 		line = strings.TrimRight(line, "\n")
 		if m := sectionLine.FindStringSubmatch(line); m != nil {
-			if pending = strings.EqualFold(m[1], "pve:pending"); pending {
-				c.Pending, c.Delete = Section{}, nil
-				at = &c.Pending
-			} else {
-				c.Snapshots = append(c.Snapshots, Snapshot{Name: m[1]})
-				at = &c.Snapshots[len(c.Snapshots)-1].Section
+			if begun := c.begin(m[1], vm); begun != nil {
+				at = begun
 			}
 		} else if strings.HasPrefix(line, "#") {
 			continue
@@ -89,7 +85,7 @@ func ParseConf(r io.Reader) (Conf, error) {
 				at.IDMap = append(at.IDMap, m[2])
 			}
 		} else if m := valueLine.FindStringSubmatch(line); m != nil {
-			if pending && m[1]+m[2] == "delete" {
+			if at == &c.Pending && m[1]+m[2] == "delete" {
 				c.Delete = deletions(m[3])
 				continue
 			}
@@ -97,6 +93,27 @@ func ParseConf(r io.Reader) (Conf, error) {
 		}
 	}
 	return c, nil
+}
+
+// begin returns what the lines below a section's heading are about, or nil
+// where the heading is none. A VM has sections of other kinds too, such as
+// [special:cloudinit], which nothing is read of.
+func (c *Conf) begin(name string, vm bool) *Section {
+	pending := "pve:pending"
+	if vm {
+		pending = "pending"
+	}
+	switch {
+	case strings.EqualFold(name, pending):
+		c.Pending, c.Delete = Section{}, nil
+		return &c.Pending
+	case snapshotName.MatchString(name):
+		c.Snapshots = append(c.Snapshots, Snapshot{Name: name})
+		return &c.Snapshots[len(c.Snapshots)-1].Section
+	case vm:
+		return new(Section)
+	}
+	return nil
 }
 
 func (s *Section) set(key, number, value string) {
@@ -150,32 +167,53 @@ func truth(value string) bool {
 
 // deletions splits the list of a pending "delete:"; a "!" before a key means force.
 func deletions(list string) []string {
-	keys := strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(",; \t", r) })
+	keys := splitList(list)
 	for i, key := range keys {
 		keys[i] = strings.TrimPrefix(key, "!")
 	}
 	return keys
 }
 
+// splitList splits a list as Proxmox does: by commas, semicolons and blanks.
+func splitList(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(",; \t", r) })
+}
+
 // Next is the section that the next start makes live: the live one with the
-// pending changes taken in, of the keys that this program sets.
+// pending changes taken in, of the keys that this program sets. Proxmox takes
+// in the deletions first, so that a pending value wins over its deletion.
 func (c Conf) Next() Section {
 	next := c.Section
 	next.Dev = map[int]string{} // never nil
 	maps.Copy(next.Dev, c.Dev)
-	maps.Copy(next.Dev, c.Pending.Dev)
-	if c.Pending.Hookscript != "" {
-		next.Hookscript = c.Pending.Hookscript
-	}
 	for _, key := range c.Delete {
 		if key == "hookscript" {
 			next.Hookscript = ""
 		}
-		if n, err := strconv.Atoi(strings.TrimPrefix(key, "dev")); err == nil {
+		if n, ok := devNumber(key); ok {
 			delete(next.Dev, n)
 		}
 	}
+	maps.Copy(next.Dev, c.Pending.Dev)
+	if c.Pending.Hookscript != "" {
+		next.Hookscript = c.Pending.Hookscript
+	}
 	return next
+}
+
+// value is what the section says of hookscript or a devN, or "".
+func (s Section) value(key string) string {
+	if n, ok := devNumber(key); ok {
+		return s.Dev[n]
+	}
+	return s.Hookscript
+}
+
+// devNumber is the N of the key devN.
+func devNumber(key string) (int, bool) {
+	number, ok := strings.CutPrefix(key, "dev")
+	n, err := strconv.Atoi(number)
+	return n, ok && err == nil
 }
 
 // Waits reports whether changes of hookscript or devices wait for the next start.

@@ -40,7 +40,7 @@ snaptime: 1700000000
 
 func parse(t *testing.T, text string) Conf {
 	t.Helper()
-	c, err := ParseConf(strings.NewReader(text))
+	c, err := ParseConf(strings.NewReader(text), false)
 	require.NoError(t, err)
 	c.VMID = 101
 	return c
@@ -71,10 +71,56 @@ func TestPendingChangesCountForTheNextStart(t *testing.T) {
 	require.False(t, parse(t, "arch: amd64\n[pve:pending]\nmemory: 2048\n").Waits())
 }
 
+func TestPendingValueWinsOverItsDeletion(t *testing.T) {
+	next := parse(t, "hookscript: local:snippets/a\ndev0: /dev/fuse\ndev1: /dev/tty0\n[pve:pending]\ndelete: hookscript,dev0,dev1\ndev0: /dev/nvidia0\nhookscript: local:snippets/b\n").Next()
+	require.Equal(t, map[int]string{0: "/dev/nvidia0"}, next.Dev)
+	require.Equal(t, "local:snippets/b", next.Hookscript)
+}
+
 func TestSnapshotsStillNameTheHook(t *testing.T) {
 	hooks := parse(t, full).Hookscripts()
 	require.Equal(t, []string{"snapshot before-upgrade"}, hooks[DefaultVolume])
 	require.Equal(t, []string{""}, hooks["local:snippets/mine.sh"])
+}
+
+// vmConf has the sections that qemu-server writes, in its order.
+const vmConf = `name: win
+hookscript: local:snippets/mine.sh
+
+[PENDING]
+delete: hookscript
+hookscript: local:snippets/pve-nvidia-hook
+
+[special:cloudinit]
+name: seen
+hookscript: local:snippets/no-line-of-the-guest
+
+[special:fleecing]
+hookscript: local:snippets/no-line-of-the-guest
+
+[pending]
+delete: memory
+
+[before-upgrade]
+hookscript: nas:snippets/pve-nvidia-hook
+`
+
+func TestSectionsOfVMsAreTold(t *testing.T) {
+	c, err := ParseConf(strings.NewReader(strings.Replace(vmConf, "[pending]\ndelete: memory\n\n", "", 1)), true)
+	require.NoError(t, err)
+	require.Equal(t, "win", c.Hostname)
+	require.Equal(t, []string{"hookscript"}, c.Delete)
+	require.Equal(t, map[string][]string{
+		"local:snippets/mine.sh": {""}, DefaultVolume: {"pending"}, "nas:snippets/pve-nvidia-hook": {"snapshot before-upgrade"},
+	}, c.Hookscripts())
+
+	c, err = ParseConf(strings.NewReader(vmConf), true)
+	require.NoError(t, err)
+	require.Equal(t, []string{"memory"}, c.Delete, "in whatever case, the last one counts")
+	c, err = ParseConf(strings.NewReader("[PENDING]\nhookscript: local:snippets/x\n[a b]\nhostname: web\n"), false)
+	require.NoError(t, err)
+	require.Equal(t, map[string][]string{"local:snippets/x": {"snapshot PENDING"}}, c.Hookscripts(), "of a container it is a snapshot's name")
+	require.Equal(t, "web", c.Snapshots[0].Hostname, "what is no heading ends nothing")
 }
 
 func TestLinesThatProxmoxPassesOverDoNotCount(t *testing.T) {
@@ -95,7 +141,7 @@ func TestLinesThatProxmoxPassesOverDoNotCount(t *testing.T) {
 }
 
 func TestTooLargeAConfigurationIsRefused(t *testing.T) {
-	_, err := ParseConf(strings.NewReader(strings.Repeat("#\n", maxFile)))
+	_, err := ParseConf(strings.NewReader(strings.Repeat("#\n", maxFile)), false)
 	require.ErrorContains(t, err, "larger than")
 }
 
@@ -103,7 +149,10 @@ func FuzzParseConf(f *testing.F) {
 	f.Add(full)
 	f.Add("[pve:pending]\ndelete: ,;!dev0 dev\n[x")
 	f.Fuzz(func(t *testing.T, text string) {
-		c, err := ParseConf(strings.NewReader(text))
+		if _, err := ParseConf(strings.NewReader(text), true); err != nil {
+			return
+		}
+		c, err := ParseConf(strings.NewReader(text), false)
 		if err != nil {
 			return
 		}

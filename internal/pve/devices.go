@@ -30,6 +30,9 @@ func (d Device) entry() string {
 	return fmt.Sprintf("%s,mode=%04o", d.Path, mode)
 }
 
+// enabledLine matches what entry writes.
+var enabledLine = lazy.MustCompile(`^/dev/nvidia([0-9]+|ctl|-uvm|-uvm-tools|-modeset),mode=0666$|^/dev/nvidia-caps/nvidia-cap[0-9]+,mode=0[0-7]{3}$`)
+
 var gpuNode = lazy.MustCompile(`^/dev/nvidia([0-9]+)$`)
 
 const devicesHint = "make the device nodes by: pve-nvidia-hook devices"
@@ -126,6 +129,27 @@ func list(names []string) string {
 		return strings.Join(names, "")
 	}
 	return strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
+}
+
+// NVIDIA reports whether the container has this program's hookscript or a
+// device of the driver, by an entry or a mount, now or at its next start.
+func (c Conf) NVIDIA() bool {
+	for _, s := range []Section{c.Section, c.Next()} {
+		if Ours(s.Hookscript) {
+			return true
+		}
+		for _, value := range s.Dev {
+			if strings.HasPrefix(devPath(value), "/dev/nvidia") {
+				return true
+			}
+		}
+		for _, kv := range s.LXC {
+			if kv.Key == "lxc.mount.entry" && strings.HasPrefix(kv.Value, "/dev/nvidia") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // mountedBy returns the raw mount line that brings a node into the container

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -15,14 +16,22 @@ import (
 
 // Options say how enable and disable work.
 type Options struct {
-	Root    string   // the folder that stands for /, below which etc/pve and the snippets are; "" is /
-	State   string   // the state folder, such as /var/lib/pve-nvidia-hook
-	Storage string   // storage for the snippet; "": the one that is set already, else local
-	GPUs    string   // all, none or numbers such as "0,1"; "" is all
-	Chain   bool     // keep another hookscript and run it after this program's work
-	DryRun  bool     // say what would be changed and change nothing
-	Present []Device // the host's NVIDIA device nodes
-	Pct     string   // "": pct, looked up in PATH
+	Root    string        // the folder that stands for /, below which etc/pve and the snippets are; "" is /
+	State   string        // the state folder, such as /var/lib/pve-nvidia-hook
+	Storage string        // storage for the snippet; "": the one that is set already, else local
+	GPUs    string        // all, none or numbers such as "0,1"; "" is all
+	Chain   bool          // keep another hookscript and run it after this program's work
+	DryRun  bool          // say what would be changed and change nothing
+	Present []Device      // the host's NVIDIA device nodes
+	Pct     string        // "": pct, looked up in PATH
+	Chains  map[int]Chain // by VMID
+}
+
+// Chain is the hookscript that the configuration has run after this program's
+// in a container.
+type Chain struct {
+	Volume string
+	Shared bool // all nodes of the cluster are told so
 }
 
 // job is one container with what is to be done to it.
@@ -35,7 +44,7 @@ type job struct {
 // Enable makes containers of this node use the hook: it puts the snippet in
 // its place, sets the hookscript and adds the device entries, and says on out
 // what it does. All containers are looked at before the first is changed;
-// doing it again changes nothing. Each container is changed by one call of pct.
+// doing it again changes nothing.
 func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	done, err := o.begin(ctx)
 	if err != nil {
@@ -54,6 +63,11 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if !o.DryRun {
+		if err := o.forget(out); err != nil {
+			return err
+		}
+	}
 	want := Want{Devices: devices, Chain: o.Chain}
 	if o.Storage != "" {
 		want.Volume = o.Storage + ":snippets/" + snippet.Name
@@ -62,7 +76,7 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	volumes := map[string]bool{}
 	for _, g := range guests {
 		j := job{guest: g}
-		if j.state, err = ReadState(o.State, g.VMID); err != nil {
+		if j.state, err = o.recorded(g); err != nil {
 			return err
 		}
 		if j.plan, err = PlanEnable(g.Conf, j.state, want); err != nil {
@@ -82,7 +96,9 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	if len(missing) > 0 {
 		fmt.Fprintf(out, "warning: not on this host: %s; CUDA needs it: run pve-nvidia-hook devices, then enable again\n", list(missing))
 	}
+	o.sayChains(jobs, out)
 	for _, volume := range slices.Sorted(maps.Keys(volumes)) {
+		o.sayLate(storages, volume, out)
 		o.sayCluster(storages, volume, len(devices) > 0, out)
 	}
 	return nil
@@ -124,7 +140,7 @@ func Disable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	var jobs []job
 	for _, g := range guests {
 		j := job{guest: g}
-		if j.state, err = ReadState(o.State, g.VMID); err != nil {
+		if j.state, err = o.recorded(g); err != nil {
 			return err
 		}
 		lost := ""
@@ -154,8 +170,8 @@ func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
 			fmt.Fprintf(out, "container %s: nothing to change\n", j.guest)
 		}
 		if o.DryRun {
-			if !j.plan.Empty() {
-				fmt.Fprintf(out, "container %s: would run: pct %s\n", j.guest, strings.Join(j.plan.Args(), " "))
+			for _, args := range j.plan.Calls() {
+				fmt.Fprintf(out, "container %s: would run: pct %s\n", j.guest, strings.Join(args, " "))
 			}
 			continue
 		}
@@ -190,22 +206,37 @@ func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 	if pct == "" {
 		pct = "pct"
 	}
-	failed := runPct(ctx, pct, j.plan.Args())
-	now, found, err := Find(o.Root, j.guest.VMID)
-	if err != nil || !found || now.Err != nil {
-		return errors.Join(failed, err, now.Err)
+	var failed error
+	now := j.guest
+	for _, args := range j.plan.Calls() {
+		before := now.Conf
+		failed = runPct(ctx, pct, args)
+		var found bool
+		var err error
+		now, found, err = Find(o.Root, j.guest.VMID)
+		if err != nil || !found || now.Err != nil {
+			return errors.Join(failed, err, now.Err)
+		}
+		// Proxmox looks for the devices of a container after it has written the
+		// configuration. The next call may take away the one that is missing.
+		if failed != nil && reflect.DeepEqual(before, now.Conf) {
+			break
+		}
 	}
-	if err := settle(intent, j.state, now.Conf).write(o.State, j.guest.VMID); err != nil {
+	if err := settle(intent, now.Conf).write(o.State, j.guest.VMID); err != nil {
 		return errors.Join(failed, err)
 	}
+	if failed != nil && !reflect.DeepEqual(j.guest.Conf, now.Conf) {
+		fmt.Fprintf(out, "container %s: only part of it is done, the rest failed\n", j.guest)
+	}
 	if failed == nil && now.Conf.Waits() {
-		fmt.Fprintf(out, "container %s: part of it waits for its next start\n", j.guest)
+		fmt.Fprintf(out, "container %s: part of it waits for its next start: pct reboot %d\n", j.guest, j.guest.VMID)
 	}
 	return failed
 }
 
 // settle is what of the intent stands in the configuration after pct has run, or has failed.
-func settle(intent, before State, now Conf) State {
+func settle(intent State, now Conf) State {
 	next := now.Next()
 	s := State{Dev: map[int]string{}}
 	for n, value := range intent.Dev {
@@ -215,9 +246,6 @@ func settle(intent, before State, now Conf) State {
 	}
 	if Ours(next.Hookscript) {
 		s.Hookscript, s.Chain = next.Hookscript, intent.Chain
-		if intent.Chain == "" {
-			s.Chain = before.Chain
-		}
 	}
 	return s
 }

@@ -137,7 +137,8 @@ func TestDryRunSaysAllAndChangesNothing(t *testing.T) {
 	before := n.conf(102)
 	dry, err := n.enable(102)
 	require.NoError(t, err)
-	require.Contains(t, dry, "container 102 (db): would run: pct set 102 --hookscript local:snippets/pve-nvidia-hook --dev0 ")
+	require.Contains(t, dry, "container 102 (db): would run: pct set 102 --hookscript local:snippets/pve-nvidia-hook\n"+
+		"container 102 (db): would run: pct set 102 --dev0 ")
 	require.Equal(t, before, n.conf(102))
 	require.NoDirExists(t, n.o.State)
 	require.NoFileExists(t, filepath.Join(n.o.Root, "var/lib/vz/snippets/pve-nvidia-hook"))
@@ -174,6 +175,71 @@ func TestChainedHookscriptComesBack(t *testing.T) {
 	require.Empty(t, ChainOf(n.o.State, 101))
 }
 
+func TestChainThatOtherNodesDoNotKnowIsWarnedOf(t *testing.T) {
+	const lines = "Put into /etc/pve/pve-nvidia-hook.toml (a clone needs lines of its own):\n[containers.101]\nchain = \"local:snippets/mine.sh\"\n"
+	n := newNode(t)
+	n.o.Chain, n.o.GPUs = true, "none"
+	for _, told := range []bool{false, true} {
+		n.o.Chains = map[int]Chain{101: {"local:snippets/mine.sh", told}}
+		out, err := n.enable(101)
+		require.NoError(t, err)
+		require.Equal(t, !told, strings.Contains(out, lines), out)
+	}
+
+	require.NoError(t, os.RemoveAll(filepath.Join(n.o.Root, "etc/pve/nodes/pve2")))
+	n.o.Chains = nil
+	out, err := n.enable(101)
+	require.NoError(t, err)
+	require.NotContains(t, out, "warning", "there is no other node")
+}
+
+// What a container brings from another node is its configuration, no record.
+func TestContainerFromAnotherNodeGetsItsHookscriptBack(t *testing.T) {
+	const moved = "dev0: /dev/nvidiactl,mode=0666\ndev1: /dev/nvidia0,gid=44\ndev2: /dev/nvidia-caps/nvidia-cap1,mode=0400\n" +
+		"hookscript: local:snippets/pve-nvidia-hook\nhostname: db\n"
+	n := newNode(t)
+	n.file("etc/pve/nodes/pve1/lxc/102.conf", moved)
+	n.o.Chains = map[int]Chain{102: {"local:snippets/mine.sh", true}}
+	out, err := n.disable(102)
+	require.NoError(t, err)
+	require.Equal(t, "container 102 (db): set hookscript: local:snippets/mine.sh, as before\n"+
+		"container 102 (db): keep dev0: /dev/nvidiactl,mode=0666, there is no record that it is from enable\n"+
+		"container 102 (db): keep dev1: /dev/nvidia0,gid=44, it is not from enable\n"+
+		"container 102 (db): keep dev2: /dev/nvidia-caps/nvidia-cap1,mode=0400, there is no record that it is from enable\n"+
+		"container 102 (db): to remove what there is no record of: pct set 102 --delete dev0,dev2\n", out)
+	require.Equal(t, strings.Replace(moved, "pve-nvidia-hook", "mine.sh", 1), n.conf(102))
+
+	n.file("etc/pve/nodes/pve1/lxc/102.conf", moved)
+	n.o.GPUs = "none"
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	require.Equal(t, "local:snippets/mine.sh", ChainOf(n.o.State, 102), "enabling it here makes a record")
+	n.o.Chains = nil
+	_, err = n.disable(102)
+	require.NoError(t, err)
+	require.Contains(t, n.conf(102), "hookscript: local:snippets/mine.sh\n")
+}
+
+func TestReusedNumberInheritsNoChain(t *testing.T) {
+	n := newNode(t)
+	n.o.Chain, n.o.GPUs = true, "none"
+	_, err := n.enable(101)
+	require.NoError(t, err)
+	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hostname: new\n") // removed and made again since
+	_, err = n.enable(101)
+	require.NoError(t, err)
+	require.Empty(t, ChainOf(n.o.State, 101))
+
+	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hookscript: local:snippets/mine.sh\n")
+	_, err = n.enable(101)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "etc/pve/nodes/pve1/lxc/101.conf")))
+	out, err := n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "container 101: it is gone, forget what enable has set\n")
+	require.Empty(t, ChainOf(n.o.State, 101), "a clone or backup that gets the number brings this program's hookscript with it")
+}
+
 func TestLostChainIsNotSetAgain(t *testing.T) {
 	n := newNode(t)
 	n.o.Chain, n.o.GPUs = true, "none"
@@ -199,7 +265,7 @@ func TestRunningContainerIsToldWhatWaits(t *testing.T) {
 
 	out, err := n.disable(102)
 	require.NoError(t, err)
-	require.Contains(t, out, "container 102 (db): part of it waits for its next start")
+	require.Contains(t, out, "container 102 (db): part of it waits for its next start: pct reboot 102\n")
 	require.Contains(t, n.conf(102), "[pve:pending]\ndelete: dev0,dev1,")
 	_, err = n.enable(102)
 	require.NoError(t, err)
@@ -211,6 +277,75 @@ func TestRunningContainerIsToldWhatWaits(t *testing.T) {
 	_, err = n.disable(102)
 	require.NoError(t, err)
 	require.NotEqual(t, before, enabled)
+}
+
+func TestDevicesThatWaitForARestartAreTakenBack(t *testing.T) {
+	n := newNode(t)
+	t.Setenv("FAKEPCT_PVE", "8") // plugs no device into a running container
+	t.Setenv("FAKEPCT_RUNNING", "102")
+	before := n.conf(102)
+	out, err := n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "container 102 (db): part of it waits for its next start: pct reboot 102\n")
+	c := parse(t, n.conf(102))
+	require.Empty(t, c.Dev)
+	require.Len(t, c.Pending.Dev, len(host))
+	require.Equal(t, DefaultVolume, c.Hookscript)
+
+	n.o.GPUs = "0"
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	require.NotContains(t, n.conf(102), "/dev/nvidia1,")
+	require.Contains(t, n.conf(102), "[pve:pending]\ndev0: /dev/nvidiactl,mode=0666\ndev1: /dev/nvidia0,mode=0666\n")
+
+	_, err = n.disable(102)
+	require.NoError(t, err)
+	require.Equal(t, before, n.conf(102))
+	require.NoFileExists(t, stateFile(n.o.State, 102))
+
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	t.Setenv("FAKEPCT_RUNNING", "") // it was stopped, and not started since
+	_, err = n.disable(102)
+	require.NoError(t, err)
+	require.Equal(t, before, n.conf(102))
+}
+
+func TestFailedHotplugLeavesTheHookscript(t *testing.T) {
+	n := newNode(t)
+	t.Setenv("FAKEPCT_RUNNING", "102")
+	t.Setenv("FAKEPCT_HOTPLUG_FAILS", "dev3")
+	out, err := n.enable(102)
+	require.ErrorContains(t, err, "container 102 (db): pct set 102: dev3: unable to hotplug dev3: move_mount failed")
+	require.Contains(t, hint.Of(err), "stop the container first")
+	require.Contains(t, out, "container 102 (db): only part of it is done")
+	c := parse(t, n.conf(102))
+	require.Equal(t, DefaultVolume, c.Hookscript)
+	require.Empty(t, c.Next().Dev)
+	state, err := ReadState(n.o.State, 102)
+	require.NoError(t, err)
+	require.Equal(t, State{Hookscript: DefaultVolume}, state)
+}
+
+func TestDeviceThatIsGoneLeavesTheHookscript(t *testing.T) {
+	n := newNode(t)
+	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "dev/nvidia-uvm")))
+	_, err := n.enable(102)
+	require.ErrorContains(t, err, "Device /dev/nvidia-uvm does not exist")
+	require.Contains(t, hint.Of(err), "pve-nvidia-hook devices")
+	require.Equal(t, "arch: amd64\nhookscript: local:snippets/pve-nvidia-hook\nhostname: db\nostype: debian\n", n.conf(102))
+}
+
+func TestMissingDeviceThatGoesIsNoFailure(t *testing.T) {
+	n := newNode(t)
+	_, err := n.enable(102)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "dev/nvidia1")))
+	n.o.Present, n.o.Storage = host[1:], "shared"
+	_, err = n.enable(102)
+	require.NoError(t, err, "the call that sets the hookscript fails after it is written")
+	require.Contains(t, n.conf(102), "hookscript: shared:snippets/pve-nvidia-hook")
+	require.NotContains(t, n.conf(102), "/dev/nvidia1,")
 }
 
 func TestRefusalsNameTheWayOut(t *testing.T) {
@@ -231,7 +366,6 @@ func TestRefusalsNameTheWayOut(t *testing.T) {
 		{"foreign snippet", []int{102}, func(n *node) { n.script("var/lib/vz/snippets/pve-nvidia-hook") }, "is not a script of pve-nvidia-hook", "move it away"},
 		{"backup runs", []int{102}, func(n *node) { n.file("etc/pve/nodes/pve1/lxc/102.conf", "hostname: db\nlock: backup\n") }, "container 102 (db): pct set 102: CT is locked (backup)", "wait for the backup"},
 		{"no pct", []int{102}, func(n *node) { n.o.Pct = "no-such-pct" }, "there is no pct on this machine", "node of Proxmox VE"},
-		{"device gone", []int{102}, func(n *node) { os.Remove(filepath.Join(n.o.Root, "dev/nvidia-uvm")) }, "Device /dev/nvidia-uvm does not exist", "pve-nvidia-hook devices"},
 		{"no proxmox", []int{102}, func(n *node) { os.RemoveAll(filepath.Join(n.o.Root, "etc/pve")) }, "this machine is no Proxmox VE node", ""},
 		{"pmxcfs down", []int{102}, func(n *node) { os.RemoveAll(filepath.Join(n.o.Root, "etc/pve/nodes")) }, "the cluster file system is not mounted", "pve-cluster"},
 	} {
@@ -321,6 +455,40 @@ func TestSharedStorageNeedsNoPackageElsewhere(t *testing.T) {
 	out, err = n.enable(102)
 	require.NoError(t, err)
 	require.Contains(t, out, "a container that migrates to pve2 does not start there without the file of local:snippets/pve-nvidia-hook")
+}
+
+func TestStorageThatIsMountedLateIsWarnedOf(t *testing.T) {
+	n := newNode(t)
+	dir := filepath.Join(n.o.Root, "mnt/pve/nas")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skip("mounting needs more rights: ", err)
+	}
+	defer func() { require.NoError(t, unix.Unmount(dir, 0)) }()
+	n.o.Storage, n.o.GPUs = "nas", "none"
+	out, err := n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "warning: Proxmox VE does not mount storage nas for a hookscript")
+	n.file("etc/fstab", "# /dev/sda1 /mnt/pve/nas\n192.0.2.1:/nas /mnt/pve/nas/ nfs defaults,_netdev 0 0\n")
+	out, err = n.enable(102)
+	require.NoError(t, err)
+	require.NotContains(t, out, "warning")
+}
+
+func TestSnippetIsNotPutWhereNoProgramRuns(t *testing.T) {
+	n := newNode(t)
+	dir := filepath.Join(n.o.Root, "srv/shared")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC, "size=64k"); err != nil {
+		t.Skip("mounting needs more rights: ", err)
+	}
+	defer func() { require.NoError(t, unix.Unmount(dir, 0)) }()
+	n.o.Storage, n.o.GPUs = "shared", "none"
+	_, err := n.enable(102)
+	require.EqualError(t, err, "no program can be run from /srv/shared/snippets: its file system is mounted noexec")
+	require.Contains(t, hint.Of(err), "without noexec")
+	require.NoDirExists(t, filepath.Join(dir, "snippets"))
+	require.NotContains(t, n.conf(102), "hookscript")
 }
 
 func TestGoneContainerIsForgotten(t *testing.T) {

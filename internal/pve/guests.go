@@ -61,7 +61,7 @@ func guests(root, name string) ([]Guest, error) {
 					continue
 				}
 				g := Guest{VMID: vmid, Node: node, VM: kind.vm}
-				g.Conf, g.Err = readConf(file)
+				g.Conf, g.Err = readConf(file, kind.vm)
 				g.Conf.VMID = vmid
 				if errors.Is(g.Err, fs.ErrNotExist) {
 					continue // it was destroyed or migrated meanwhile
@@ -74,13 +74,13 @@ func guests(root, name string) ([]Guest, error) {
 	return list, nil
 }
 
-func readConf(file string) (Conf, error) {
+func readConf(file string, vm bool) (Conf, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return Conf{}, err
 	}
 	defer f.Close()
-	c, err := ParseConf(f)
+	c, err := ParseConf(f, vm)
 	if err != nil {
 		return c, fmt.Errorf("%s: %w", file, err)
 	}

@@ -64,6 +64,43 @@ func (o Options) find(vmids []int) ([]Guest, error) {
 	return guests, errors.Join(errs...)
 }
 
+// recorded is what this node knows of what enable has put into a container. One
+// that carries this program's hookscript without a record was enabled on
+// another node, or is a clone or a backup of such a one: what was chained there
+// only the configuration can tell.
+func (o Options) recorded(g Guest) (State, error) {
+	s, err := ReadState(o.State, g.VMID)
+	if s.Hookscript == "" && Ours(g.Conf.Next().Hookscript) {
+		s.Chain = o.Chains[g.VMID].Volume
+	}
+	return s, err
+}
+
+// forget drops the records of containers that the cluster has no more, since a
+// new one may get the number and must not inherit what was chained.
+func (o Options) forget(out io.Writer) error {
+	files, _ := filepath.Glob(filepath.Join(o.State, "enabled", "*.json"))
+	for _, file := range files {
+		vmid, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(file), ".json"))
+		if err != nil {
+			continue
+		}
+		gone := true
+		for range 2 { // one that migrates while the nodes' folders are read is in none of them
+			_, found, err := Find(o.Root, vmid)
+			gone = gone && !found && err == nil
+		}
+		if !gone {
+			continue
+		}
+		fmt.Fprintf(out, "container %d: it is gone, forget what enable has set\n", vmid)
+		if err := (State{}).write(o.State, vmid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // known lists this node's containers for a hint.
 func (o Options) known(local string) string {
 	all, _ := Guests(o.Root)
@@ -105,6 +142,9 @@ func (o Options) placeSnippet(storages Storages, volume string, out io.Writer) e
 	if nodes := storages[id].Nodes; len(nodes) > 0 && !slices.Contains(nodes, LocalNode(o.Root)) {
 		return hint.Errorf("name a storage of this node", "storage %s is only on %s", id, list(nodes))
 	}
+	if NoExec(at(o.Root, file)) {
+		return hint.Errorf("mount it without noexec, or name another storage by --storage", "no program can be run from %s: its file system is mounted noexec", filepath.Dir(file))
+	}
 	stands, err := SnippetStands(at(o.Root, file))
 	if err != nil || stands {
 		return err
@@ -114,6 +154,30 @@ func (o Options) placeSnippet(storages Storages, volume string, out io.Writer) e
 		return nil
 	}
 	return EnsureSnippet(at(o.Root, file))
+}
+
+// sayLate warns of a storage that may not be mounted when guests start at boot.
+func (o Options) sayLate(storages Storages, volume string, out io.Writer) {
+	id, _, _ := strings.Cut(volume, ":")
+	if s := storages[id]; s.Late(o.Root) {
+		fmt.Fprintf(out, "warning: Proxmox VE does not mount storage %s for a hookscript: after a boot of the node a container may fail to start with \"script '%s' does not exist\"; better install pve-nvidia-hook on every node and take --storage local, or give %s a line in /etc/fstab\n", id, volume, s.Path)
+	}
+}
+
+// sayChains warns of chained hookscripts that only this node knows of, in a cluster.
+func (o Options) sayChains(jobs []job, out io.Writer) {
+	if nodes, err := Nodes(o.Root); err != nil || len(nodes) < 2 {
+		return
+	}
+	lines := ""
+	for _, j := range jobs {
+		if chain := j.plan.State.Chain; chain != "" && !o.Chains[j.guest.VMID].Shared {
+			lines += fmt.Sprintf("[containers.%d]\nchain = %q\n", j.guest.VMID, chain)
+		}
+	}
+	if lines != "" {
+		fmt.Fprintf(out, "warning: only this node knows what is chained: on another one it does not run, and disable there does not bring it back. Put into /etc/pve/pve-nvidia-hook.toml (a clone needs lines of its own):\n%s", lines)
+	}
 }
 
 // sayCluster says what the other nodes of the cluster need.
@@ -130,7 +194,7 @@ func (o Options) sayCluster(storages Storages, volume string, devices bool, out 
 		return s.Shared && (len(s.Nodes) == 0 || slices.Contains(s.Nodes, n))
 	})
 	if len(without) > 0 {
-		fmt.Fprintf(out, "note: a container that migrates to %s does not start there without the file of %s: install pve-nvidia-hook there too, or put it on a shared storage by enable --storage NAME\n", list(without), volume)
+		fmt.Fprintf(out, "note: a container that migrates to %s does not start there without the file of %s: install pve-nvidia-hook there too, or put it on a storage that all nodes have mounted, by enable --storage NAME\n", list(without), volume)
 	}
 	if devices {
 		fmt.Fprintf(out, "note: with its device entries a container starts only on nodes that have those devices\n")

@@ -3,6 +3,7 @@ package pve
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,25 +22,42 @@ type Plan struct {
 	VMID     int
 	Name     string
 	Set      []KV     // options of pct set
-	Delete   []string // keys for its --delete
+	Revert   []string // keys whose pending value is taken back
+	Delete   []string // keys that go out of the live configuration
 	Lines    []string // what is changed and what is left, in words
 	Warnings []string
 	State    State // what this program has put there, afterwards
 }
 
 // Empty reports whether nothing is to be changed.
-func (p Plan) Empty() bool { return len(p.Set)+len(p.Delete) == 0 }
+func (p Plan) Empty() bool { return len(p.Set)+len(p.Revert)+len(p.Delete) == 0 }
 
-// Args are the arguments of the one call of pct that does it all.
-func (p Plan) Args() []string {
-	args := []string{"set", strconv.Itoa(p.VMID)}
+// Calls are the arguments of the calls of pct that do it, in their order. The
+// hookscript comes by itself: Proxmox VE 9 writes nothing of a call when it
+// cannot plug one of the devices into a running container. A pending value must
+// be taken back before its key is deleted: Proxmox lets it win over the
+// deletion, and takes both for one key in one call for a mistake.
+func (p Plan) Calls() [][]string {
+	set := []string{"set", strconv.Itoa(p.VMID)}
+	var calls [][]string
+	rest := slices.Clone(set)
 	for _, kv := range p.Set {
-		args = append(args, "--"+kv.Key, kv.Value)
+		if kv.Key == "hookscript" {
+			calls = append(calls, append(slices.Clone(set), "--hookscript", kv.Value))
+		} else {
+			rest = append(rest, "--"+kv.Key, kv.Value)
+		}
+	}
+	if len(p.Revert) > 0 {
+		calls = append(calls, append(slices.Clone(set), "--revert", strings.Join(p.Revert, ",")))
 	}
 	if len(p.Delete) > 0 {
-		args = append(args, "--delete", strings.Join(p.Delete, ","))
+		rest = append(rest, "--delete", strings.Join(p.Delete, ","))
 	}
-	return args
+	if len(rest) > len(set) {
+		calls = append(calls, rest)
+	}
+	return calls
 }
 
 func (p *Plan) set(key, value, why string) {
@@ -47,9 +65,15 @@ func (p *Plan) set(key, value, why string) {
 	p.say("set %s: %s%s", key, value, why)
 }
 
-func (p *Plan) remove(key, value, why string) {
-	p.Delete = append(p.Delete, key)
-	p.say("remove %s: %s%s", key, value, why)
+// remove takes a key out of what the next start makes live.
+func (p *Plan) remove(c Conf, key string) {
+	p.say("remove %s: %s", key, c.Next().value(key))
+	if c.Pending.value(key) != "" {
+		p.Revert = append(p.Revert, key)
+	}
+	if c.value(key) != "" {
+		p.Delete = append(p.Delete, key)
+	}
 }
 
 func (p *Plan) say(format string, args ...any) {
@@ -89,7 +113,7 @@ func PlanEnable(c Conf, state State, w Want) (Plan, error) {
 		case value != state.Dev[n]:
 			p.say("keep %s: %s, it was changed by hand", dev(n), value)
 		case !wanted[devPath(value)]:
-			p.remove(dev(n), value, "")
+			p.remove(c, dev(n))
 			delete(next.Dev, n)
 		default:
 			p.State.Dev[n] = value
@@ -207,7 +231,7 @@ func PlanDisable(c Conf, state State) Plan {
 	case state.Chain != "":
 		p.set("hookscript", state.Chain, ", as before")
 	default:
-		p.remove("hookscript", next.Hookscript, "")
+		p.remove(c, "hookscript")
 	}
 	left := maps.Clone(next.Dev)
 	for _, n := range sortedKeys(state.Dev) {
@@ -218,13 +242,22 @@ func PlanDisable(c Conf, state State) Plan {
 		case value != state.Dev[n]:
 			p.say("keep %s: %s, it was changed by hand", dev(n), value)
 		default:
-			p.remove(dev(n), value, "")
+			p.remove(c, dev(n))
 		}
 	}
+	// They may be from enable on another node, or the user's in the same words.
+	alike := Plan{VMID: c.VMID}
 	for _, n := range sortedKeys(left) {
-		if strings.HasPrefix(devPath(left[n]), "/dev/nvidia") {
+		switch {
+		case enabledLine.MatchString(left[n]):
+			p.say("keep %s: %s, there is no record that it is from enable", dev(n), left[n])
+			alike.remove(c, dev(n))
+		case strings.HasPrefix(devPath(left[n]), "/dev/nvidia"):
 			p.say("keep %s: %s, it is not from enable", dev(n), left[n])
 		}
+	}
+	for _, args := range alike.Calls() {
+		p.say("to remove what there is no record of: pct %s", strings.Join(args, " "))
 	}
 	return p
 }

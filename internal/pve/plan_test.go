@@ -41,8 +41,9 @@ func (p Plan) text() string {
 	}
 	if p.Empty() {
 		fmt.Fprintln(&b, "nothing to change")
-	} else {
-		fmt.Fprintln(&b, "pct", strings.Join(p.Args(), " "))
+	}
+	for _, args := range p.Calls() {
+		fmt.Fprintln(&b, "pct", strings.Join(args, " "))
 	}
 	fmt.Fprintf(&b, "remember hookscript=%s chain=%s", p.State.Hookscript, p.State.Chain)
 	for _, n := range sortedKeys(p.State.Dev) {
@@ -90,6 +91,8 @@ func TestEnablePlans(t *testing.T) {
 		{name: "storage-is-kept", gpus: "none", conf: "hookscript: nas:snippets/pve-nvidia-hook\n"},
 		{name: "pending-deletion-called-off", gpus: "0", conf: enabled + "[pve:pending]\ndelete: dev0,dev1,dev2,dev3\n"},
 		{name: "pending-entries-count", gpus: "none", conf: "[pve:pending]\nhookscript: local:snippets/pve-nvidia-hook\n"},
+		{name: "pending-entries-given-up", gpus: "none", conf: "hookscript: local:snippets/pve-nvidia-hook\ndev0: /dev/nvidiactl,mode=0666\n" +
+			"[pve:pending]\ndev1: /dev/nvidia0,mode=0666\n", state: ours},
 		{name: "snapshots-do-not-count", gpus: "none", conf: "[old]\nhookscript: nas:snippets/backup.sh\ndev0: /dev/nvidia0\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -113,6 +116,8 @@ func TestDisablePlans(t *testing.T) {
 		{"chain-comes-back", enabled, chained},
 		{"another-hookscript-stays", "hookscript: nas:snippets/other.sh\ndev0: /dev/nvidiactl,mode=0666\n", state},
 		{"without-a-record", enabled, State{}},
+		{"pending-values-are-taken-back", "hookscript: local:snippets/pve-nvidia-hook\ndev0: /dev/nvidiactl,mode=0666\ndev1: /dev/nvidia1,mode=0660\n" +
+			"[pve:pending]\ndelete: dev1\ndev1: /dev/nvidia0,mode=0666\ndev7: /dev/nvidia1,mode=0666\n", state},
 		{"nothing-there", "arch: amd64\n", State{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

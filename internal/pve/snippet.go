@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -65,16 +66,34 @@ func EnsureSnippet(file string) error {
 	return nil
 }
 
+// NoExec reports whether the file system that file lies on, or would lie on,
+// runs no programs. Proxmox takes a hookscript there, for it looks at the file's
+// mode alone; its exec fails, and in pre-start that keeps the guest from starting.
+func NoExec(file string) bool {
+	for dir := file; ; dir = filepath.Dir(dir) {
+		var fs unix.Statfs_t
+		if unix.Statfs(dir, &fs) == nil {
+			return fs.Flags&unix.ST_NOEXEC != 0
+		}
+		if dir == filepath.Dir(dir) {
+			return false
+		}
+	}
+}
+
 // ready checks that a storage's folder is there on this node. A network storage
 // that is not mounted leaves an empty mount point, and a snippet written there
 // would be hidden by the next mount.
 func (s Storage) ready(root string) error {
-	if !s.Mounted {
+	if s.Mounted == "" {
 		return nil
 	}
-	var dir, above unix.Stat_t
-	path := at(root, s.Path)
-	if unix.Stat(path, &dir) != nil || unix.Stat(filepath.Dir(path), &above) != nil || dir.Dev == above.Dev {
+	if s.Disabled && slices.Contains(network, s.Type) {
+		return hint.Errorf("name another one, or enable it", "storage %s is disabled: Proxmox VE does not mount it", s.ID)
+	}
+	var st unix.Statx_t
+	path := at(root, s.Mounted)
+	if unix.Statx(unix.AT_FDCWD, path, 0, 0, &st) != nil || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
 		return hint.Errorf("look at pvesm status", "storage %s is not mounted at %s", s.ID, path)
 	}
 	return nil

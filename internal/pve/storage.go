@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
@@ -22,11 +23,10 @@ const DefaultVolume = "local:snippets/" + snippet.Name
 // Storage is a section of /etc/pve/storage.cfg.
 type Storage struct {
 	ID, Type string
-	Path     string   // folder; "" for a storage without one
-	Snippets string   // folder of its snippets; "" for a storage without one
-	Content  []string // enabled content types
+	Path     string // folder; "" for a storage without one
+	Snippets string // folder of its snippets; "" for a storage without one
 	Shared   bool
-	Mounted  bool // Path must be a mount point, else the storage is not there
+	Mounted  string // a folder that must be a mount point, else the storage is not there; "" for none
 	Disabled bool
 	Nodes    []string // the only nodes that have it; none means all
 }
@@ -34,81 +34,122 @@ type Storage struct {
 // Storages maps storage IDs to storages.
 type Storages map[string]Storage
 
-// mounted are the types that Proxmox mounts itself, below /mnt/pve unless a path is given; every node sees the same files.
-var mounted = []string{"nfs", "cifs", "cephfs", "glusterfs"}
+// network are the types that Proxmox mounts itself, below /mnt/pve unless a path is given; every node sees the same files.
+var network = []string{"nfs", "cifs", "cephfs", "glusterfs"}
 
-// ParseStorages reads a storage.cfg of at most 1 MiB. The storage local is
-// always there, as in Proxmox.
+// local is the storage that is the same on every node: Proxmox takes it so
+// whatever storage.cfg says of it.
+var local = Storage{ID: "local", Type: "dir", Path: "/var/lib/vz", Snippets: "/var/lib/vz/snippets"}
+
+// The lines of storage.cfg, as Proxmox's own parser (SectionConfig) takes them.
+var (
+	storageLine  = lazy.MustCompile(`^(\S+):\s*(\S+)\s*$`)
+	propertyLine = lazy.MustCompile(`^\s+(\S+)(?:\s+(.*\S))?\s*$`)
+)
+
+// ParseStorages reads a storage.cfg of at most 1 MiB. A section ends at an
+// empty line, of a property that stands twice the first counts, and the storage
+// local is always there, as in Proxmox.
 func ParseStorages(r io.Reader) (Storages, error) {
 	raw, err := readBounded(r)
 	if err != nil {
 		return nil, fmt.Errorf("read storage.cfg: %w", err)
 	}
 	all := Storages{}
-	var s Storage
-	dirs := ""
+	id, kind := "", ""
+	var properties map[string]string
 	finish := func() {
-		if s.ID == "" {
-			return
+		if id != "" {
+			all[id] = newStorage(id, kind, properties)
 		}
-		if s.Path == "" && slices.Contains(mounted, s.Type) {
-			s.Path = "/mnt/pve/" + s.ID
-		}
-		if slices.Contains(mounted, s.Type) {
-			s.Shared, s.Mounted = true, true
-		}
-		if s.Path != "" {
-			s.Snippets = filepath.Join(s.Path, snippetsDir(dirs))
-		}
-		all[s.ID] = s
+		id = ""
 	}
 	for line := range strings.Lines(string(raw)) {
 		line = strings.TrimRight(line, "\n")
-		if strings.HasPrefix(line, "#") || strings.TrimSpace(line) == "" {
+		if strings.HasPrefix(strings.TrimSpace(line), "#") {
 			continue
 		}
-		if kind, id, ok := strings.Cut(line, ":"); ok && !strings.ContainsAny(kind, " \t") {
+		if line == "" {
 			finish()
-			s, dirs = Storage{ID: strings.TrimSpace(id), Type: kind}, ""
-			continue
-		}
-		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		value = strings.TrimSpace(value)
-		switch key {
-		case "path":
-			if strings.HasPrefix(value, "/") {
-				s.Path = filepath.Clean(value)
+		} else if id == "" {
+			if m := storageLine.FindStringSubmatch(line); m != nil {
+				kind, id, properties = strings.ToLower(m[1]), m[2], map[string]string{}
 			}
-		case "content":
-			s.Content = deletions(value)
-		case "content-dirs":
-			dirs = value
-		case "nodes":
-			s.Nodes = deletions(value)
-		case "shared":
-			s.Shared = truth(value)
-		case "is_mountpoint":
-			s.Mounted = truth(value)
-		case "disable":
-			s.Disabled = value == "" || truth(value)
+		} else if m := propertyLine.FindStringSubmatch(line); m != nil {
+			if _, twice := properties[m[1]]; !twice {
+				properties[m[1]] = m[2]
+			}
 		}
 	}
 	finish()
-	if _, ok := all["local"]; !ok {
-		all["local"] = Storage{ID: "local", Type: "dir", Path: "/var/lib/vz", Snippets: "/var/lib/vz/snippets"}
+	if s, ok := all["local"]; !ok || s.Type != "dir" || s.Path != local.Path {
+		all["local"] = local
+	} else {
+		s.Nodes = nil
+		all["local"] = s
 	}
 	return all, nil
+}
+
+func newStorage(id, kind string, properties map[string]string) Storage {
+	s := Storage{ID: id, Type: kind}
+	if nodes, there := properties["nodes"]; there {
+		s.Nodes = splitList(nodes)
+	}
+	flag := func(name string) bool { // without a value it is set
+		value, there := properties[name]
+		return there && (value == "" || truth(value))
+	}
+	s.Shared, s.Disabled = flag("shared"), flag("disable")
+	if path := properties["path"]; strings.HasPrefix(path, "/") {
+		s.Path = filepath.Clean(path)
+	} else if id == local.ID {
+		s.Path = local.Path
+	}
+	if slices.Contains(network, kind) {
+		s.Shared = true
+		if s.Path == "" {
+			s.Path = "/mnt/pve/" + id
+		}
+		s.Mounted = s.Path
+	} else if mount := properties["is_mountpoint"]; truth(mount) {
+		s.Mounted = s.Path
+	} else if strings.HasPrefix(mount, "/") {
+		s.Mounted = filepath.Clean(mount)
+	}
+	if s.Path != "" {
+		s.Snippets = filepath.Join(s.Path, snippetsDir(properties["content-dirs"]))
+	}
+	return s
+}
+
+// Late reports whether nothing but Proxmox mounts the storage. It does so when
+// it first uses the storage, but not for a hookscript (check_hookscript does not
+// activate it), so that after a boot the file may not be there yet. A storage
+// with a line in etc/fstab below root is not late.
+func (s Storage) Late(root string) bool {
+	if !slices.Contains(network, s.Type) {
+		return false
+	}
+	raw, _ := os.ReadFile(at(root, "etc/fstab"))
+	for line := range strings.Lines(string(raw)) {
+		if f := strings.Fields(line); len(f) > 1 && !strings.HasPrefix(f[0], "#") && filepath.Clean(f[1]) == s.Path {
+			return false
+		}
+	}
+	return true
 }
 
 // snippetsDir is the folder of snippets below a storage's path, which
 // content-dirs may move ("snippets=scripts,iso=images").
 func snippetsDir(dirs string) string {
-	for item := range strings.SplitSeq(dirs, ",") {
-		if dir, ok := strings.CutPrefix(strings.TrimSpace(item), "snippets="); ok && dir != "" {
-			return filepath.Clean("/" + dir)
+	found := "snippets"
+	for _, item := range splitList(dirs) {
+		if dir, ok := strings.CutPrefix(item, "snippets="); ok && dir != "" {
+			found = filepath.Clean("/" + dir)
 		}
 	}
-	return "snippets"
+	return found
 }
 
 // ReadStorages reads etc/pve/storage.cfg below root; a missing file means the storage local alone.
@@ -139,7 +180,9 @@ func (s Storages) Path(volume string) (string, error) {
 	return filepath.Join(dir, file), nil
 }
 
-// dir is the folder of a storage's snippets.
+// dir is the folder of a storage's snippets. A storage that is disabled has it
+// too: Proxmox asks for hookscripts by the path alone, and the installer's
+// storage.cfg for a BTRFS root disables local.
 func (s Storages) dir(id string) (string, error) {
 	found, ok := s[id]
 	if !ok {
@@ -147,9 +190,6 @@ func (s Storages) dir(id string) (string, error) {
 	}
 	if found.Snippets == "" {
 		return "", hint.Errorf("the storages that can hold snippets are "+s.names(), "storage %s (%s) cannot hold snippets", id, found.Type)
-	}
-	if found.Disabled {
-		return "", hint.Errorf("enable it, or name another one", "storage %s is disabled", id)
 	}
 	return found.Snippets, nil
 }

@@ -100,10 +100,13 @@ func (c *conf) save() error {
 	return os.Rename(tmp, path)
 }
 
-// deletions are the keys that go at the next start.
-func (c *conf) deletions() []string {
-	return strings.FieldsFunc(c.pending.values["delete"], func(r rune) bool { return strings.ContainsRune(",; ", r) })
+// list splits a list as Proxmox does.
+func list(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(",; ", r) })
 }
+
+// deletions are the keys that go at the next start.
+func (c *conf) deletions() []string { return list(c.pending.values["delete"]) }
 
 func (c *conf) setDeletions(keys []string) {
 	slices.Sort(keys)
@@ -111,6 +114,10 @@ func (c *conf) setDeletions(keys []string) {
 	if len(keys) == 0 {
 		delete(c.pending.values, "delete")
 	}
+}
+
+func (c *conf) undelete(key string) {
+	c.setDeletions(slices.DeleteFunc(c.deletions(), func(k string) bool { return k == key }))
 }
 
 func confFiles() []string {

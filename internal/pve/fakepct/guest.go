@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,7 +34,7 @@ func state(vmid int) string {
 	return "stopped"
 }
 
-func list() error {
+func listGuests() error {
 	format := "%-10s %-10s %-12s %-20s\n"
 	for i, file := range confFiles() {
 		vmid, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(file), ".conf"))
@@ -107,12 +106,7 @@ func start(vmid int, _ []string) error {
 		if running(vmid) {
 			return die("CT %d already running", vmid)
 		}
-		for _, key := range c.deletions() {
-			delete(c.live.values, key)
-		}
-		delete(c.pending.values, "delete")
-		maps.Copy(c.live.values, c.pending.values)
-		c.pending = newPart()
+		c.apply(nil)
 		if err := c.save(); err != nil {
 			return err
 		}

@@ -6,7 +6,9 @@
 // FAKEPCT_ROOT is the root folder (else PVE_NVIDIA_HOOK_HOST_ROOT, else /),
 // FAKEPCT_RUNNING the containers that count as running ("101,102"; else
 // lxc-info says), FAKEPCT_LOCK_TIMEOUT how long the lock is waited for (10s),
-// FAKEPCT_LXCPATH where LXC keeps the containers (/var/lib/lxc).
+// FAKEPCT_LXCPATH where LXC keeps the containers (/var/lib/lxc). FAKEPCT_PVE=8
+// is a Proxmox VE that plugs no devices into running containers;
+// FAKEPCT_HOTPLUG_FAILS are those that cannot be plugged in ("dev0,dev3").
 package main
 
 import (
@@ -52,7 +54,7 @@ func run(args []string) error {
 		return die("ERROR: no command specified\npct <COMMAND> [ARGS] [OPTIONS]")
 	}
 	if args[0] == "list" {
-		return list()
+		return listGuests()
 	}
 	verbs := map[string]func(vmid int, args []string) error{
 		"set": set, "config": config, "status": status, "start": start, "stop": stop, "exec": execIn,

@@ -25,52 +25,67 @@ var (
 
 const setUsage = "\npct set <vmid> [OPTIONS]"
 
+// change is what a call of set asks for.
+type change struct {
+	values         map[string]string
+	remove, revert []string
+}
+
 // options reads "--key value" and "--key=value"; one dash does as well.
-func options(args []string) (map[string]string, []string, error) {
-	values, remove := map[string]string{}, []string{}
+func options(args []string) (change, error) {
+	c := change{values: map[string]string{}}
+	bad := func(format string, args ...any) (change, error) { return change{}, die(format, args...) }
 	for len(args) > 0 {
 		name, ok := strings.CutPrefix(args[0], "-")
 		name = strings.TrimPrefix(name, "-")
 		if !ok {
-			return nil, nil, die("400 too many arguments%s", setUsage)
+			return bad("400 too many arguments%s", setUsage)
 		}
 		args = args[1:]
 		name, value, given := strings.Cut(name, "=")
-		if name != "delete" && !known.MatchString(name) {
-			return nil, nil, die("Unknown option: %s\n400 unable to parse option%s", name, setUsage)
+		if name != "delete" && name != "revert" && !known.MatchString(name) {
+			return bad("Unknown option: %s\n400 unable to parse option%s", name, setUsage)
 		}
 		if !given {
 			if len(args) == 0 {
-				return nil, nil, die("Option %s requires an argument\n400 unable to parse option%s", name, setUsage)
+				return bad("Option %s requires an argument\n400 unable to parse option%s", name, setUsage)
 			}
 			value, args = args[0], args[1:]
 		}
-		if name == "delete" {
-			remove = append(remove, strings.FieldsFunc(value, func(r rune) bool { return strings.ContainsRune(",; ", r) })...)
-			continue
-		}
-		values[name] = value
-	}
-	if len(values)+len(remove) == 0 {
-		return nil, nil, die("no options specified")
-	}
-	for _, key := range remove {
-		if !known.MatchString(key) {
-			return nil, nil, die("400 Parameter verification failed.\ndelete: unknown option '%s'\n%s", key, setUsage)
-		}
-		if _, both := values[key]; both {
-			return nil, nil, die("400 Parameter verification failed.\ndelete: you can't use '-%s' and -delete %s' at the same time\n%s", key, key, setUsage)
+		switch name {
+		case "delete":
+			c.remove = append(c.remove, list(value)...)
+		case "revert":
+			c.revert = append(c.revert, list(value)...)
+		default:
+			c.values[name] = value
 		}
 	}
-	return values, remove, nil
+	if len(c.values)+len(c.remove)+len(c.revert) == 0 {
+		return bad("no options specified")
+	}
+	for name, keys := range map[string][]string{"delete": c.remove, "revert": c.revert} {
+		for _, key := range keys {
+			if !known.MatchString(key) {
+				return bad("400 Parameter verification failed.\n%s: unknown option '%s'\n%s", name, key, setUsage)
+			}
+			if _, both := c.values[key]; both {
+				return bad("400 Parameter verification failed.\n%s: you can't use '-%s' and -%s %s' at the same time\n%s", name, key, name, key, setUsage)
+			}
+			if name == "delete" && slices.Contains(c.revert, key) {
+				return bad("400 Parameter verification failed.\ndelete: you can't use '-delete %s' and '-revert %s' at the same time\n%s", key, key, setUsage)
+			}
+		}
+	}
+	return c, nil
 }
 
 func set(vmid int, args []string) error {
-	values, remove, err := options(args)
+	wanted, err := options(args)
 	if err != nil {
 		return err
 	}
-	for key, value := range values {
+	for key, value := range wanted.values {
 		if err := checkFormat(key, value); err != nil {
 			return err
 		}
@@ -83,7 +98,7 @@ func set(vmid int, args []string) error {
 		if lock := c.live.values["lock"]; lock != "" {
 			return die("CT is locked (%s)", lock)
 		}
-		return c.update(values, remove)
+		return c.update(wanted)
 	})
 }
 
@@ -111,12 +126,16 @@ func checkFormat(key, value string) error {
 	return nil
 }
 
-// update does what Proxmox does with a running and with a stopped container:
-// of a running one a new devN is plugged in at once, a changed or deleted one
-// waits in [pve:pending] for the next start.
-func (c *conf) update(values map[string]string, remove []string) error {
-	up := running(c.vmid)
-	for _, key := range remove {
+// update does what Proxmox does, in its order (PVE::LXC::Config's
+// update_pct_config): all goes to [pve:pending] first, and of there what the
+// container can take now becomes live. Nothing is written when that fails.
+func (c *conf) update(wanted change) error {
+	for _, key := range wanted.revert {
+		delete(c.pending.values, key)
+		c.undelete(key)
+	}
+	changed := map[string]bool{}
+	for _, key := range wanted.remove {
 		_, live := c.live.values[key]
 		_, pending := c.pending.values[key]
 		if !live && !pending {
@@ -129,33 +148,91 @@ func (c *conf) update(values map[string]string, remove []string) error {
 		if key == "unprivileged" {
 			return die("unable to delete read-only option: '%s'", key)
 		}
-		delete(c.pending.values, key)
-		if !up || fast.MatchString(key) {
-			delete(c.live.values, key)
-		} else if live {
-			c.setDeletions(append(c.deletions(), key))
-		}
+		changed[key] = true
+		c.setDeletions(append(c.deletions(), key)) // a pending value stays
 	}
-	for key, value := range values {
+	for key, value := range wanted.values {
 		if err := check(key, value); err != nil {
 			return err
 		}
-		c.setDeletions(slices.DeleteFunc(c.deletions(), func(k string) bool { return k == key }))
-		delete(c.pending.values, key)
-		old, exists := c.live.values[key]
-		if old == value {
-			continue
+		changed[key] = true
+		c.pending.values[key] = value
+		c.undelete(key)
+	}
+	c.cleanup()
+	if running(c.vmid) {
+		if err := c.hotplug(changed); err != nil {
+			return err
 		}
-		if !up || fast.MatchString(key) || device.MatchString(key) && !exists {
-			c.live.values[key] = value
-		} else {
-			c.pending.values[key] = value
-		}
+	} else {
+		c.apply(changed)
 	}
 	if err := c.save(); err != nil {
 		return err
 	}
 	return c.checkDevices()
+}
+
+// cleanup drops pending values that are live already, and deletions of what is not live.
+func (c *conf) cleanup() {
+	for key, value := range c.live.values {
+		if c.pending.values[key] == value {
+			delete(c.pending.values, key)
+		}
+	}
+	c.setDeletions(slices.DeleteFunc(c.deletions(), func(key string) bool {
+		_, live := c.live.values[key]
+		return !live
+	}))
+}
+
+// hotplug makes live of a running container what it can take. Of devices that
+// is a new one, since Proxmox VE 9 (pve-container 6.0.4); a changed or deleted
+// one waits for the next start.
+func (c *conf) hotplug(changed map[string]bool) error {
+	for _, key := range c.deletions() {
+		if changed[key] && fast.MatchString(key) {
+			delete(c.live.values, key)
+			c.undelete(key)
+		}
+	}
+	var failed []string
+	for key := range changed {
+		value, pending := c.pending.values[key]
+		_, live := c.live.values[key]
+		plugs := device.MatchString(key) && !live && os.Getenv("FAKEPCT_PVE") != "8"
+		switch {
+		case !pending || !plugs && !fast.MatchString(key):
+		case plugs && slices.Contains(list(os.Getenv("FAKEPCT_HOTPLUG_FAILS")), key):
+			failed = append(failed, fmt.Sprintf("%s: unable to hotplug %s: move_mount failed: No such file or directory", key, key))
+		default:
+			c.live.values[key] = value
+			delete(c.pending.values, key)
+		}
+	}
+	if len(failed) > 0 {
+		slices.Sort(failed)
+		return die("400 Parameter verification failed.\n%s\n%s", strings.Join(failed, "\n"), setUsage)
+	}
+	return nil
+}
+
+// apply makes pending changes live, those of changed or, where that is nil, all:
+// first the deletions, then the values, so that a value wins over its deletion.
+func (c *conf) apply(changed map[string]bool) {
+	for _, key := range c.deletions() {
+		if changed == nil || changed[key] {
+			delete(c.live.values, key)
+			c.undelete(key)
+		}
+	}
+	c.cleanup()
+	for key, value := range c.pending.values {
+		if key != "delete" && (changed == nil || changed[key]) {
+			c.live.values[key] = value
+			delete(c.pending.values, key)
+		}
+	}
 }
 
 func check(key, value string) error {
@@ -252,5 +329,6 @@ func storages() (map[string]string, error) {
 			dirs[id] = fields[1]
 		}
 	}
+	dirs["local"] = "/var/lib/vz" // whatever is said of it
 	return dirs, nil
 }
