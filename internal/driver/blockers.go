@@ -136,7 +136,7 @@ func executable(c *lxc.Container, name string) bool {
 // driverPackage matches the packages, of Debian, Ubuntu, NVIDIA's repository,
 // Fedora and its kin and Arch, that hold libcuda or libnvidia-ml. Names of this
 // form alone are taken: they are shown in a command that a person may paste.
-var driverPackage = lazy.MustCompile(`^(libcuda1|libnvidia-ml1|libnvidia-compute(-[0-9][a-z0-9+.-]*)?|nvidia-(utils|smi|driver|driver-libs|driver-cuda|driver-cuda-libs|driver-bin)(-[0-9][a-z0-9+.-]*)?|nvidia-open(-[0-9][a-z0-9+.-]*)?|cuda-drivers(-[0-9]+)?|xorg-x11-drv-nvidia-cuda(-libs)?)$`)
+var driverPackage = lazy.MustCompile(`^(libcuda1|libnvidia-ml1|libnvidia-compute(-[0-9][a-z0-9+.-]*)?|libnvidia-(tesla|legacy)-[a-z0-9-]*(cuda1|ml1)|nvidia-(utils|smi|driver|driver-libs|driver-cuda|driver-cuda-libs|driver-bin)(-[0-9][a-z0-9+.-]*)?|nvidia-open(-[0-9][a-z0-9+.-]*)?|cuda-drivers(-[0-9]+)?|xorg-x11-drv-nvidia-cuda(-libs)?)$`)
 
 const dpkgStatus = "/var/lib/dpkg/status"
 

@@ -93,7 +93,6 @@ func TestUserSpaceIsWhatTheInstallerSurelyInstalls(t *testing.T) {
 		"/usr/bin/nvidia-installer":                     "",
 		"/usr/bin/nvidia-uninstall":                     "nvidia-installer",
 		"/etc/OpenCL/vendors/nvidia.icd":                "",
-		"/etc/vulkan/icd.d/nvidia_icd.json":             "",
 		"/usr/share/nvidia/nvoptix.bin":                 "",
 		"/usr/lib/nvidia/glvnd_check":                   "",
 		"/lib/firmware/nvidia/550.163.01/gsp_tu10x.bin": "",
