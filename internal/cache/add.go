@@ -54,7 +54,7 @@ func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
 	if err := w.check(); err != nil {
 		return Item{}, err
 	}
-	if err := c.checkDir(); err != nil {
+	if err := CheckDir(c.Dir); err != nil {
 		return Item{}, err
 	}
 	if err := c.checkWritable(); err != nil {

@@ -32,6 +32,7 @@ var groups = []group{
 	{"permissions", "of the host's folders and files", "hook", "TestPermission", true},
 	{"permissions", "of configuration, cache and locks", "internal/config", "TestFileThatOthersMayWriteIsRefused|TestFileOfAnotherUserIsRefused", false},
 	{"permissions", "of the cache", "internal/cache", "TestFoldersOfOthersAreRefused|TestTreeOfOthersIsNotTrusted|TestOddFilesAreRefused", false},
+	{"permissions", "of the keys of NVIDIA's repository", "internal/cuda", "TestCacheThatOthersCouldHaveWrittenIsRefused|TestKeptFilesHaveTheModesOfTheCache", false},
 }
 
 // goTests runs the Go tests of a part, each of which counts as a try with all
