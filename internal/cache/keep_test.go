@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -118,6 +119,32 @@ func TestOddFilesAreRefused(t *testing.T) {
 		require.NoError(t, spoil(run))
 		_, err := c.Get(testContext(t), want(v1))
 		require.ErrorContains(t, err, run+" is refused", name)
+	}
+}
+
+// The folder may have been open to others once, who could write metadata as well.
+func TestMetadataOfOthersProvesNothing(t *testing.T) {
+	for name, spoil := range map[string]func(meta string) error{
+		"owner":     func(meta string) error { return os.Chown(meta, 1000, 0) },
+		"mode":      func(meta string) error { return os.Chmod(meta, 0o666) },
+		"link":      func(meta string) error { return firstError(os.Rename(meta, meta+"2"), os.Symlink(meta+"2", meta)) },
+		"all of it": func(meta string) error { return exec.Command("chown", "-R", "1000", filepath.Dir(meta)+"/.").Run() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, said := newCache(t)
+			e := get(t, c, want(v1, serve(t, true).offer(v1, sample(t, v1)).template()))
+			e.Release()
+			said.lines = nil
+			require.NoError(t, spoil(c.paths(v1, "x86_64").meta))
+			require.NoError(t, os.Chown(c.Dir, 0, 0))
+			if name == "all of it" {
+				_, err := c.Get(testContext(t), want(v1))
+				require.ErrorContains(t, err, e.RunFile+" is refused: it belongs to uid 1000")
+				return
+			}
+			get(t, c, want(v1))
+			require.Contains(t, said.text(), "verified and unpacked", "as a file that was put there by hand")
+		})
 	}
 }
 

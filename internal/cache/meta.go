@@ -45,7 +45,7 @@ type Meta struct {
 const metaMost = 64 << 10
 
 func readMeta(path string) (Meta, error) {
-	text, err := readSmall(path, metaMost)
+	text, err := ReadFile(path, metaMost)
 	if err != nil {
 		return Meta{}, err
 	}
