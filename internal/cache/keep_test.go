@@ -207,6 +207,30 @@ func TestAddOfTheSameFileKeepsWhatWasProvedOfIt(t *testing.T) {
 	require.Contains(t, hint.Of(err), "run file of NVIDIA's")
 }
 
+func TestAddHoldsTheFileToItsPin(t *testing.T) {
+	c, _ := newCache(t)
+	b := sample(t, v1)
+	from := filepath.Join(t.TempDir(), "driver.run")
+	require.NoError(t, os.WriteFile(from, b, 0o600))
+	h, err := HeaderOf(from)
+	require.NoError(t, err)
+	require.Equal(t, v1, h.Version)
+	w := Want{Version: h.Version, SHA256: sumOf(nil), RequireChecksum: true}
+	_, err = c.Add(testContext(t), from, w)
+	require.ErrorContains(t, err, "wanted "+sumOf(nil))
+	require.Contains(t, hint.Of(err), "driver.sha256")
+	requireClean(t, c)
+	w.SHA256 = sumOf(b)
+	require.NoError(t, os.WriteFile(from+".sha256sum", []byte("not looked at"), 0o600))
+	it, err := c.Add(testContext(t), from, w)
+	require.NoError(t, err)
+	require.Equal(t, byPin, it.Verified)
+
+	_, err = HeaderOf(from + ".sha256sum")
+	require.ErrorContains(t, err, "add "+from)
+	require.Contains(t, hint.Of(err), "run file of NVIDIA's")
+}
+
 func TestAddOfTheFileInPlaceVerifiesIt(t *testing.T) {
 	c, _ := newCache(t)
 	run := put(t, c, sample(t, v1))
