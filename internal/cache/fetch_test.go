@@ -254,20 +254,23 @@ func TestFileThatChangesBetweenPartsIsFetchedWhole(t *testing.T) {
 	require.Contains(t, said.text(), "changed")
 }
 
+// leave lays down what a broken-off run leaves.
+func leave(t *testing.T, c *Cache, s *server, o origin, part []byte) {
+	t.Helper()
+	require.NoError(t, makeDir(c.Dir))
+	p := c.paths(v1, "x86_64")
+	u, err := fill(s.template(), want(v1))
+	require.NoError(t, err)
+	if o.URL == "" {
+		o.URL = key(u)
+	}
+	require.NoError(t, writeJSON(p.origin, o))
+	require.NoError(t, os.WriteFile(p.part, part, 0o644))
+}
+
 func TestLeftoverPartIsResumed(t *testing.T) {
 	b := sample(t, v1)
 	half := len(b) / 2
-	leave := func(c *Cache, s *server, o origin, part []byte) {
-		require.NoError(t, makeDir(c.Dir))
-		p := c.paths(v1, "x86_64")
-		u, err := fill(s.template(), want(v1))
-		require.NoError(t, err)
-		if o.URL == "" {
-			o.URL = key(u)
-		}
-		require.NoError(t, writeJSON(p.origin, o))
-		require.NoError(t, os.WriteFile(p.part, part, 0o644))
-	}
 	for name, c := range map[string]struct {
 		o      origin
 		part   []byte
@@ -286,7 +289,7 @@ func TestLeftoverPartIsResumed(t *testing.T) {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			cache, said := newCache(t)
 			s := serve(t, true).offer(v1, b)
-			leave(cache, s, c.o, c.part)
+			leave(t, cache, s, c.o, c.part)
 			var ranges []string
 			s.fault = onRun(func(_ http.ResponseWriter, r *http.Request, _ int) bool {
 				ranges = append(ranges, r.Header.Get("Range"))
@@ -296,6 +299,29 @@ func TestLeftoverPartIsResumed(t *testing.T) {
 			require.Equal(t, sumOf(b), e.Meta.SHA256)
 			require.Equal(t, c.ranges, ranges, said.text())
 			requireClean(t, cache, v1)
+		})
+	}
+}
+
+// What a transfer leaves becomes the run file, so it must be nobody else's.
+func TestPartOfOthersIsNotResumed(t *testing.T) {
+	b := sample(t, v1)
+	for name, spoil := range map[string]func(p paths) error{
+		"owner":           func(p paths) error { return os.Chown(p.part, 1000, 0) },
+		"mode":            func(p paths) error { return os.Chmod(p.part, 0o666) },
+		"link":            func(p paths) error { return firstError(os.Rename(p.part, p.part+"2"), os.Symlink(p.part+"2", p.part)) },
+		"owner of origin": func(p paths) error { return os.Chown(p.origin, 1000, 0) },
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			c, said := newCache(t)
+			s := serve(t, true).offer(v1, b)
+			leave(t, c, s, origin{ETag: `"v1"`, Size: int64(len(b))}, b[:len(b)/2])
+			require.NoError(t, spoil(c.paths(v1, "x86_64")))
+			e := get(t, c, want(v1, s.template()))
+			require.NotContains(t, said.text(), "resuming")
+			st, err := os.Lstat(e.RunFile)
+			require.NoError(t, err)
+			require.NoError(t, checkOwn(e.RunFile, st))
 		})
 	}
 }

@@ -31,7 +31,8 @@ var groups = []group{
 	{"hostile", "files, mounts and processes of a container", "internal/lxc", "TestLinksStayInsideTheRoot|TestOnlyRegularFilesAreOpened|TestTheHostsFilesInABindMountAreOutOfReach|TestARaceOfFolderAndLinkLeadsNowhere|TestContainerRootCanUseTheTreeAndChangeNothing|TestARaceForTheTargetLeadsNowhere|TestEndlessOutputCostsNoMemory|TestLinesAreHarmless|TestADeadlineEndsAllThatWasStarted", false},
 	{"permissions", "of the host's folders and files", "hook", "TestPermission", true},
 	{"permissions", "of configuration, cache and locks", "internal/config", "TestFileThatOthersMayWriteIsRefused|TestFileOfAnotherUserIsRefused", false},
-	{"permissions", "of the cache", "internal/cache", "TestFoldersOfOthersAreRefused|TestTreeOfOthersIsNotTrusted|TestOddFilesAreRefused", false},
+	{"permissions", "of the cache", "internal/cache", "TestFoldersOfOthersAreRefused|TestTreeOfOthersIsNotTrusted|TestOddFilesAreRefused|TestMetadataOfOthersProvesNothing|TestPartOfOthersIsNotResumed", false},
+	{"permissions", "of the keys of NVIDIA's repository", "internal/cuda", "TestCacheThatOthersCouldHaveWrittenIsRefused|TestKeptFilesHaveTheModesOfTheCache", false},
 }
 
 // goTests runs the Go tests of a part, each of which counts as a try with all
