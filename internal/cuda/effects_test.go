@@ -214,6 +214,8 @@ func TestTenContainersFetchTheKeyringOnce(t *testing.T) {
 	}))
 	defer server.Close()
 	dir := filepath.Join(t.TempDir(), "cache")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".x.deb123456789"), []byte("!<arch>"), 0o644))
 	var wait sync.WaitGroup
 	for range 10 {
 		wait.Go(func() {
@@ -227,6 +229,7 @@ func TestTenContainersFetchTheKeyringOnce(t *testing.T) {
 	}
 	wait.Wait()
 	require.EqualValues(t, 1, gets.Load())
+	require.NoFileExists(t, filepath.Join(dir, ".x.deb123456789"), "of a run that was killed while it kept the file")
 }
 
 func TestFetchTriesAgainOnlyWhereThatHelps(t *testing.T) {

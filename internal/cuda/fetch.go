@@ -59,7 +59,11 @@ func (j *job) cached(ctx context.Context, from, name string, check func([]byte) 
 	if err := check(data); err != nil {
 		return nil, hint.Wrap(fmt.Errorf("%s: %w", from, err), "a proxy or login page may have answered in place of the repository")
 	}
-	if err := renameio.WriteFile(file, data, 0o644); err != nil {
+	left, _ := filepath.Glob(filepath.Join(j.w.CacheDir, "."+name+"[0-9]*"))
+	for _, half := range left {
+		_ = os.Remove(half) // by a run that was killed, for the lock is held
+	}
+	if err := renameio.WriteFile(file, data, 0o644, renameio.WithTempDir(j.w.CacheDir)); err != nil {
 		return nil, fmt.Errorf("keep %s in the cache: %w", name, err)
 	}
 	j.log.Infof("fetched %s for all containers", name)
