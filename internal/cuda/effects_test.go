@@ -217,6 +217,8 @@ func TestTenContainersFetchTheKeyringOnce(t *testing.T) {
 	}))
 	defer server.Close()
 	dir := filepath.Join(t.TempDir(), "cache")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".x.deb123456789"), []byte("!<arch>"), 0o644))
 	var wait sync.WaitGroup
 	for range 10 {
 		wait.Go(func() {
@@ -230,6 +232,7 @@ func TestTenContainersFetchTheKeyringOnce(t *testing.T) {
 	}
 	wait.Wait()
 	require.EqualValues(t, 1, gets.Load())
+	require.NoFileExists(t, filepath.Join(dir, ".x.deb123456789"), "of a run that was killed while it kept the file")
 }
 
 // What lies in the cache is installed as the container's root.

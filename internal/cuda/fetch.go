@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -54,6 +55,10 @@ func (j *job) cached(ctx context.Context, from, name string, check func([]byte) 
 	}
 	if err := check(data); err != nil {
 		return nil, hint.Wrap(fmt.Errorf("%s: %w", from, err), "a proxy or login page may have answered in place of the repository")
+	}
+	left, _ := filepath.Glob(filepath.Join(j.w.CacheDir, "."+name+"[0-9]*"))
+	for _, half := range left {
+		_ = os.Remove(half) // by a run that was killed, for the lock is held
 	}
 	if err := cache.WriteFile(file, data); err != nil {
 		return nil, fmt.Errorf("keep %s in the cache: %w", name, err)

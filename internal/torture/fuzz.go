@@ -60,10 +60,12 @@ func parsers(ctx context.Context, t *torture) error {
 		cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+one.name+"$", "-fuzztime", t.fuzz.String(), one.pkg)
 		out, err := cmd.CombinedOutput()
 		r := t.table.at("parsers", strings.TrimPrefix(one.pkg, "github.com/thinkheads-ai/pve-nvidia-hook/")+" "+one.name)
-		r.tries = executions(string(out))
+		r.tries, r.inputs = executions(string(out)), true
 		if err != nil {
 			text := string(out)
 			r.failures = append(r.failures, text[max(0, len(text)-3000):])
+		} else if r.tries == 0 {
+			r.failures = append(r.failures, fmt.Sprintf("no input was tried in %v; a longer -fuzztime may help", t.fuzz))
 		}
 		t.say("%s %s: %d inputs in %v, %d failures", one.pkg, one.name, r.tries, time.Since(began).Round(time.Second), len(r.failures))
 		if err := ctx.Err(); err != nil {

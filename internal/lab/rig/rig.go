@@ -25,6 +25,7 @@ type Rig struct {
 	LXCPath string
 	Mirror  *mirror.Server
 	Env     []string // further variables for the program
+	Metrics string   // the file that Configure names for the metrics; "": none
 }
 
 // Build compiles the program into dir and returns the binary's path. The
@@ -87,8 +88,8 @@ func (r *Rig) Configure(extra string) error {
 		extra = "[driver]\n" + extra
 	}
 	extra = strings.Replace(extra, "[driver]", fmt.Sprintf("[driver]\nurls = [%q]", r.Mirror.URL()), 1)
-	text := fmt.Sprintf("%s\n[cache]\ndir = %q\nlock_timeout = \"2m\"\n[paths]\nstate = %q\nrun = %q\nlxc = %q\nmetrics = \"\"\n",
-		extra, r.Cache(), r.Path("state"), r.Path("run"), r.LXCPath)
+	text := fmt.Sprintf("%s\n[cache]\ndir = %q\nlock_timeout = \"2m\"\n[paths]\nstate = %q\nrun = %q\nlxc = %q\nmetrics = %q\n",
+		extra, r.Cache(), r.Path("state"), r.Path("run"), r.LXCPath, r.Metrics)
 	return os.WriteFile(r.Path("config.toml"), []byte(text), 0o644)
 }
 
