@@ -110,7 +110,11 @@ func (f *findings) file(s script, fix string) {
 	case !s.there:
 		f.add(Problem, fix, "the container does not start: its hookscript %s is missing", s.file)
 	case !s.exec:
-		f.add(Problem, "chmod 755 "+s.file, "the container does not start: its hookscript %s is not executable", s.file)
+		fix = "make it executable"
+		if plain.MatchString(s.file) {
+			fix = "chmod 755 " + s.file
+		}
+		f.add(Problem, fix, "the container does not start: its hookscript %s is not executable", s.file)
 	}
 }
 
