@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -167,14 +168,10 @@ func (c Conf) Next() Section {
 	if c.Pending.Hookscript != "" {
 		next.Hookscript = c.Pending.Hookscript
 	}
-	for _, key := range c.Delete {
-		if key == "hookscript" {
-			next.Hookscript = ""
-		}
-		if n, err := strconv.Atoi(strings.TrimPrefix(key, "dev")); err == nil {
-			delete(next.Dev, n)
-		}
+	if slices.Contains(c.Delete, "hookscript") {
+		next.Hookscript = ""
 	}
+	maps.DeleteFunc(next.Dev, func(n int, _ string) bool { return slices.Contains(c.Delete, dev(n)) })
 	return next
 }
 
