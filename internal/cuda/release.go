@@ -215,7 +215,7 @@ func toolkitPackage(release string) string {
 	return "cuda-toolkit-" + strings.ReplaceAll(release, ".", "-")
 }
 
-var toolkitName = lazy.MustCompile(`^cuda-toolkit-([1-9][0-9]?)-([0-9]{1,2})$`)
+var toolkitName = lazy.MustCompile(`^cuda-toolkit-([1-9][0-9]?)-(0|[1-9][0-9]?)$`)
 
 // collect makes the list of toolkits from pairs of package name and version;
 // of one release it keeps the newest update.

@@ -126,7 +126,7 @@ func fuseMinors(mountinfo string) map[string]bool {
 		if kind[0] != "fuse" && !strings.HasPrefix(kind[0], "fuse.") {
 			continue // fuseblk needs a disk, which a container has none of
 		}
-		if minor, ok := strings.CutPrefix(fields[2], "0:"); ok && strings.Trim(minor, "0123456789") == "" {
+		if minor, ok := strings.CutPrefix(fields[2], "0:"); ok && minor != "" && strings.Trim(minor, "0123456789") == "" {
 			minors[minor] = true
 		}
 	}
