@@ -19,12 +19,8 @@ func (p Plan) after(t *testing.T, c Conf, running bool) Conf {
 	for n := range maxDev + 1 {
 		numbers[dev(n)] = n
 	}
+	c.Dev, c.Pending.Dev = maps.Clone(c.Dev), maps.Clone(c.Pending.Dev)
 	to := &c.Section
-	if running {
-		to = &c.Pending
-	}
-	to.Dev = maps.Clone(to.Dev)
-	c.Pending.Dev = maps.Clone(c.Pending.Dev)
 	if running {
 		to = &c.Pending
 	}
