@@ -208,7 +208,7 @@ func TestWhatCannotBeReachedIsSaidInShort(t *testing.T) {
 
 func TestTransferCutAtEachTenthGoesOn(t *testing.T) {
 	b := sample(t, v1)
-	for name, tag := range map[string]string{"resumed": `"v1"`, "server cannot resume": ""} {
+	for name, tag := range map[string]string{"resumed by its tag": `"v1"`, "resumed by its date": monday, "server cannot resume": ""} {
 		t.Run(name, func(t *testing.T) {
 			c, said := newCache(t)
 			s := serve(t, true).offer(v1, b)
@@ -237,21 +237,44 @@ func TestTransferCutAtEachTenthGoesOn(t *testing.T) {
 	}
 }
 
+// Two dates as they stand in Last-Modified.
+const monday, tuesday = "Mon, 02 Jun 2025 08:00:00 GMT", "Tue, 03 Jun 2025 08:00:00 GMT"
+
 func TestFileThatChangesBetweenPartsIsFetchedWhole(t *testing.T) {
 	b := sample(t, v1)
 	other := bytes.Clone(b)
 	other[len(other)/2] ^= 1
-	c, said := newCache(t)
-	s := serve(t, true).offer(v1, b)
-	s.fault = onRun(func(w http.ResponseWriter, r *http.Request, n int) bool {
-		if n == 1 {
-			cut(w, r, other, `"old"`, len(other)*2/3)
-		}
-		return n == 1
-	})
-	e := get(t, c, want(v1, s.template()))
-	require.Equal(t, sumOf(b), e.Meta.SHA256)
-	require.Contains(t, said.text(), "changed")
+	for name, c := range map[string]struct {
+		before, now string
+		heeds       bool // the server looks at If-Range
+	}{
+		"by its tag":                   {`"old"`, `"v1"`, true},
+		"by its tag in the part only":  {`"old"`, `"v1"`, false},
+		"by its date":                  {monday, tuesday, true},
+		"by its date in the part only": {monday, tuesday, false},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			cache, said := newCache(t)
+			s := serve(t, true).offer(v1, b)
+			var ranges []string
+			s.fault = onRun(func(w http.ResponseWriter, r *http.Request, n int) bool {
+				ranges = append(ranges, r.Header.Get("Range"))
+				if n == 1 {
+					cut(w, r, other, c.before, len(other)*2/3)
+				}
+				if !c.heeds {
+					r.Header.Set("If-Range", c.now)
+				}
+				cut(w, r, b, c.now, len(b))
+				return true
+			})
+			e := get(t, cache, want(v1, s.template()))
+			require.Equal(t, sumOf(b), e.Meta.SHA256)
+			require.Contains(t, said.text(), "changed")
+			require.Equal(t, []string{"", fmt.Sprintf("bytes=%d-", len(b)*2/3), ""}, ranges)
+			requireClean(t, cache, v1)
+		})
+	}
 }
 
 // leave lays down what a broken-off run leaves.
@@ -279,6 +302,8 @@ func TestLeftoverPartIsResumed(t *testing.T) {
 		"by its tag":           {origin{ETag: `"v1"`, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half)}},
 		"whole already":        {origin{ETag: `"v1"`, Size: int64(len(b))}, b, nil},
 		"of a changed file":    {origin{ETag: `"v0"`, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half), ""}},
+		"by its date":          {origin{LastModified: monday, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half)}},
+		"of another date":      {origin{LastModified: tuesday, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half), ""}},
 		"of another URL":       {origin{URL: "x", ETag: `"v1"`, Size: int64(len(b))}, b[:half], []string{""}},
 		"with a weak tag":      {origin{ETag: `W/"v1"`, Size: int64(len(b))}, b[:half], []string{""}},
 		"of no known origin":   {origin{Size: int64(len(b))}, b[:half], []string{""}},
@@ -289,6 +314,12 @@ func TestLeftoverPartIsResumed(t *testing.T) {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			cache, said := newCache(t)
 			s := serve(t, true).offer(v1, b)
+			if c.o.LastModified != "" {
+				var err error
+				s.tag = ""
+				s.date, err = http.ParseTime(monday)
+				require.NoError(t, err)
+			}
 			leave(t, cache, s, c.o, c.part)
 			var ranges []string
 			s.fault = onRun(func(_ http.ResponseWriter, r *http.Request, _ int) bool {

@@ -136,8 +136,7 @@ func (s *source) accept(r *http.Response, at int64) error {
 			if err != nil {
 				return fmt.Errorf("%w: %w", errRestart, err)
 			}
-			tag := r.Header.Get("ETag")
-			if first != at || total != s.size || tag != "" && s.from.ETag != "" && tag != s.from.ETag {
+			if first != at || total != s.size || differ(r.Header.Get("ETag"), s.from.ETag) || differ(r.Header.Get("Last-Modified"), s.from.LastModified) {
 				return fmt.Errorf("%w: the file on the server has changed", errRestart)
 			}
 			return nil
@@ -159,6 +158,9 @@ func (s *source) accept(r *http.Response, at int64) error {
 	}
 	return nil
 }
+
+// differ compares what an answer may leave out. A server may pass over If-Range.
+func differ(now, before string) bool { return now != "" && before != "" && now != before }
 
 // Read hands on the next bytes. Its error is kept in s.err too.
 func (s *source) Read(p []byte) (int, error) {

@@ -23,7 +23,7 @@ var groups = []group{
 	{"downloads", "cut at each tenth, changed between parts", "internal/cache", "TestTransferCutAtEachTenthGoesOn|TestFileThatChangesBetweenPartsIsFetchedWhole|TestLeftoverPartIsResumed|TestCancelledTransferIsResumedLater", false},
 	{"downloads", "checksums", "internal/cache", "TestChecksumRules|TestChecksumBesideTheFileCounts|TestPinThatDiffersFromTheFileIsRefused", false},
 	{"downloads", "hostile payloads", "internal/cache", "TestHostilePayloadsAreRefused", false},
-	{"downloads", "hostile archives, bombs, false sizes", "internal/runfile", "TestHostileMembersAreRefused|TestSparseClaimIsRefused|TestBombEndsAtTheLimit|TestTruncationAnywhereIsNoticed|TestWrongContentIsNamed|TestModesAreMadeHarmless", false},
+	{"downloads", "hostile archives, bombs, false sizes", "internal/runfile", "TestHostileMembersAreRefused|TestSparseClaimIsRefused|TestBombEndsAtTheLimit|TestWindowThatGrowsIsRefused|TestMemoryIsAFixedAmountAndTheWindow|TestTruncationAnywhereIsNoticed|TestWrongContentIsNamed|TestModesAreMadeHarmless", false},
 	{"downloads", "killed at any moment", "internal/cache", "TestKilledAtAnyMomentHeals|TestKilledDownloadIsResumedByTheNext", false},
 	{"disks", "host's cache full, read-only, foreign", "internal/cache", "TestFullDiskIsToldBeforeTheDownload|TestDiskThatFillsUpLeavesNothing|TestReadOnlyFolderServesWhatItHas|TestFoldersOfOthersAreRefused", false},
 	{"disks", "with real containers", "hook", "TestFullDiskIsSaidBeforeAnythingIsWritten|TestFault", true},
