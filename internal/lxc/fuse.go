@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // stuckAfter is far more than a system call on files takes, on a slow and busy
@@ -92,7 +94,16 @@ const fuseControl = "/sys/fs/fuse/connections"
 // own (lxcfs, which every container sees in its /proc, or a storage) are left
 // alone. It is the last resort: what works in the container ends too.
 func (c *Container) AbortFUSE() int {
-	theirs, err := readAt(c.proc, "mountinfo", 16<<20)
+	// Not the number that Close gives back: another container's folder might get
+	// it meanwhile, and that container lose its mounts.
+	c.closing.Lock()
+	proc, err := unix.FcntlInt(uintptr(c.proc), unix.F_DUPFD_CLOEXEC, 0)
+	c.closing.Unlock()
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(proc)
+	theirs, err := readAt(proc, "mountinfo", 16<<20)
 	if err != nil {
 		return 0
 	}

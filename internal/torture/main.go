@@ -51,6 +51,7 @@ var parts = []part{
 	{"crowd", crowd},
 	{"parsers", parsers},
 	{"permissions", goTests("permissions")},
+	{"race", race},
 }
 
 // torture is one call of the program.
