@@ -223,10 +223,11 @@ func collect(pairs [][2]string) []available {
 	best := map[string]available{}
 	for _, p := range pairs {
 		m := toolkitName.FindStringSubmatch(p[0])
-		if m == nil || p[1] == "" {
+		a := available{Version: printable(strings.TrimSpace(p[1]), 40)}
+		if m == nil || a.Version == "" {
 			continue
 		}
-		a := available{Release: m[1] + "." + m[2], Version: printable(p[1], 40)}
+		a.Release = m[1] + "." + m[2]
 		if old, ok := best[a.Release]; !ok || a.update() > old.update() {
 			best[a.Release] = a
 		}
