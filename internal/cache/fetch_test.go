@@ -414,6 +414,7 @@ func TestLeftoverPartIsResumed(t *testing.T) {
 		"of another date":      {origin{LastModified: tuesday, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half), ""}},
 		"of another URL":       {origin{URL: "x", ETag: `"v1"`, Size: int64(len(b))}, b[:half], []string{""}},
 		"with a weak tag":      {origin{ETag: `W/"v1"`, Size: int64(len(b))}, b[:half], []string{""}},
+		"with a torn tag":      {origin{ETag: "\"v\n1\"", Size: int64(len(b))}, b[:half], []string{""}},
 		"of no known origin":   {origin{Size: int64(len(b))}, b[:half], []string{""}},
 		"longer than the file": {origin{ETag: `"v1"`, Size: int64(half)}, b, []string{""}},
 		"with holes after a loss of power": {origin{ETag: `"v1"`, Size: int64(len(b))}, append(bytes.Clone(b[:1000]), make([]byte, half)...),
