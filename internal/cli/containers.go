@@ -16,6 +16,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/vmid"
 )
 
 // glanceLimit is for one look at a container. One that mounts a file system of
@@ -106,7 +107,7 @@ func numbered(dir string) []int {
 	entries, _ := os.ReadDir(dir)
 	var ids []int
 	for _, e := range entries {
-		if id, err := hook.ParseVMID(strings.TrimSuffix(e.Name(), ".json")); err == nil {
+		if id, err := vmid.Parse(strings.TrimSuffix(e.Name(), ".json")); err == nil {
 			ids = append(ids, id)
 		}
 	}

@@ -11,12 +11,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/vmid"
 )
 
 // Run is what is told of the last run on a container.
@@ -136,14 +138,14 @@ func replace(name string, text []byte) error {
 // sweep drops containers of which no runs are kept any more or that are not on
 // this node any more, except one that is here.
 func (f File) sweep(n *node, here int) {
-	kept, err := vmidsIn(f.Runs, "")
+	kept, err := vmid.In(f.Runs, "")
 	if err != nil {
 		return
 	}
-	on, err := vmidsIn(f.Containers, ".conf")
-	for vmid := range n.runs {
-		if vmid != here && (!kept[vmid] || err == nil && !on[vmid]) {
-			delete(n.runs, vmid)
+	on, err := vmid.In(f.Containers, ".conf")
+	for id := range n.runs {
+		if id != here && (!slices.Contains(kept, id) || err == nil && !slices.Contains(on, id)) {
+			delete(n.runs, id)
 		}
 	}
 }
