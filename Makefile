@@ -3,7 +3,7 @@
 #   make demo    the main job on a real throwaway container
 #   make test    everything that CI runs
 #   make bench   times beside a plain shell hook (BENCH='-markdown T -svg P')
-#   make torture kills, faults and hostile containers, at length (TORTURE='-kills 300')
+#   make torture kills, faults, hostile containers and races, at length (TORTURE='-kills 300')
 #   make fuzz    each parser for FUZZTIME (30s)
 #   make deb     the Debian packages, in dist/
 #
@@ -13,8 +13,10 @@ GO ?= go
 LAB_PACKAGES = lxc uidmap mmdebstrap
 BENCH_PACKAGES = $(LAB_PACKAGES) curl util-linux
 TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg gpg-agent dpkg-dev lintian shellcheck zstd xz-utils bindfs
+# The race detector needs a C compiler.
+TORTURE_PACKAGES = $(TEST_PACKAGES) gcc libc6-dev
 
-.PHONY: all build demo test check bench torture fuzz lab-packages test-packages bench-packages clean
+.PHONY: all build demo test check bench torture fuzz lab-packages test-packages torture-packages bench-packages clean
 
 all: build
 
@@ -43,7 +45,7 @@ check:
 bench: bench-packages
 	$(GO) run ./internal/bench $(BENCH)
 
-torture: test-packages
+torture: torture-packages
 	PVE_NVIDIA_HOOK_NEED_LXC=1 $(GO) run ./internal/torture $(TORTURE)
 
 FUZZTIME ?= 30s
@@ -58,6 +60,9 @@ lab-packages:
 
 test-packages:
 	@./packaging/need $(TEST_PACKAGES)
+
+torture-packages:
+	@./packaging/need $(TORTURE_PACKAGES)
 
 clean:
 	rm -rf bin dist

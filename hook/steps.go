@@ -9,6 +9,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
@@ -103,8 +104,15 @@ func (w *work) step(ctx context.Context, step Step) (note string, err error) {
 	return "", fmt.Errorf("unknown step %q", step)
 }
 
+// mountWait is how long a cache folder on a storage that Proxmox VE mounts is
+// waited for: after a boot that takes pvestatd some ten seconds.
+const mountWait = time.Minute
+
 func (w *work) fetch(ctx context.Context) (string, error) {
 	s := w.settings
+	if err := w.mounted(ctx, s.Cache.Dir); err != nil {
+		return "", err
+	}
 	c := cache.Cache{
 		Dir:         s.Cache.Dir,
 		LockTimeout: s.Cache.LockTimeout,
@@ -128,6 +136,25 @@ func (w *work) fetch(ctx context.Context) (string, error) {
 	}
 	w.entry = entry
 	return "", nil // the cache has said what it did
+}
+
+func (w *work) mounted(ctx context.Context, dir string) error {
+	ends, said := time.Now().Add(mountWait), false
+	for {
+		err := pve.CheckMounted(w.Host.Root, dir)
+		if err == nil || time.Now().After(ends) {
+			return err
+		}
+		if !said {
+			w.Log.Infof("waiting for the storage of the cache: %v", err)
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 func (w *work) uninstall(ctx context.Context) (string, error) {

@@ -95,3 +95,27 @@ urls = ["https://someone:pass-word-1@127.0.0.1:1/{version}/{file}?signature=abcd
 		require.NotContains(t, said, secret)
 	}
 }
+
+// What other packages hold under names like the driver's outlives an upgrade and
+// a removal: the Container Toolkit's libraries, and those that the driver has
+// replaced by its own and its uninstaller puts back.
+func TestLibrariesOfOtherPackagesStay(t *testing.T) {
+	n := newNode(t, older)
+	g := n.start(lab.Spec{})
+	const lib = "usr/lib/x86_64-linux-gnu/"
+	theirs := "cd /" + lib + " && for f in libnvidia-container.so.1.18.2 libnvidia-container-go.so.1.18.2 libnvidia-egl-wayland.so.1.1.13 libnvidia-nscq.so.550.163.01; do echo theirs >$f; done" +
+		" && ln -s libnvidia-container.so.1.18.2 libnvidia-container.so.1 && ln -s libnvidia-egl-wayland.so.1.1.13 libnvidia-egl-wayland.so.1" +
+		" && echo theirs >libnvidia-egl-gbm.so.1.1.3 && ln -s libnvidia-egl-gbm.so.1.1.3 libnvidia-egl-gbm.so.1"
+	g.sh(theirs)
+	list := "cd /usr/lib && find . -name 'lib*nvidia*' -o -name 'libGL.so*' | sort | xargs ls -l --time-style=+ | awk '{print $5, $6, $7, $8}'"
+	before := g.sh(list)
+	g.postStart(0)
+	require.FileExists(t, g.file(lib+"libnvidia-egl-wayland.so.1.1.20"))
+	require.NoError(t, n.Module(newer))
+	g.postStart(0)
+	g.holds(newer)
+	require.FileExists(t, g.file(lib+"libnvidia-container.so.1.18.2"))
+	require.FileExists(t, g.file(lib+"libnvidia-nscq.so.550.163.01"))
+	n.run(0, "uninstall", fmt.Sprint(g.VMID))
+	require.Equal(t, before, g.sh(list))
+}

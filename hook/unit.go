@@ -12,7 +12,8 @@ import (
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
-	"github.com/google/renameio/v2"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/replace"
 )
 
 // unit is the transient systemd service that goes on with the work for a
@@ -193,7 +194,8 @@ func writeEnv(file string, environ []string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return fmt.Errorf("make the run folder: %w", err)
 	}
-	if err := renameio.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+	// The container's lock is held: nobody else writes it.
+	if err := replace.File(file, file+".new", []byte(b.String()), 0o600); err != nil {
 		return fmt.Errorf("write the environment of the background work: %w", err)
 	}
 	return nil

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/machine"
 )
 
 // A part of the bench measures one question and fills one section of the table.
@@ -38,7 +40,7 @@ func keys() []string {
 }
 
 func run(ctx context.Context, o options, out, progress io.Writer) (err error) {
-	r := report{at: time.Now(), machine: look(), options: o}
+	r := report{at: time.Now(), machine: machine.Look(), options: o}
 	s, err := open(ctx, o, progress)
 	if err != nil {
 		return err

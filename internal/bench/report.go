@@ -6,12 +6,14 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/machine"
 )
 
 // report is the outcome of a bench.
 type report struct {
 	at       time.Time
-	machine  machine
+	machine  machine.Machine
 	sample   string
 	options  options
 	sections []section

@@ -28,23 +28,43 @@ func (c *Cache) Add(ctx context.Context, name string, w Want) (Item, error) {
 	return it, nil
 }
 
+// HeaderOf reads the header of a run file that is to be added: the checksum that
+// is wanted of it may depend on the version.
+func HeaderOf(name string) (runfile.Header, error) {
+	f, _, h, err := openRunFile(name)
+	if err != nil {
+		return h, fmt.Errorf("add %s: %w", name, err)
+	}
+	return h, f.Close()
+}
+
+func openRunFile(name string) (*os.File, fs.FileInfo, runfile.Header, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, runfile.Header{}, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = errors.New("not a regular file")
+	}
+	var h runfile.Header
+	if err == nil {
+		h, err = runfile.ReadHeader(f)
+		err = hint.Wrap(err, "give a run file of NVIDIA's as it was downloaded, such as NVIDIA-Linux-x86_64-580.76.05.run")
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, h, err
+	}
+	return f, st, h, nil
+}
+
 func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
-	from, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	from, st, h, err := openRunFile(name)
 	if err != nil {
 		return Item{}, err
 	}
 	defer from.Close()
-	st, err := from.Stat()
-	if err != nil {
-		return Item{}, err
-	}
-	if !st.Mode().IsRegular() {
-		return Item{}, errors.New("not a regular file")
-	}
-	h, err := runfile.ReadHeader(from)
-	if err != nil {
-		return Item{}, hint.Wrap(err, "give a run file of NVIDIA's as it was downloaded, such as NVIDIA-Linux-x86_64-580.76.05.run")
-	}
 	if w.Version == "" {
 		w.Version = h.Version
 	}
@@ -54,7 +74,7 @@ func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
 	if err := w.check(); err != nil {
 		return Item{}, err
 	}
-	if err := c.checkDir(); err != nil {
+	if err := CheckDir(c.Dir); err != nil {
 		return Item{}, err
 	}
 	if err := c.checkWritable(); err != nil {
@@ -86,6 +106,10 @@ func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
 	if err != nil {
 		_ = os.Remove(p.part)
 		removeTrees(p)
+		var bad contentFault
+		if errors.As(err, &bad) && how == byPin && hint.Of(err) == "" {
+			err = hint.Wrap(err, "driver.sha256 pins another file: correct it, or give the file that it is the checksum of")
+		}
 		return Item{}, err
 	}
 	m.Verified = how

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,30 +17,30 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
-// checkDir makes the folder when it is missing and refuses one in which somebody
-// else than root (or than this user) could exchange what root will run.
-func (c *Cache) checkDir() error {
-	if !filepath.IsAbs(c.Dir) {
-		return hint.Errorf("set cache.dir to an absolute path", "cache folder %q is no absolute path", c.Dir)
+// CheckDir makes a cache folder when it is missing and refuses one in which
+// somebody else than root (or than this user) could exchange what root will run.
+func CheckDir(folder string) error {
+	if !filepath.IsAbs(folder) {
+		return hint.Errorf("set cache.dir to an absolute path", "cache folder %q is no absolute path", folder)
 	}
-	if _, err := os.Lstat(c.Dir); errors.Is(err, fs.ErrNotExist) {
-		if err := makeDir(c.Dir); err != nil {
+	if _, err := os.Lstat(folder); errors.Is(err, fs.ErrNotExist) {
+		if err := makeDir(folder); err != nil {
 			return hint.Wrap(fmt.Errorf("make the cache folder: %w", err), "make it by hand, mount what it lies on, or set cache.dir to another folder")
 		}
 	}
-	real, err := filepath.EvalSymlinks(c.Dir)
+	real, err := filepath.EvalSymlinks(folder)
 	if err != nil {
 		return fmt.Errorf("cache folder: %w", err)
 	}
 	// The name as it is written, so that a link in it is looked at, and where it leads to.
-	for _, start := range []string{c.Dir, real} {
+	for _, start := range []string{folder, real} {
 		for dir := filepath.Clean(start); ; dir = filepath.Dir(dir) {
 			st, err := os.Lstat(dir)
 			if err != nil {
 				return fmt.Errorf("cache folder: %w", err)
 			}
 			if err := trusted(dir, st, dir == real); err != nil {
-				return fmt.Errorf("cache folder %s: %w", c.Dir, err)
+				return fmt.Errorf("cache folder %s: %w", folder, err)
 			}
 			if dir == "/" {
 				break
@@ -74,13 +73,9 @@ func makeDir(dir string) error {
 // not let others exchange it, so the sticky bit of /tmp suffices and a group is
 // let be (Debian's /usr/local has long been 2775 root:staff).
 func trusted(path string, st fs.FileInfo, last bool) error {
-	s, ok := st.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fmt.Errorf("%s: owner unknown", path)
-	}
-	if s.Uid != 0 && s.Uid != uint32(os.Geteuid()) {
+	if uid, ok := owner(st); !ok {
 		return hint.Errorf(fmt.Sprintf("chown root:root %s (on NFS: export it with no_root_squash), or set cache.dir to another folder", path),
-			"%s belongs to uid %d, who could exchange what root runs", path, s.Uid)
+			"%s belongs to uid %d, who could exchange what root runs", path, uid)
 	}
 	mode := st.Mode()
 	switch {
@@ -178,11 +173,13 @@ func (c *Cache) sweep(ctx context.Context, own paths) {
 }
 
 // sweepStray removes a temporary file of ours that outlived its run: of metadata
-// (".NVIDIA-...json" and digits) at once where the lock is held, else, as those of the lock test, after an hour.
+// (".NVIDIA-...json" and digits) at once where the lock is held, else, as those of
+// the lock test and of NVIDIA's repository files (".cuda-..." and digits), after an hour.
 func (c *Cache) sweepStray(d fs.DirEntry, own paths) {
 	n := d.Name()
 	mine := own.base != "" && (strings.HasPrefix(n, "."+own.base+endMeta) || strings.HasPrefix(n, "."+own.base+endOrigin))
-	ours := strings.HasPrefix(n, "."+prefix) && strings.Contains(n, endMeta) || strings.HasPrefix(n, ".locktest-")
+	ours := strings.HasPrefix(n, "."+prefix) && strings.Contains(n, endMeta) || strings.HasPrefix(n, ".locktest-") ||
+		strings.HasPrefix(n, ".cuda-") && !strings.HasSuffix(n, endLock)
 	if d.Type().IsRegular() && (mine || ours && old(d, time.Hour)) {
 		_ = os.Remove(filepath.Join(c.Dir, n))
 	}

@@ -208,7 +208,7 @@ func TestWhatCannotBeReachedIsSaidInShort(t *testing.T) {
 
 func TestTransferCutAtEachTenthGoesOn(t *testing.T) {
 	b := sample(t, v1)
-	for name, tag := range map[string]string{"resumed": `"v1"`, "server cannot resume": ""} {
+	for name, tag := range map[string]string{"resumed by its tag": `"v1"`, "resumed by its date": monday, "server cannot resume": ""} {
 		t.Run(name, func(t *testing.T) {
 			c, said := newCache(t)
 			s := serve(t, true).offer(v1, b)
@@ -237,37 +237,63 @@ func TestTransferCutAtEachTenthGoesOn(t *testing.T) {
 	}
 }
 
+// Two dates as they stand in Last-Modified.
+const monday, tuesday = "Mon, 02 Jun 2025 08:00:00 GMT", "Tue, 03 Jun 2025 08:00:00 GMT"
+
 func TestFileThatChangesBetweenPartsIsFetchedWhole(t *testing.T) {
 	b := sample(t, v1)
 	other := bytes.Clone(b)
 	other[len(other)/2] ^= 1
-	c, said := newCache(t)
-	s := serve(t, true).offer(v1, b)
-	s.fault = onRun(func(w http.ResponseWriter, r *http.Request, n int) bool {
-		if n == 1 {
-			cut(w, r, other, `"old"`, len(other)*2/3)
-		}
-		return n == 1
-	})
-	e := get(t, c, want(v1, s.template()))
-	require.Equal(t, sumOf(b), e.Meta.SHA256)
-	require.Contains(t, said.text(), "changed")
+	for name, c := range map[string]struct {
+		before, now string
+		heeds       bool // the server looks at If-Range
+	}{
+		"by its tag":                   {`"old"`, `"v1"`, true},
+		"by its tag in the part only":  {`"old"`, `"v1"`, false},
+		"by its date":                  {monday, tuesday, true},
+		"by its date in the part only": {monday, tuesday, false},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			cache, said := newCache(t)
+			s := serve(t, true).offer(v1, b)
+			var ranges []string
+			s.fault = onRun(func(w http.ResponseWriter, r *http.Request, n int) bool {
+				ranges = append(ranges, r.Header.Get("Range"))
+				if n == 1 {
+					cut(w, r, other, c.before, len(other)*2/3)
+				}
+				if !c.heeds {
+					r.Header.Set("If-Range", c.now)
+				}
+				cut(w, r, b, c.now, len(b))
+				return true
+			})
+			e := get(t, cache, want(v1, s.template()))
+			require.Equal(t, sumOf(b), e.Meta.SHA256)
+			require.Contains(t, said.text(), "changed")
+			require.Equal(t, []string{"", fmt.Sprintf("bytes=%d-", len(b)*2/3), ""}, ranges)
+			requireClean(t, cache, v1)
+		})
+	}
+}
+
+// leave lays down what a broken-off run leaves.
+func leave(t *testing.T, c *Cache, s *server, o origin, part []byte) {
+	t.Helper()
+	require.NoError(t, makeDir(c.Dir))
+	p := c.paths(v1, "x86_64")
+	u, err := fill(s.template(), want(v1))
+	require.NoError(t, err)
+	if o.URL == "" {
+		o.URL = key(u)
+	}
+	require.NoError(t, writeJSON(p.origin, o))
+	require.NoError(t, os.WriteFile(p.part, part, 0o644))
 }
 
 func TestLeftoverPartIsResumed(t *testing.T) {
 	b := sample(t, v1)
 	half := len(b) / 2
-	leave := func(c *Cache, s *server, o origin, part []byte) {
-		require.NoError(t, makeDir(c.Dir))
-		p := c.paths(v1, "x86_64")
-		u, err := fill(s.template(), want(v1))
-		require.NoError(t, err)
-		if o.URL == "" {
-			o.URL = key(u)
-		}
-		require.NoError(t, writeJSON(p.origin, o))
-		require.NoError(t, os.WriteFile(p.part, part, 0o644))
-	}
 	for name, c := range map[string]struct {
 		o      origin
 		part   []byte
@@ -276,6 +302,8 @@ func TestLeftoverPartIsResumed(t *testing.T) {
 		"by its tag":           {origin{ETag: `"v1"`, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half)}},
 		"whole already":        {origin{ETag: `"v1"`, Size: int64(len(b))}, b, nil},
 		"of a changed file":    {origin{ETag: `"v0"`, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half), ""}},
+		"by its date":          {origin{LastModified: monday, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half)}},
+		"of another date":      {origin{LastModified: tuesday, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half), ""}},
 		"of another URL":       {origin{URL: "x", ETag: `"v1"`, Size: int64(len(b))}, b[:half], []string{""}},
 		"with a weak tag":      {origin{ETag: `W/"v1"`, Size: int64(len(b))}, b[:half], []string{""}},
 		"of no known origin":   {origin{Size: int64(len(b))}, b[:half], []string{""}},
@@ -286,7 +314,13 @@ func TestLeftoverPartIsResumed(t *testing.T) {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			cache, said := newCache(t)
 			s := serve(t, true).offer(v1, b)
-			leave(cache, s, c.o, c.part)
+			if c.o.LastModified != "" {
+				var err error
+				s.tag = ""
+				s.date, err = http.ParseTime(monday)
+				require.NoError(t, err)
+			}
+			leave(t, cache, s, c.o, c.part)
 			var ranges []string
 			s.fault = onRun(func(_ http.ResponseWriter, r *http.Request, _ int) bool {
 				ranges = append(ranges, r.Header.Get("Range"))
@@ -296,6 +330,29 @@ func TestLeftoverPartIsResumed(t *testing.T) {
 			require.Equal(t, sumOf(b), e.Meta.SHA256)
 			require.Equal(t, c.ranges, ranges, said.text())
 			requireClean(t, cache, v1)
+		})
+	}
+}
+
+// What a transfer leaves becomes the run file, so it must be nobody else's.
+func TestPartOfOthersIsNotResumed(t *testing.T) {
+	b := sample(t, v1)
+	for name, spoil := range map[string]func(p paths) error{
+		"owner":           func(p paths) error { return os.Chown(p.part, 1000, 0) },
+		"mode":            func(p paths) error { return os.Chmod(p.part, 0o666) },
+		"link":            func(p paths) error { return firstError(os.Rename(p.part, p.part+"2"), os.Symlink(p.part+"2", p.part)) },
+		"owner of origin": func(p paths) error { return os.Chown(p.origin, 1000, 0) },
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			c, said := newCache(t)
+			s := serve(t, true).offer(v1, b)
+			leave(t, c, s, origin{ETag: `"v1"`, Size: int64(len(b))}, b[:len(b)/2])
+			require.NoError(t, spoil(c.paths(v1, "x86_64")))
+			e := get(t, c, want(v1, s.template()))
+			require.NotContains(t, said.text(), "resuming")
+			st, err := os.Lstat(e.RunFile)
+			require.NoError(t, err)
+			require.NoError(t, checkOwn(e.RunFile, st))
 		})
 	}
 }

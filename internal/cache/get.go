@@ -78,7 +78,7 @@ func (c *Cache) Get(ctx context.Context, w Want) (*Entry, error) {
 	if err := w.check(); err != nil {
 		return nil, err
 	}
-	if err := c.checkDir(); err != nil {
+	if err := CheckDir(c.Dir); err != nil {
 		return nil, err
 	}
 	p, fetched := c.paths(w.Version, w.Arch), false

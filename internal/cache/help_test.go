@@ -163,6 +163,7 @@ type server struct {
 	mu    sync.Mutex
 	files map[string][]byte // by base name
 	tag   string            // ETag of every file; "" none
+	date  time.Time         // Last-Modified of every file; zero: none
 	gets  map[string]int    // requests by base name
 
 	// fault may answer the n-th request (from 1) of a file in its own way; true when it did.
@@ -204,7 +205,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := path.Base(r.URL.Path)
 	s.mu.Lock()
 	s.gets[name]++
-	n, b, tag, fault := s.gets[name], s.files[name], s.tag, s.fault
+	n, b, tag, date, fault := s.gets[name], s.files[name], s.tag, s.date, s.fault
 	s.mu.Unlock()
 	if fault != nil && fault(w, r, name, n) {
 		return
@@ -216,10 +217,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if tag != "" {
 		w.Header().Set("ETag", tag)
 	}
-	http.ServeContent(w, r, name, time.Time{}, strings.NewReader(string(b)))
+	http.ServeContent(w, r, name, date, strings.NewReader(string(b)))
 }
 
-// cut sends the first n bytes of what was asked for and drops the connection.
+// cut sends the first n bytes of what was asked for and drops the connection. The
+// tag is an ETag in its quotes, or a date for Last-Modified, or "".
 func cut(w http.ResponseWriter, r *http.Request, b []byte, tag string, n int) {
 	from, code := 0, http.StatusOK
 	if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from); err == nil && r.Header.Get("If-Range") == tag {
@@ -228,8 +230,11 @@ func cut(w http.ResponseWriter, r *http.Request, b []byte, tag string, n int) {
 	} else {
 		from = 0
 	}
-	if tag != "" {
+	switch {
+	case strings.HasSuffix(tag, `"`):
 		w.Header().Set("ETag", tag)
+	case tag != "":
+		w.Header().Set("Last-Modified", tag)
 	}
 	w.Header().Set("Content-Length", fmt.Sprint(len(b)-from))
 	w.WriteHeader(code)

@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -121,6 +122,32 @@ func TestOddFilesAreRefused(t *testing.T) {
 	}
 }
 
+// The folder may have been open to others once, who could write metadata as well.
+func TestMetadataOfOthersProvesNothing(t *testing.T) {
+	for name, spoil := range map[string]func(meta string) error{
+		"owner":     func(meta string) error { return os.Chown(meta, 1000, 0) },
+		"mode":      func(meta string) error { return os.Chmod(meta, 0o666) },
+		"link":      func(meta string) error { return firstError(os.Rename(meta, meta+"2"), os.Symlink(meta+"2", meta)) },
+		"all of it": func(meta string) error { return exec.Command("chown", "-R", "1000", filepath.Dir(meta)+"/.").Run() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, said := newCache(t)
+			e := get(t, c, want(v1, serve(t, true).offer(v1, sample(t, v1)).template()))
+			e.Release()
+			said.lines = nil
+			require.NoError(t, spoil(c.paths(v1, "x86_64").meta))
+			require.NoError(t, os.Chown(c.Dir, 0, 0))
+			if name == "all of it" {
+				_, err := c.Get(testContext(t), want(v1))
+				require.ErrorContains(t, err, e.RunFile+" is refused: it belongs to uid 1000")
+				return
+			}
+			get(t, c, want(v1))
+			require.Contains(t, said.text(), "verified and unpacked", "as a file that was put there by hand")
+		})
+	}
+}
+
 func TestExchangedFileIsNoticed(t *testing.T) {
 	c, _ := newCache(t)
 	b := sample(t, v1)
@@ -177,6 +204,30 @@ func TestAddOfTheSameFileKeepsWhatWasProvedOfIt(t *testing.T) {
 
 	require.NoError(t, os.WriteFile(from, []byte("# Read me\n"), 0o600))
 	_, err = c.Add(testContext(t), from, Want{})
+	require.Contains(t, hint.Of(err), "run file of NVIDIA's")
+}
+
+func TestAddHoldsTheFileToItsPin(t *testing.T) {
+	c, _ := newCache(t)
+	b := sample(t, v1)
+	from := filepath.Join(t.TempDir(), "driver.run")
+	require.NoError(t, os.WriteFile(from, b, 0o600))
+	h, err := HeaderOf(from)
+	require.NoError(t, err)
+	require.Equal(t, v1, h.Version)
+	w := Want{Version: h.Version, SHA256: sumOf(nil), RequireChecksum: true}
+	_, err = c.Add(testContext(t), from, w)
+	require.ErrorContains(t, err, "wanted "+sumOf(nil))
+	require.Contains(t, hint.Of(err), "driver.sha256")
+	requireClean(t, c)
+	w.SHA256 = sumOf(b)
+	require.NoError(t, os.WriteFile(from+".sha256sum", []byte("not looked at"), 0o600))
+	it, err := c.Add(testContext(t), from, w)
+	require.NoError(t, err)
+	require.Equal(t, byPin, it.Verified)
+
+	_, err = HeaderOf(from + ".sha256sum")
+	require.ErrorContains(t, err, "add "+from)
 	require.Contains(t, hint.Of(err), "run file of NVIDIA's")
 }
 

@@ -2,9 +2,7 @@ package cache
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,7 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,7 +45,7 @@ type Meta struct {
 const metaMost = 64 << 10
 
 func readMeta(path string) (Meta, error) {
-	text, err := readSmall(path, metaMost)
+	text, err := ReadFile(path, metaMost)
 	if err != nil {
 		return Meta{}, err
 	}
@@ -71,38 +68,7 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(path, append(text, '\n'), 0o644,
-		renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o644))
-}
-
-// readSmall reads a regular file of at most limit bytes and follows no link.
-func readSmall(path string, limit int64) ([]byte, error) {
-	f, err := openRegular(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(text)) > limit {
-		err = fmt.Errorf("read %s: larger than %d bytes", path, limit)
-	}
-	return text, err
-}
-
-// openRegular opens a regular file for reading and follows no link.
-func openRegular(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, syscall.ELOOP) {
-		return nil, fmt.Errorf("open %s: it is a symbolic link", path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		f.Close()
-		return nil, errors.Join(fmt.Errorf("open %s: not a regular file", path), err)
-	}
-	return f, nil
+	return WriteFile(path, append(text, '\n'))
 }
 
 // describes reports whether st is the file that was verified.

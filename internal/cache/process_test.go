@@ -165,15 +165,21 @@ func TestLeftoversOfOtherVersionsAreSwept(t *testing.T) {
 	require.NoError(t, os.WriteFile(p.part, []byte("x"), 0o644))
 	stray := filepath.Join(c.Dir, ".NVIDIA-Linux-x86_64-580.142.json123")
 	require.NoError(t, os.WriteFile(stray, nil, 0o644))
-	mine := filepath.Join(c.Dir, "notes.txt")
-	require.NoError(t, os.WriteFile(mine, nil, 0o644))
+	key := filepath.Join(c.Dir, ".cuda-keyring_1.1-1_debian12.deb123")
+	require.NoError(t, os.WriteFile(key, nil, 0o644))
+	mine := []string{filepath.Join(c.Dir, "notes.txt"), filepath.Join(c.Dir, "cuda-keyring_1.1-1_debian12.deb"), filepath.Join(c.Dir, ".cuda-keyring_1.1-1_debian12.deb.lock")}
+	for _, n := range mine {
+		require.NoError(t, os.WriteFile(n, nil, 0o644))
+	}
 	long := time.Now().Add(-8 * 24 * time.Hour)
-	for _, n := range []string{stray, p.part, mine} {
+	for _, n := range append([]string{stray, p.part, key}, mine...) {
 		require.NoError(t, os.Chtimes(n, long, long))
 	}
 	get(t, c, want(v1, s.template()))
-	require.FileExists(t, mine)
-	require.NoError(t, os.Remove(mine))
+	for _, n := range mine {
+		require.FileExists(t, n)
+		require.NoError(t, os.Remove(n))
+	}
 	requireClean(t, c, v1)
 }
 
@@ -266,9 +272,9 @@ func TestFoldersOfOthersAreRefused(t *testing.T) {
 		cache, _ := newCache(t)
 		require.NoError(t, makeDir(cache.Dir+"2"))
 		require.NoError(t, os.Symlink(cache.Dir+"2", cache.Dir))
-		require.NoError(t, cache.checkDir())
+		require.NoError(t, CheckDir(cache.Dir))
 	})
-	require.ErrorContains(t, (&Cache{Dir: "cache"}).checkDir(), "absolute")
+	require.ErrorContains(t, CheckDir("cache"), "absolute")
 }
 
 func firstError(errs ...error) error {

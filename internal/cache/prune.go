@@ -54,7 +54,7 @@ func (c *Cache) Prune(ctx context.Context, keep int, wanted func(version.Driver)
 	if _, err := os.Lstat(c.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err := c.checkDir(); err != nil {
+	if err := CheckDir(c.Dir); err != nil {
 		return nil, err
 	}
 	if err := c.checkWritable(); err != nil {
@@ -142,7 +142,7 @@ func (c *Cache) Verify(ctx context.Context, v version.Driver, arch string) (Item
 	if err := w.check(); err != nil {
 		return Item{}, err
 	}
-	if err := c.checkDir(); err != nil {
+	if err := CheckDir(c.Dir); err != nil {
 		return Item{}, err
 	}
 	p := c.paths(v, arch)

@@ -60,6 +60,9 @@ type source struct {
 }
 
 func (c *Cache) open(ctx context.Context, cl *retryablehttp.Client, u *url.URL, p paths) (*source, error) {
+	if st, err := os.Lstat(p.part); err == nil && checkOwn(p.part, st) != nil {
+		_ = os.Remove(p.part) // it would become the run file, and whose it is could go on changing it
+	}
 	f, err := os.OpenFile(p.part, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o644)
 	if err != nil {
 		return nil, localFault{explainSpace(err, c.Dir)}
@@ -80,7 +83,7 @@ func (s *source) prepare() error {
 	if err != nil || !st.Mode().IsRegular() {
 		return localFault{errors.Join(fmt.Errorf("%s is not a regular file", s.p.part), err)}
 	}
-	text, err := readSmall(s.p.origin, metaMost)
+	text, err := ReadFile(s.p.origin, metaMost)
 	if err == nil && json.Unmarshal(text, &s.from) == nil && s.from.URL == key(s.url) &&
 		s.from.validator() != "" && s.from.Size > 0 && st.Size() > 0 && st.Size() <= s.from.Size {
 		s.back, s.size = st.Size(), s.from.Size
@@ -133,8 +136,7 @@ func (s *source) accept(r *http.Response, at int64) error {
 			if err != nil {
 				return fmt.Errorf("%w: %w", errRestart, err)
 			}
-			tag := r.Header.Get("ETag")
-			if first != at || total != s.size || tag != "" && s.from.ETag != "" && tag != s.from.ETag {
+			if first != at || total != s.size || differ(r.Header.Get("ETag"), s.from.ETag) || differ(r.Header.Get("Last-Modified"), s.from.LastModified) {
 				return fmt.Errorf("%w: the file on the server has changed", errRestart)
 			}
 			return nil
@@ -156,6 +158,9 @@ func (s *source) accept(r *http.Response, at int64) error {
 	}
 	return nil
 }
+
+// differ compares what an answer may leave out. A server may pass over If-Range.
+func differ(now, before string) bool { return now != "" && before != "" && now != before }
 
 // Read hands on the next bytes. Its error is kept in s.err too.
 func (s *source) Read(p []byte) (int, error) {

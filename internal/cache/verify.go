@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
@@ -137,8 +136,8 @@ func acceptable(path string, st fs.FileInfo) error {
 		return hint.Errorf("put a copy of the file there instead, or use: pve-nvidia-hook cache add FILE",
 			"%s is refused: it is not a regular file (%s)", path, st.Mode().Type())
 	}
-	if s, ok := st.Sys().(*syscall.Stat_t); !ok || s.Uid != 0 && s.Uid != uint32(os.Geteuid()) {
-		return hint.Errorf("chown root:root "+path, "%s is refused: it belongs to uid %d, who could change it after it is verified", path, s.Uid)
+	if uid, ok := owner(st); !ok {
+		return hint.Errorf("chown root:root "+path, "%s is refused: it belongs to uid %d, who could change it after it is verified", path, uid)
 	}
 	return nil
 }

@@ -111,10 +111,7 @@ again.`,
 			if err != nil {
 				return err
 			}
-			want := cache.Want{Version: v, Arch: arch, URLs: s.Driver.URLs, RequireChecksum: s.Driver.RequireChecksum, Tree: true}
-			if s.Driver.Version == "host" || s.Driver.Version == string(v) {
-				want.SHA256 = s.Driver.SHA256 // it is pinned for that version
-			}
+			want := cache.Want{Version: v, Arch: arch, URLs: s.Driver.URLs, SHA256: pin(s, v), RequireChecksum: s.Driver.RequireChecksum, Tree: true}
 			entry, err := store.Get(c.Context(), want)
 			if err != nil {
 				return err
@@ -137,6 +134,15 @@ again.`,
 	}
 	jsonFlag(c, &asJSON)
 	return c
+}
+
+// pin returns the pinned checksum where it may be that of version v. Which one the
+// host will have is not asked: a file can be brought before the module changes.
+func pin(s config.Settings, v version.Driver) string {
+	if s.Driver.Version == "host" || s.Driver.Version == string(v) {
+		return s.Driver.SHA256
+	}
+	return ""
 }
 
 // versionArg reads a version, "host" being the loaded module's.
@@ -175,9 +181,10 @@ func (a *app) cacheAdd() *cobra.Command {
 		Use:   "add FILE",
 		Short: "verify a run file and put a copy into the cache",
 		Long: `Verify a run file from elsewhere and put a copy into the cache. Its version and
-architecture are read from its header. Its checksum is the pinned one, else that in
-FILE.sha256sum if that is there; without one the checksum in the file's own header
-tells whether it is complete, not where it comes from.`,
+architecture are read from its header. Its checksum is driver.sha256 (unless
+driver.version names another version), else that in FILE.sha256sum if that is
+there; without one the checksum in the file's own header tells whether it is
+complete, not where it comes from.`,
 		Example: "  pve-nvidia-hook cache add /root/NVIDIA-Linux-x86_64-580.76.05.run",
 		Args:    args(1, 1, "a file"),
 		RunE: func(c *cobra.Command, words []string) error {
@@ -185,7 +192,12 @@ tells whether it is complete, not where it comes from.`,
 			if err != nil {
 				return err
 			}
-			item, err := store.Add(c.Context(), words[0], cache.Want{RequireChecksum: s.Driver.RequireChecksum, Tree: true})
+			h, err := cache.HeaderOf(words[0])
+			if err != nil {
+				return err
+			}
+			want := cache.Want{Version: h.Version, Arch: h.Arch, SHA256: pin(s, h.Version), RequireChecksum: s.Driver.RequireChecksum, Tree: true}
+			item, err := store.Add(c.Context(), words[0], want)
 			if err != nil {
 				return err
 			}

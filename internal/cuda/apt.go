@@ -89,19 +89,23 @@ func (a *apt) toolkits(ctx context.Context) ([]available, error) {
 	if len(names) == 0 {
 		return nil, nil
 	}
-	// Lines of madison: "cuda-toolkit-12-8 | 12.8.1-1 | https://... Packages".
 	// Names without a version that could be installed get no line.
 	out, err = a.run(ctx, append([]string{"apt-cache", "madison"}, names...)...)
 	if err != nil {
 		return nil, err
 	}
+	return parseMadison(string(out.stdout)), nil
+}
+
+// parseMadison reads lines such as "cuda-toolkit-12-8 | 12.8.1-1 | https://... Packages".
+func parseMadison(text string) []available {
 	var pairs [][2]string
-	for line := range strings.Lines(string(out.stdout)) {
+	for line := range strings.Lines(text) {
 		if f := strings.Split(line, "|"); len(f) == 3 {
 			pairs = append(pairs, [2]string{strings.TrimSpace(f[0]), strings.TrimSpace(f[1])})
 		}
 	}
-	return collect(pairs), nil
+	return collect(pairs)
 }
 
 func (a *apt) install(ctx context.Context, names []string) error {

@@ -85,11 +85,15 @@ func (a *apt) states(ctx context.Context, is func(state string) bool) ([]string,
 	if out.code != 0 {
 		return nil, fmt.Errorf("dpkg-query in the container: %s", out.tail(3))
 	}
+	return parseStates(string(out.stdout), is), nil
+}
+
+func parseStates(text string, is func(state string) bool) []string {
 	native := ""
 	var rows [][]string
-	for line := range strings.Lines(string(out.stdout)) {
+	for line := range strings.Lines(text) {
 		f := strings.Split(strings.TrimRight(line, "\n"), "|")
-		if len(f) != 3 || len(f[0]) < 2 || !packageForm.MatchString(f[1]) {
+		if len(f) != 3 || len(f[0]) < 2 {
 			continue
 		}
 		if f[1] == "dpkg" {
@@ -99,16 +103,15 @@ func (a *apt) states(ctx context.Context, is func(state string) bool) ([]string,
 	}
 	var all []string
 	for _, f := range rows {
-		if !is(f[0]) {
-			continue
-		}
 		name := f[1]
 		if f[2] != "all" && f[2] != native {
 			name += ":" + f[2]
 		}
-		all = append(all, name)
+		if addedForm.MatchString(name) && is(f[0]) {
+			all = append(all, name)
+		}
 	}
-	return all, nil
+	return all
 }
 
 func (a *apt) installed(ctx context.Context) ([]string, error) {

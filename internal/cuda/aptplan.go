@@ -106,7 +106,8 @@ func parseRoom(out string) (fetch, disk uint64) {
 		for _, re := range forms {
 			if m := re.FindStringSubmatch(out); m != nil {
 				n, _ := strconv.ParseFloat(strings.ReplaceAll(m[1], ",", ""), 64)
-				return uint64(n * map[string]float64{"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[m[2]])
+				n *= map[string]float64{"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[m[2]]
+				return uint64(min(n, 1e18)) // so that sums do not overflow
 			}
 		}
 		return 0

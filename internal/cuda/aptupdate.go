@@ -31,7 +31,10 @@ var (
 	keyWords   = lazy.MustCompile(`NO_PUBKEY|Missing key|is not signed|EXPKEYSIG|KEYEXPIRED|REVKEYSIG|BADSIG|signature verification|signatures (couldn't|could not|were) |GPG error|OpenPGP signature|gpgv|sqv`)
 	indexWords = lazy.MustCompile(`Hash Sum mismatch|Hashes of|unexpected size|File too large|does not have a Release file|no longer has a Release|is expired|is not valid yet|Clearsigned file|NODATA|\b40[34] |Could not open file|Unable to parse|Splitting up|Encountered a section|Problem with MergeList|compressed data|decompress|looks corrupt|truncated`)
 	netWords   = lazy.MustCompile(`Could not connect|Unable to connect|Cannot initiate the connection|Could not resolve|failure resolving|wicked happened|unreachable|No route to host|Connection (failed|refused|reset|timed out)|timed out|Could not handshake|Undetermined Error`)
-	lockWords  = lazy.MustCompile(`Could not get lock|Unable to lock|Unable to acquire`)
+	// Of these the whole beginning counts: a reason that a server gives stands further on.
+	lockWords  = lazy.MustCompile(`^\w+: (Could not get lock|Unable to lock|Unable to acquire)`)
+	twoKeys    = lazy.MustCompile(`^\w+: Conflicting values set for option Signed-By`)
+	afterwards = lazy.MustCompile(`^\w+: (Target .* is configured multiple times in |Some index files failed)`)
 )
 
 // judgeUpdate reads what apt-get update said. apt ends with 0 when it could not
@@ -44,7 +47,9 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 	for _, l := range lines {
 		switch {
 		case strings.HasPrefix(l, "  ") && last != nil:
-			*last = append(*last, strings.TrimSpace(l))
+			if l = strings.TrimSpace(l); l != "" {
+				*last = append(*last, l)
+			}
 			continue
 		case strings.HasPrefix(l, "Get:") || strings.HasPrefix(l, "Hit:") || strings.HasPrefix(l, "Ign:"):
 			last = nil
@@ -53,9 +58,9 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 			continue
 		case lockWords.MatchString(l):
 			return lockedOut, l, nil
-		case strings.Contains(l, "Conflicting values set for option Signed-By"):
+		case twoKeys.MatchString(l):
 			return hopeless, l, nil
-		case strings.Contains(l, "is configured multiple times") || strings.Contains(l, "Some index files failed"):
+		case afterwards.MatchString(l):
 			continue
 		}
 		to := &rest

@@ -82,7 +82,9 @@ func parseDnf(text string) plan {
 		case !strings.HasPrefix(line, " "):
 			into = nil
 		case into != nil && len(line) > 1 && line[1] != ' ':
-			*into = append(*into, strings.Fields(line)[0])
+			if f := strings.Fields(line); len(f) > 0 {
+				*into = append(*into, f[0])
+			}
 		}
 	}
 	return p

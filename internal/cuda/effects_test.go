@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -9,12 +10,14 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 )
 
@@ -214,6 +217,8 @@ func TestTenContainersFetchTheKeyringOnce(t *testing.T) {
 	}))
 	defer server.Close()
 	dir := filepath.Join(t.TempDir(), "cache")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".x.deb123456789"), []byte("!<arch>"), 0o644))
 	var wait sync.WaitGroup
 	for range 10 {
 		wait.Go(func() {
@@ -227,6 +232,78 @@ func TestTenContainersFetchTheKeyringOnce(t *testing.T) {
 	}
 	wait.Wait()
 	require.EqualValues(t, 1, gets.Load())
+	require.NoFileExists(t, filepath.Join(dir, ".x.deb123456789"), "of a run that was killed while it kept the file")
+}
+
+// What lies in the cache is installed as the container's root.
+func TestCacheThatOthersCouldHaveWrittenIsRefused(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	deb := []byte("!<arch>\ndebian-binary   planted")
+	plant := func(name string) error { return os.WriteFile(name, deb, 0o644) }
+	for name, c := range map[string]struct {
+		spoil func(file string) error
+		says  string
+	}{
+		"folder for all":   {func(f string) error { return errors.Join(plant(f), os.Chmod(filepath.Dir(f), 0o777)) }, "mode 0777"},
+		"empty one":        {func(f string) error { return os.Chmod(filepath.Dir(f), 0o777) }, "mode 0777"},
+		"folder of a user": {func(f string) error { return os.Chown(filepath.Dir(f), 1000, 1000) }, "belongs to uid 1000"},
+		"file of a user":   {func(f string) error { return errors.Join(plant(f), os.Chown(f, 1000, 0)) }, "x.deb is refused: it belongs to uid 1000"},
+		"file for all":     {func(f string) error { return errors.Join(plant(f), os.Chmod(f, 0o666)) }, "x.deb is refused: it has mode 0666"},
+		"file of a group":  {func(f string) error { return errors.Join(plant(f), os.Chmod(f, 0o664)) }, "x.deb is refused: it has mode 0664"},
+		"link":             {func(f string) error { return errors.Join(plant(f+"2"), os.Symlink(f+"2", f)) }, "symbolic link"},
+		"link into space":  {func(f string) error { return os.Symlink(f+"2", f) }, "symbolic link"},
+		"folder":           {func(f string) error { return os.Mkdir(f, 0o755) }, "not a regular file"},
+		"FIFO":             {func(f string) error { return syscall.Mkfifo(f, 0o644) }, "not a regular file"},
+		"lock is a link": {func(f string) error {
+			return os.Symlink(f+"2", filepath.Join(filepath.Dir(f), ".x.deb.lock"))
+		}, ".x.deb.lock"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.NotFoundHandler())
+			defer server.Close()
+			dir := filepath.Join(t.TempDir(), "cache")
+			require.NoError(t, os.Mkdir(dir, 0o755))
+			require.NoError(t, c.spoil(filepath.Join(dir, "x.deb")))
+			before, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			j, cancel := newJob(t.Context(), nil, Want{CacheDir: dir, step: time.Millisecond}, &logged{t: t})
+			defer cancel()
+			_, err = j.cached(j.ctx, server.URL, "x.deb", checkDeb)
+			require.ErrorContains(t, err, c.says)
+			after, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			require.Equal(t, len(before), len(after), "nothing is written there either")
+		})
+	}
+}
+
+func TestKeptFilesHaveTheModesOfTheCache(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o022)) // as main sets it
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write([]byte("!<arch>\ndebian-binary "))
+	}))
+	dir := filepath.Join(t.TempDir(), "a", "cache")
+	ask := func() error {
+		j, cancel := newJob(t.Context(), nil, Want{CacheDir: dir, Timeout: 10 * time.Second, step: time.Millisecond}, &logged{t: t})
+		defer cancel()
+		_, err := j.cached(j.ctx, server.URL, "x.deb", checkDeb)
+		return err
+	}
+	require.NoError(t, ask())
+	for name, mode := range map[string]os.FileMode{"": 0o755, "x.deb": 0o644, ".x.deb.lock": 0o644} {
+		st, err := os.Stat(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.Equal(t, mode, st.Mode().Perm(), name)
+	}
+	server.Close()
+	require.NoError(t, ask(), "it needs no network any more")
+	// Whoever holds the lock fetches another; what is there can be read meanwhile.
+	l, err := lock.Take(t.Context(), filepath.Join(dir, ".x.deb.lock"), lock.Options{})
+	require.NoError(t, err)
+	defer l.Release()
+	require.NoError(t, ask())
 }
 
 func TestFetchTriesAgainOnlyWhereThatHelps(t *testing.T) {

@@ -13,10 +13,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/gofrs/flock"
-	"github.com/google/renameio/v2"
-
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 )
 
 // fetchLimit bounds what is downloaded by the host: keyring packages and .repo
@@ -24,30 +23,28 @@ import (
 const fetchLimit = 1 << 20
 
 // cached returns the content of a file of the shared cache, which the first who
-// asks fetches from a URL. check looks at it in either case.
+// asks fetches from a URL. check looks at it in either case. What lies there is
+// installed as the container's root, so the folder is held to what the cache itself asks of it.
 func (j *job) cached(ctx context.Context, from, name string, check func([]byte) error) ([]byte, error) {
 	if j.w.CacheDir == "" {
 		return nil, errors.New("no cache folder to keep " + name + " in")
 	}
-	if err := os.MkdirAll(j.w.CacheDir, 0o755); err != nil {
-		return nil, fmt.Errorf("make the cache folder: %w", err)
+	if err := cache.CheckDir(j.w.CacheDir); err != nil {
+		return nil, err
 	}
 	file := filepath.Join(j.w.CacheDir, name)
-	lock := flock.New(filepath.Join(j.w.CacheDir, "."+name+".lock"))
-	if ok, err := lock.TryLockContext(ctx, 100*time.Millisecond); err != nil || !ok {
-		return nil, fmt.Errorf("wait for another run to fetch %s: %w", name, cmpErr(err, ctx.Err()))
-	}
-	defer func() { _ = lock.Unlock() }()
-
-	data, err := readLimited(file)
-	if err == nil {
-		if err := check(data); err != nil {
-			return nil, hint.Wrap(fmt.Errorf("%s: %w", file, err), "delete "+file+": it is fetched again then")
-		}
-		return data, nil
-	}
+	// Files get their names whole, so that who only reads needs no lock.
+	data, err := kept(file, check)
 	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return data, err
+	}
+	l, err := lock.Take(ctx, filepath.Join(j.w.CacheDir, "."+name+".lock"), lock.Options{Timeout: j.w.Timeout, Holder: "the CUDA toolkit"})
+	if err != nil {
+		return nil, fmt.Errorf("wait for another run to fetch %s: %w", name, err)
+	}
+	defer l.Release()
+	if data, err = kept(file, check); !errors.Is(err, fs.ErrNotExist) {
+		return data, err
 	}
 	err = j.retry(ctx, "fetch "+from, func() (again bool, err error) {
 		data, again, err = j.get(ctx, from)
@@ -59,20 +56,27 @@ func (j *job) cached(ctx context.Context, from, name string, check func([]byte) 
 	if err := check(data); err != nil {
 		return nil, hint.Wrap(fmt.Errorf("%s: %w", from, err), "a proxy or login page may have answered in place of the repository")
 	}
-	if err := renameio.WriteFile(file, data, 0o644); err != nil {
+	left, _ := filepath.Glob(filepath.Join(j.w.CacheDir, "."+name+"[0-9]*"))
+	for _, half := range left {
+		_ = os.Remove(half) // by a run that was killed, for the lock is held
+	}
+	if err := cache.WriteFile(file, data); err != nil {
 		return nil, fmt.Errorf("keep %s in the cache: %w", name, err)
 	}
 	j.log.Infof("fetched %s for all containers", name)
 	return data, nil
 }
 
-func readLimited(name string) ([]byte, error) {
-	f, err := os.Open(name)
+// kept returns what lies in the cache.
+func kept(file string, check func([]byte) error) ([]byte, error) {
+	data, err := cache.ReadFile(file, fetchLimit)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return atMost(f)
+	if err := check(data); err != nil {
+		return nil, hint.Wrap(fmt.Errorf("%s: %w", file, err), "delete "+file+": it is fetched again then")
+	}
+	return data, nil
 }
 
 func atMost(r io.Reader) ([]byte, error) {

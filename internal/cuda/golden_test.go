@@ -81,7 +81,8 @@ const zypperPlan = `<?xml version='1.0'?>
 <message type="info">Loading repository data...</message>
 <install-summary download-size="3000000000" space-usage-diff="7000000000" packages-to-change="2">
 <to-install>
-<solvable type="package" name="cuda-toolkit-12-8" edition="12.8.1-1" arch="x86_64" repository="NVIDIA CUDA"/>
+<solvable type="package" name="cuda-toolkit-12-8" edition="12.8.1-1" arch="x86_64" summary="CUDA Toolkit 12.8 meta-package">
+<description>Meta-package of all that is &quot;CUDA&quot;.</description></solvable>
 <solvable type="package" name="cuda-nvcc-12-8" edition="12.8.93-1" arch="x86_64" repository="NVIDIA CUDA"/>
 </to-install>
 <to-upgrade>

@@ -41,8 +41,8 @@ func parseList(file, text string) []source {
 			for len(f) > 0 {
 				option := strings.TrimSuffix(strings.TrimPrefix(f[0], "["), "]")
 				last := strings.HasSuffix(f[0], "]")
-				if value, ok := strings.CutPrefix(strings.ToLower(option), "signed-by="); ok {
-					s.signedBy = option[len(option)-len(value):]
+				if key, value, _ := strings.Cut(option, "="); strings.EqualFold(key, "signed-by") {
+					s.signedBy = value
 				}
 				f = f[1:]
 				if last {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 )
@@ -108,7 +110,7 @@ func readOS(c Container) (OS, error) {
 }
 
 // printable makes text of the container fit for a log: no control characters,
-// at most most runes.
+// none that turn or hide text, at most most runes.
 func printable(s string, most int) string {
 	var b strings.Builder
 	n := 0
@@ -117,7 +119,7 @@ func printable(s string, most int) string {
 			b.WriteString("...")
 			break
 		}
-		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) || r == 0x2028 || r == 0x2029 || (r >= 0x202a && r <= 0x202e) || (r >= 0x2066 && r <= 0x2069) || r == 0xfffd {
+		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) || r == utf8.RuneError {
 			r = '?'
 		}
 		b.WriteRune(r)

@@ -215,7 +215,7 @@ func toolkitPackage(release string) string {
 	return "cuda-toolkit-" + strings.ReplaceAll(release, ".", "-")
 }
 
-var toolkitName = lazy.MustCompile(`^cuda-toolkit-([1-9][0-9]?)-([0-9]{1,2})$`)
+var toolkitName = lazy.MustCompile(`^cuda-toolkit-([1-9][0-9]?)-(0|[1-9][0-9]?)$`)
 
 // collect makes the list of toolkits from pairs of package name and version;
 // of one release it keeps the newest update.
@@ -223,10 +223,11 @@ func collect(pairs [][2]string) []available {
 	best := map[string]available{}
 	for _, p := range pairs {
 		m := toolkitName.FindStringSubmatch(p[0])
-		if m == nil || p[1] == "" {
+		a := available{Version: printable(strings.TrimSpace(p[1]), 40)}
+		if m == nil || a.Version == "" {
 			continue
 		}
-		a := available{Release: m[1] + "." + m[2], Version: printable(p[1], 40)}
+		a.Release = m[1] + "." + m[2]
 		if old, ok := best[a.Release]; !ok || a.update() > old.update() {
 			best[a.Release] = a
 		}

@@ -47,11 +47,11 @@ func (z *zypper) prepare(ctx context.Context) error {
 	})
 }
 
-// solvable is a package in zypper's XML.
+// element is a package in zypper's XML, or the begin or end of a section of
+// them. A package may have its description within.
 var (
-	solvable  = lazy.MustCompile(`<solvable\b[^>]*>`)
+	element   = lazy.MustCompile(`<(/?)(solvable|to-[a-z-]+)\b[^<>]*>`)
 	attribute = lazy.MustCompile(`\b(name|edition|kind|type)="([^"]*)"`)
-	section   = lazy.MustCompile(`(?s)<(to-install|to-upgrade|to-downgrade|to-remove|to-reinstall)\b[^>]*>(.*?)</`)
 )
 
 func attributes(element string) map[string]string {
@@ -62,23 +62,31 @@ func attributes(element string) map[string]string {
 	return all
 }
 
-// parseZypper reads zypper's XML of a dry run.
+// parseZypper reads zypper's XML of a dry run. A section that is not known here
+// (to-change-vendor, to-change-arch) changes packages.
 func parseZypper(text string) plan {
 	var p plan
-	for _, m := range section.FindAllStringSubmatch(text, -1) {
-		for _, element := range solvable.FindAllString(m[2], -1) {
-			a := attributes(element)
-			if a["type"] != "" && a["type"] != "package" {
-				continue
+	section := ""
+	for _, m := range element.FindAllStringSubmatch(text, -1) {
+		end, tag := m[1] != "", m[2]
+		if tag != "solvable" {
+			if section = tag; end {
+				section = ""
 			}
-			switch m[1] {
-			case "to-install":
-				p.fresh = append(p.fresh, a["name"])
-			case "to-remove":
-				p.remove = append(p.remove, a["name"])
-			default:
-				p.newer = append(p.newer, a["name"])
-			}
+			continue
+		}
+		a := attributes(m[0])
+		if end || a["type"] != "" && a["type"] != "package" {
+			continue
+		}
+		switch section {
+		case "":
+		case "to-install":
+			p.fresh = append(p.fresh, a["name"])
+		case "to-remove":
+			p.remove = append(p.remove, a["name"])
+		default:
+			p.newer = append(p.newer, a["name"])
 		}
 	}
 	return p
@@ -94,8 +102,8 @@ func (z *zypper) toolkits(ctx context.Context) ([]available, error) {
 
 func parseZypperSearch(text string) []available {
 	var pairs [][2]string
-	for _, element := range solvable.FindAllString(text, -1) {
-		a := attributes(element)
+	for _, m := range element.FindAllStringSubmatch(text, -1) {
+		a := attributes(m[0])
 		pairs = append(pairs, [2]string{a["name"], a["edition"]})
 	}
 	return collect(pairs)

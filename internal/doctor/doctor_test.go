@@ -191,7 +191,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"stale rule": {
 			func(n node) { n.mounts("c 195:* rwm", "c 243:* rwm") },
-			`101 warning device-rules: the line "lxc.cgroup2.devices.allow: c 243:* rwm" is stale: the major 243 is hidraw now | sed -i 's/^lxc.cgroup2.devices.allow: c 243:/lxc.cgroup2.devices.allow: c 511:/' /etc/pve/lxc/101.conf`,
+			`101 warning device-rules: the line "lxc.cgroup2.devices.allow: c 243:* rwm" is stale: the major 243 is hidraw now | sed -i 's/^lxc.cgroup2.devices.allow[[:space:]]*[:=][[:space:]]*c[[:space:]]*243:/lxc.cgroup2.devices.allow: c 511:/' /etc/pve/lxc/101.conf`,
 		},
 		"rule of nobody": {
 			func(n node) { n.mounts("c 195:* rwm", "c 511:* rwm", "c 240:* rwm") },

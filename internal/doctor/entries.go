@@ -63,13 +63,12 @@ func entries(s pve.Section) []entry {
 
 func devEntry(key, value string) entry {
 	e := entry{key: key, mode: devMode, value: value}
-	for i, item := range strings.Split(value, ",") {
+	for item := range strings.SplitSeq(value, ",") {
 		name, v, named := strings.Cut(item, "=")
 		switch {
-		case !named && i == 0, name == "path":
-			if !named {
-				v = item
-			}
+		case !named: // wherever it stands
+			e.source = path.Clean(item)
+		case name == "path":
 			e.source = path.Clean(v)
 		case name == "mode":
 			if n, err := strconv.ParseUint(v, 8, 12); err == nil {

@@ -170,8 +170,11 @@ func checkModes(f guestFacts) []Finding {
 		}
 		n++
 		if e.mode&0o006 != 0o006 && !e.owned {
-			out.add(Warning, fmt.Sprintf("pct set %d --%s %s", f.vmid, e.key, open(e.value)),
-				"%s gives %s the mode %04o: only root in the container can use it", e.key, e.source, e.mode)
+			fix := fmt.Sprintf("give %s the mode 0666", e.key)
+			if plain.MatchString(e.value) {
+				fix = fmt.Sprintf("pct set %d --%s %s", f.vmid, e.key, open(e.value))
+			}
+			out.add(Warning, fix, "%s gives %s the mode %04o: only root in the container can use it", e.key, e.source, e.mode)
 		}
 	}
 	if n == 0 {
@@ -180,10 +183,15 @@ func checkModes(f guestFacts) []Finding {
 	return out.orOK("every user in the container may use the nodes of its devN entries")
 }
 
-var modeItem = regexp.MustCompile(`,mode=[0-7]*`)
+// plain is text of a configuration that means nothing to a shell, and so can
+// stand in a command that a person may paste.
+var plain = regexp.MustCompile(`^[A-Za-z0-9/._,=:+@-]{1,200}$`)
 
 // open is the value of a devN entry with a mode for everybody.
-func open(value string) string { return modeItem.ReplaceAllString(value, "") + ",mode=0666" }
+func open(value string) string {
+	items := slices.DeleteFunc(strings.Split(value, ","), func(s string) bool { return strings.HasPrefix(s, "mode=") })
+	return strings.Join(append(items, "mode=0666"), ",")
+}
 
 // checkRules compares hand-written lxc.cgroup2.devices.allow lines with what the
 // kernel says now. Proxmox writes those for devN itself, at each start.
@@ -240,7 +248,8 @@ func checkRules(h hostFacts, f guestFacts) []Finding {
 		owners := h.majors[major]
 		fix := fmt.Sprintf("remove the line from %s", file)
 		if uvm, ok := h.majorOf("nvidia-uvm"); ok && len(refused) > 0 {
-			fix = fmt.Sprintf("sed -i 's/^%s: c %d:/%s: c %d:/' %s", r.key, major, r.key, uvm, file)
+			const space = "[[:space:]]*" // LXC's own form, with =, is allowed as well
+			fix = fmt.Sprintf("sed -i 's/^%s"+space+"[:=]"+space+"c"+space+"%d:/%s: c %d:/' %s", r.key, major, r.key, uvm, file)
 		}
 		switch {
 		case len(owners) == 0:

@@ -116,7 +116,11 @@ func (f *findings) file(s script, fix string) {
 	case s.noexec:
 		f.add(Problem, "mount it without noexec, or keep the file on another storage", "the container does not start: the file system of its hookscript %s is mounted noexec", s.file)
 	case !s.exec:
-		f.add(Problem, "chmod 755 "+s.file, "the container does not start: its hookscript %s is not executable", s.file)
+		fix = "make it executable"
+		if plain.MatchString(s.file) {
+			fix = "chmod 755 " + s.file
+		}
+		f.add(Problem, fix, "the container does not start: its hookscript %s is not executable", s.file)
 	}
 }
 

@@ -190,6 +190,10 @@ func charMajors(h host.Host) (map[uint32][]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseMajors(raw), nil
+}
+
+func parseMajors(raw string) map[uint32][]string {
 	majors := map[uint32][]string{}
 	for line := range strings.Lines(raw) {
 		line = strings.TrimSpace(line)
@@ -201,7 +205,7 @@ func charMajors(h host.Host) (map[uint32][]string, error) {
 			majors[uint32(n)] = append(majors[uint32(n)], name)
 		}
 	}
-	return majors, nil
+	return majors
 }
 
 // majorOf is the major of a driver, as far as it is known.

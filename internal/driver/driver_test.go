@@ -30,6 +30,9 @@ func TestAnswersOfNvidiaSMI(t *testing.T) {
 		"no driver":        {9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n\n", "exit status 9, it cannot talk to the kernel module: NVIDIA-SMI has failed"},
 		"mismatch":         {18, "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 580.76\n", "of different versions: Failed to initialize NVML: Driver/library version mismatch"},
 		"unknown to us":    {77, "odd\n", "exit status 77, the reason is unknown: odd"},
+		"no device":        {6, "No devices were found\n", "finds no GPU: No devices were found"},
+		"none, 255":        {255, "No supported GPUs were found\n", "finds no GPU"},
+		"none, all well":   {0, "No devices were found\n", "finds no GPU"},
 		"not there":        {127, "", "exit status 127: it is not found in the container"},
 		"not executable":   {126, "", "exit status 126: it cannot be executed"},
 		"no permission":    {4, "Failed to initialize NVML: Insufficient Permissions\n", "may not open the GPU's device nodes"},
@@ -80,6 +83,7 @@ func TestPackageNamesAreShownOnlyInTheirProperForm(t *testing.T) {
 func TestOnlyKnownOptionsArePassed(t *testing.T) {
 	old := Options(runfile.Header{Version: "470.256.02", Arch: "x86_64"}, []string{"--no-backup"})
 	require.Contains(t, old, "--no-kernel-module")
+	require.NotContains(t, old, "--no-kernel-modules")
 	require.Contains(t, old, "--no-systemd")
 	require.Equal(t, "--no-backup", old[len(old)-1])
 	older := Options(runfile.Header{Version: "390.157", Arch: "x86_64"}, nil)
@@ -87,10 +91,25 @@ func TestOnlyKnownOptionsArePassed(t *testing.T) {
 	require.NotContains(t, older, "--skip-depmod")
 	arm := Options(runfile.Header{Version: "580.142", Arch: "aarch64"}, nil)
 	require.NotContains(t, arm, "--no-install-compat32-libs", "an unknown option there, with which nothing is installed")
-	for _, option := range []string{"--silent", "--no-kernel-module", "--no-systemd", "--skip-depmod"} {
+	for _, option := range []string{"--silent", "--no-kernel-modules", "--no-systemd", "--skip-depmod"} {
 		require.Contains(t, arm, option)
 	}
 	require.Contains(t, Options(runfile.Header{Version: "580.142", Arch: "x86_64"}, nil), "--no-install-compat32-libs")
+}
+
+func TestOrphansAreTheDriversAlone(t *testing.T) {
+	for name, want := range map[string]bool{
+		"libcuda.so.550.163.01": true, "libnvidia-ml.so.580.142": true, "libEGL_nvidia.so.1000.1": true,
+		"libnvidia-egl-wayland.so.1.1.20":     false, // a version of its own
+		"libnvidia-container.so.1.18.2":       false, // of the Container Toolkit
+		"libnvidia-container-go.so.580.142":   false,
+		"libnvidia-nscq.so.535.104.05":        false, // a package of its own, of the driver's version
+		"libcuda.so.1":                        false,
+		"libnvidia-ml.so.580.142.dpkg-divert": false,
+	} {
+		require.Equal(t, want, orphan.MatchString(name) && !theirs.MatchString(name), name)
+	}
+	require.False(t, ours("/usr/lib/x86_64-linux-gnu/libnvidia-container.so.1"))
 }
 
 func TestOnlyDriverFilesOfARecordAreRemoved(t *testing.T) {

@@ -195,7 +195,7 @@ func enough(c *lxc.Container, name string, need int64, what string) error {
 // not know ends it with nothing done.
 var wantedFlags = []string{
 	"--silent",
-	"--no-kernel-module",
+	noModules,
 	"--no-nouveau-check", // it looks at the host's PCI devices
 	"--no-x-check",
 	"--no-rpms",
@@ -210,10 +210,17 @@ var wantedFlags = []string{
 	"--skip-depmod",
 }
 
+// noModules is the name that every installer takes. Since 515.43.04 it is an
+// alias that the help text does not list.
+const noModules = "--no-kernel-module"
+
 // Options returns the options for the installer of a run file.
 func Options(h runfile.Header, extra []string) []string {
 	var options []string
 	for _, o := range wantedFlags {
+		if o == noModules && h.Knows(noModules+"s") {
+			o += "s"
+		}
 		if h.Knows(o) {
 			options = append(options, o)
 		}

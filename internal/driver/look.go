@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
@@ -45,15 +46,20 @@ const (
 )
 
 // libdirs are the folders that nvidia-installer chooses from for 64-bit
-// libraries, by what the container's ldconfig knows.
-func libdirs(arch string) []string {
-	return []string{"/usr/lib/" + arch + "-linux-gnu", "/usr/lib64", "/usr/lib"}
+// libraries, by what the container's ldconfig knows. One that is a link to
+// another, as /usr/lib64 is on Arch, is none of its own.
+func libdirs(c *lxc.Container, arch string) []string {
+	all := []string{"/usr/lib/" + arch + "-linux-gnu", "/usr/lib64", "/usr/lib"}
+	return slices.DeleteFunc(all, func(dir string) bool {
+		info, err := c.Lstat(dir)
+		return err != nil || !info.Mode.IsDir()
+	})
 }
 
 // Look reads what is in the container, without starting a process there.
 func Look(c *lxc.Container, arch string) Found {
 	f := Found{Log: loggedVersion(c)}
-	for _, dir := range libdirs(arch) {
+	for _, dir := range libdirs(c, arch) {
 		if f.CUDA == "" {
 			f.CUDA = linkedVersion(c, path.Join(dir, cudaLink))
 		}
@@ -103,6 +109,24 @@ func loggedVersion(c *lxc.Container) version.Driver {
 	return v
 }
 
+// loggedFiles lists what the installer's log says that it has put in place: lines
+// "0: LINK" and "1: FILE", each followed by one that this does not need. The log
+// is the container's: at most 1 MB is read, and names are claims.
+func loggedFiles(c *lxc.Container) []string {
+	text, err := c.ReadFile(installerState+"/log", 1<<20)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		kind, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), ": /")
+		if ok && (kind == "0" || kind == "1") {
+			names = append(names, "/"+name)
+		}
+	}
+	return names
+}
+
 // Differs compares what a record claims with the files of the container and
 // returns the first difference in words, or "" when all is as recorded. Every
 // recorded file is looked at, not only the two libraries that name the version:
@@ -135,20 +159,26 @@ func Differs(c *lxc.Container, in *record.Installed) string {
 	return ""
 }
 
-// orphan matches library files that only NVIDIA's driver installs.
-var orphan = lazy.MustCompile(`^lib(cuda|cudadebugger|nvcuvid|nvoptix|nvidia-[a-z0-9-]+|EGL_nvidia|GLX_nvidia|GLESv1_CM_nvidia|GLESv2_nvidia|vdpau_nvidia)\.so\.[0-9]+\.[0-9]+(\.[0-9]+)?$`)
+// orphan matches library files of the driver by its version, whose first number
+// has three digits or more. Libraries with a version of their own, such as
+// libnvidia-egl-wayland.so.1.1.20, come with the driver but also without it.
+var orphan = lazy.MustCompile(`^lib(cuda|cudadebugger|nvcuvid|nvoptix|nvidia-[a-z0-9-]+|EGL_nvidia|GLX_nvidia|GLESv1_CM_nvidia|GLESv2_nvidia|vdpau_nvidia)\.so\.[0-9]{3,4}\.[0-9]+(\.[0-9]+)?$`)
+
+// theirs matches libraries that belong to packages of their own, though NVIDIA
+// makes them and names them like the driver's: the Container Toolkit's and NSCQ.
+var theirs = lazy.MustCompile(`^libnvidia-(container|nscq)`)
 
 // Orphans lists driver libraries of other versions than keep. Left in place
 // they win: ldconfig points libcuda.so.1 to the highest version that it finds.
 func Orphans(c *lxc.Container, arch string, keep version.Driver) []string {
 	var found []string
-	for _, dir := range libdirs(arch) {
+	for _, dir := range libdirs(c, arch) {
 		names, err := c.ReadDir(dir, 20000)
 		if err != nil {
 			continue
 		}
 		for _, name := range names {
-			if orphan.MatchString(name) && !strings.HasSuffix(name, ".so."+string(keep)) {
+			if orphan.MatchString(name) && !theirs.MatchString(name) && !strings.HasSuffix(name, ".so."+string(keep)) {
 				found = append(found, path.Join(dir, name))
 			}
 		}

@@ -45,6 +45,10 @@ func judge(code int, stdout string, want version.Driver) error {
 			lines = append(lines, line)
 		}
 	}
+	if text := strings.Join(lines, " "); strings.Contains(text, "No devices were found") || strings.Contains(text, "No supported GPUs were found") {
+		// With exit status 6, 255, or even 0.
+		return hint.Errorf(smiFailures[noDevice].hint, "nvidia-smi failed, %s: %s", smiFailures[noDevice].means, firstLine(stdout))
+	}
 	// A worn infoROM is reported beside the answer; the driver works all the same.
 	if code != 0 && (code != corruptInfoROM || len(lines) == 0) {
 		return smiFailed(code, stdout)
@@ -88,6 +92,9 @@ func firstLine(text string) string {
 // corruptInfoROM is NVML_ERROR_CORRUPTED_INFOROM.
 const corruptInfoROM = 14
 
+// noDevice is NVML_ERROR_NOT_FOUND, "a query to find an object was unsuccessful".
+const noDevice = 6
+
 type smiFailure struct{ means, hint string }
 
 // smiFailures are NVML's error numbers as nvidia-smi's exit status gives them,
@@ -95,6 +102,8 @@ type smiFailure struct{ means, hint string }
 var smiFailures = map[int]smiFailure{
 	4: {"the container may not open the GPU's device nodes",
 		"the nodes' mode or the container's device rules forbid it: let Proxmox pass them in with devN entries of mode 0666 (pve-nvidia-hook enable VMID --gpus all)"},
+	noDevice: {"the driver answers but finds no GPU",
+		"no node of a GPU reaches the container (pve-nvidia-hook enable VMID --gpus all, then restart it), it is bound to vfio-pci for a virtual machine, or it failed to start: see dmesg | grep NVRM on the host"},
 	9: {"it cannot talk to the kernel module",
 		"the container has no device nodes of the GPU (pve-nvidia-hook enable VMID --gpus all, then restart it), or the host's module is not loaded"},
 	12: {"libnvidia-ml.so.1 is not found",
@@ -105,6 +114,11 @@ var smiFailures = map[int]smiFailure{
 		"see nvidia-smi on the host; the card may need service"},
 	15: {"the GPU has fallen off the bus",
 		"see the host's kernel log (dmesg | grep -i xid); the GPU needs a reset or the host a reboot"},
+	10: {"the kernel has a problem with a GPU's interrupts", "see the host's kernel log, and try another slot or BIOS setting"},
+	11: {"the kernel has a problem with a GPU's interrupts", "see the host's kernel log, and try another slot or BIOS setting"},
+	13: {"libnvidia-ml.so.1 lacks a function that nvidia-smi needs",
+		"another copy of libnvidia-ml is found first (ldconfig -p | grep nvidia-ml): remove it"},
+	16: {"a GPU needs a reset", "reset it or reboot the host: nvidia-smi -q -d PERFORMANCE there tells more"},
 	17: {"the operating system or cgroup blocks the GPU",
 		"let Proxmox pass the nodes in with devN entries (pve-nvidia-hook enable VMID --gpus all) and restart the container"},
 	18: {"user space and the host's kernel module are of different versions",

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
@@ -23,25 +25,23 @@ import (
 // The uninstaller that the driver brought runs first. An upgrade would run it
 // too, but with the unloading of the host's modules in it.
 func Uninstall(ctx context.Context, c *lxc.Container, arch string, in *record.Installed, keep version.Driver, timeout time.Duration, log say.Log) (err error) {
-	found := Look(c, arch)
+	found, done := Look(c, arch), false
 	if executable(c, "/usr/bin/nvidia-uninstall") && found.Log != "" {
 		if err := prepare(ctx, c); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, Clear(ctx, c)) }()
-		if err := runUninstaller(ctx, c, found.Log, timeout, log); err != nil {
+		if done, err = runUninstaller(ctx, c, found.Log, timeout, log); err != nil {
 			return err
 		}
 	}
 	// The uninstaller knows only what its log lists. What the record names and
 	// what older ways of installing left would shadow the new libraries.
-	var left []string
-	if in != nil && in.Version != keep {
-		for _, f := range in.Files {
-			left = append(left, f.Path)
-		}
+	left := append(recorded(c, in, keep, done), Orphans(c, arch, keep)...)
+	if keep == "" && !done {
+		left = append(left, loggedFiles(c)...) // of an installation that was killed
 	}
-	for _, name := range append(left, Orphans(c, arch, keep)...) {
+	for _, name := range left {
 		if !ours(name) {
 			continue
 		}
@@ -55,13 +55,45 @@ func Uninstall(ctx context.Context, c *lxc.Container, arch string, in *record.In
 	return nil
 }
 
+// recorded are the files of a record that are still as it names them. After the
+// driver's own uninstaller has done its work (done), that is only believed of
+// files with the version in their name: others may be what it has put back,
+// which was there before the driver came.
+func recorded(c *lxc.Container, in *record.Installed, keep version.Driver, done bool) []string {
+	if in == nil || in.Version == keep {
+		return nil
+	}
+	var names []string
+	for _, f := range in.Files {
+		if !done || strings.Contains(f.Path, string(in.Version)) {
+			names = append(names, f.Path)
+		}
+	}
+	var left []string
+	for i, found := range c.LstatAll(names) {
+		at := slices.IndexFunc(in.Files, func(f record.File) bool { return f.Path == names[i] })
+		f := in.Files[at]
+		if found.Err == nil && found.Target == f.Link && (f.Link != "" || found.Mode.IsRegular() && found.Size == f.Size) {
+			left = append(left, f.Path)
+		}
+	}
+	return left
+}
+
 // removeTraces takes away what an installation that was killed early leaves
 // where no uninstaller came to be: links that lead nowhere, and the log that
 // names what was begun. An installer needs that log to clean up, so it stays
 // when one is to follow.
 func removeTraces(c *lxc.Container, arch string, log say.Log) {
 	gone := []string{installerState + "/log", installerState + "/dirs", installerState}
-	for _, dir := range libdirs(arch) {
+	// The installer always makes this link, for programs of the Linux OpenGL ABI,
+	// and its uninstaller leaves it where it leads nowhere.
+	if target, err := c.Readlink(abiLink); err == nil && path.Base(target) == path.Base(abiLink) {
+		if _, err := c.Stat(abiLink); errors.Is(err, fs.ErrNotExist) {
+			gone = append(gone, abiLink)
+		}
+	}
+	for _, dir := range libdirs(c, arch) {
 		for _, link := range []string{cudaLink, nvmlLink} {
 			name := path.Join(dir, link)
 			if linkedVersion(c, name) == "" {
@@ -79,13 +111,17 @@ func removeTraces(c *lxc.Container, arch string, log say.Log) {
 	}
 }
 
+const abiLink = "/usr/lib/libGL.so.1"
+
 // ours keeps a record, which is the container's claim, from naming just any
 // file for removal: only driver libraries, programs and firmware go.
-func ours(name string) bool { return driverFile.MatchString(name) }
+func ours(name string) bool {
+	return driverFile.MatchString(name) && !theirs.MatchString(path.Base(name))
+}
 
 var driverFile = lazy.MustCompile(`^(/usr/bin/nvidia-[a-z0-9-]+|(/usr)?/lib/firmware/nvidia/[0-9]+(\.[0-9]+)+/[a-z0-9_]+(\.[a-z]+)*|/usr/lib(64)?(/[a-z0-9_]+-linux-gnu)?/((vdpau|gbm|nvidia)/)?lib[A-Za-z0-9_-]*(cuda|nv)[A-Za-z0-9_-]*\.so(\.[0-9]+)*)$`)
 
-func runUninstaller(ctx context.Context, c *lxc.Container, installed version.Driver, timeout time.Duration, log say.Log) error {
+func runUninstaller(ctx context.Context, c *lxc.Container, installed version.Driver, timeout time.Duration, log say.Log) (done bool, err error) {
 	args := []string{"/usr/bin/nvidia-uninstall", "--silent"}
 	for _, o := range []struct {
 		name  string
@@ -105,14 +141,14 @@ func runUninstaller(ctx context.Context, c *lxc.Container, installed version.Dri
 	})
 	switch {
 	case errors.Is(err, lxc.ErrDeadline):
-		return hint.Errorf(`see whether the container is frozen (backups freeze it) or its processes hang, or raise "timeout" under [install]`,
+		return false, hint.Errorf(`see whether the container is frozen (backups freeze it) or its processes hang, or raise "timeout" under [install]`,
 			"nvidia-uninstall %s did not end within %v and was ended", installed, timeout)
 	case err != nil:
-		return fmt.Errorf("remove driver %s from the container: %w", installed, err)
+		return false, fmt.Errorf("remove driver %s from the container: %w", installed, err)
 	}
 	if result.Code != 0 {
 		// Not the end: the new version's installer removes by the same log.
 		log.Warnf("nvidia-uninstall %s ended with exit status %d: %s", installed, result.Code, lastLine(result.Stderr, result.Stdout))
 	}
-	return nil
+	return result.Code == 0, nil
 }

@@ -48,6 +48,11 @@ func Files(c *lxc.Container, tree, arch string, options []string) ([]record.File
 		return nil, hint.Errorf("see "+InstallerLog+" in the container; a full or read-only disk is the usual reason",
 			"driver %s is not completely installed: %d of %d files are wrong, the first: %s", m.Version, len(wrong), len(wrong)+len(files), wrong[0])
 	}
+	for _, link := range []string{cudaLink, nvmlLink} {
+		if !slices.ContainsFunc(files, func(f record.File) bool { return f.Link != "" && path.Base(f.Path) == link }) {
+			return nil, hint.Errorf("report this as a bug, with the version", "the manifest of driver %s names no %s in a form that is known", m.Version, link)
+		}
+	}
 	slices.SortFunc(files, func(a, b record.File) int { return strings.Compare(a.Path, b.Path) })
 	return files, nil
 }
@@ -84,13 +89,14 @@ func placed(c *lxc.Container, tree string, e runfile.Entry, dest, link string) (
 // libdir finds the library folder that the installer has chosen.
 func libdir(c *lxc.Container, arch string, v version.Driver) (string, error) {
 	name := "libcuda.so." + string(v)
-	for _, dir := range libdirs(arch) {
+	dirs := libdirs(c, arch)
+	for _, dir := range dirs {
 		if _, err := c.Lstat(path.Join(dir, name)); err == nil {
 			return dir, nil
 		}
 	}
 	return "", hint.Errorf("see "+InstallerLog+" in the container",
-		"driver %s is not installed: there is no %s in %v", v, name, libdirs(arch))
+		"driver %s is not installed: there is no %s in %s", v, name, strings.Join(dirs, ", "))
 }
 
 func manifest(tree string) (runfile.Manifest, error) {

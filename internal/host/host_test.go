@@ -55,16 +55,3 @@ func TestModuleOfEveryForm(t *testing.T) {
 		})
 	}
 }
-
-func FuzzModule(f *testing.F) {
-	f.Add("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Wed Apr 29 17:32:45 UTC 2026\n")
-	f.Add("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.142  Release Build\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		root := t.TempDir()
-		put(t, root, "proc/driver/nvidia/version", text)
-		v, err := Host{Root: root}.Module()
-		if err != nil && v != "" {
-			t.Fatalf("version %q beside error %v", v, err)
-		}
-	})
-}

@@ -122,7 +122,8 @@ func (f *nodeFacts) readCapabilities(root string) {
 		f.caps = append(f.caps, capability{minor, mode & 0o777})
 		return nil
 	})
-	slices.SortFunc(f.caps, func(a, b capability) int { return int(a.minor) - int(b.minor) })
+	slices.SortStableFunc(f.caps, func(a, b capability) int { return int(a.minor) - int(b.minor) })
+	f.caps = slices.CompactFunc(f.caps, func(a, b capability) bool { return a.minor == b.minor }) // one node each
 }
 
 // fields reads the "Name: number" lines of a file of the driver.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +38,8 @@ type Container struct {
 	busy  atomic.Int32 // system calls on its files that are under way
 	reads atomic.Int32 // reads of files on a FUSE file system that are
 	quit  func() bool  // ends the watch of Open's context
+
+	closing sync.Mutex // what cuts off FUSE may be at it when the work has ended
 }
 
 // Open finds the init process of container VMID below lxcPath (for instance
@@ -189,6 +192,8 @@ func (c *Container) Close() error {
 	if c.quit != nil {
 		c.quit()
 	}
+	c.closing.Lock()
+	defer c.closing.Unlock()
 	for _, fd := range []*int{&c.root, &c.proc, &c.pidfd} {
 		if *fd >= 0 {
 			unix.Close(*fd)

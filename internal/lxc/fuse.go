@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // stuckAfter is far more than a system call on files takes, on a slow and busy
@@ -92,7 +94,16 @@ const fuseControl = "/sys/fs/fuse/connections"
 // own (lxcfs, which every container sees in its /proc, or a storage) are left
 // alone. It is the last resort: what works in the container ends too.
 func (c *Container) AbortFUSE() int {
-	theirs, err := readAt(c.proc, "mountinfo", 16<<20)
+	// Not the number that Close gives back: another container's folder might get
+	// it meanwhile, and that container lose its mounts.
+	c.closing.Lock()
+	proc, err := unix.FcntlInt(uintptr(c.proc), unix.F_DUPFD_CLOEXEC, 0)
+	c.closing.Unlock()
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(proc)
+	theirs, err := readAt(proc, "mountinfo", 16<<20)
 	if err != nil {
 		return 0
 	}
@@ -126,7 +137,7 @@ func fuseMinors(mountinfo string) map[string]bool {
 		if kind[0] != "fuse" && !strings.HasPrefix(kind[0], "fuse.") {
 			continue // fuseblk needs a disk, which a container has none of
 		}
-		if minor, ok := strings.CutPrefix(fields[2], "0:"); ok && strings.Trim(minor, "0123456789") == "" {
+		if minor, ok := strings.CutPrefix(fields[2], "0:"); ok && minor != "" && strings.Trim(minor, "0123456789") == "" {
 			minors[minor] = true
 		}
 	}

@@ -15,11 +15,11 @@ type idRange struct{ inside, host, count int64 }
 func parseIDMap(text string) (idMap, error) {
 	var m idMap
 	for line := range strings.Lines(text) {
-		var r idRange
-		if n, err := fmt.Sscan(line, &r.inside, &r.host, &r.count); err != nil {
+		var inside, host, count uint32 // so that no sum overflows
+		if n, err := fmt.Sscan(line, &inside, &host, &count); err != nil {
 			return nil, fmt.Errorf("line %q: %d numbers: %w", line, n, err)
 		}
-		m = append(m, r)
+		m = append(m, idRange{int64(inside), int64(host), int64(count)})
 	}
 	return m, nil
 }

@@ -152,6 +152,10 @@ func readProcess(pid int) (process, bool) {
 	if err != nil {
 		return process{}, false
 	}
+	return parseStat(pid, text)
+}
+
+func parseStat(pid int, text []byte) (process, bool) {
 	// The name in parentheses may hold anything; the last ")" ends it.
 	i := bytes.LastIndexByte(text, ')')
 	fields := bytes.Fields(text[i+1:])
@@ -163,7 +167,8 @@ func readProcess(pid int) (process, bool) {
 	p.session, _ = strconv.Atoi(string(fields[3]))
 	flags, _ := strconv.ParseUint(string(fields[6]), 10, 64)
 	p.exiting = flags&0x4 != 0 // PF_EXITING of the kernel
-	p.start, err = strconv.ParseUint(string(fields[19]), 10, 64)
+	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
+	p.start = start
 	return p, err == nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/replace"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/vmid"
 )
@@ -86,7 +87,10 @@ func (f File) update(r Run, module version.Driver, known bool) error {
 	if time.Since(at) > sweepAfter {
 		f.sweep(n, r.VMID)
 	}
-	return replace(f.Path, n.text())
+	// The collector reads what ends in .prom, and so never this; it is another
+	// user, hence the mode.
+	tmp := filepath.Join(filepath.Dir(f.Path), "."+filepath.Base(f.Path)+".new")
+	return replace.File(f.Path, tmp, n.text(), 0o644)
 }
 
 // read returns the file and when it was written; a missing file is empty and
@@ -115,24 +119,6 @@ func read(name string) ([]byte, time.Time, error) {
 		return nil, time.Time{}, err
 	}
 	return text[:n], info.ModTime(), nil
-}
-
-// replace is not synced: after a crash of the host the next run writes anew.
-func replace(name string, text []byte) error {
-	// The collector reads what ends in .prom, and so never this.
-	file, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(text)
-	err = errors.Join(err, file.Chmod(0o644), file.Close()) // the exporter is another user
-	if err == nil {
-		err = os.Rename(file.Name(), name)
-	}
-	if err != nil {
-		_ = os.Remove(file.Name())
-	}
-	return err
 }
 
 // sweep drops containers of which no runs are kept any more or that are not on

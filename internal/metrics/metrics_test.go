@@ -174,6 +174,15 @@ func TestManyAtOnceLoseNothing(t *testing.T) {
 	require.Empty(t, left)
 }
 
+func TestWhatAKilledRunHasLeftGoesWithTheNext(t *testing.T) {
+	f := file(t)
+	left := filepath.Join(filepath.Dir(f.Path), ".hook.prom.new")
+	require.NoError(t, os.WriteFile(left, []byte("# HELP pve_nvidia"), 0o600))
+	require.NoError(t, f.Update(run(101), "580.142", true))
+	valid(t, content(t, f))
+	require.NoFileExists(t, left)
+}
+
 // The folder may belong to the exporter's user.
 func TestWhatStandsThereLeadsNowhere(t *testing.T) {
 	for name, plant := range map[string]func(File) error{

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -186,14 +187,10 @@ func (c Conf) Next() Section {
 	next := c.Section
 	next.Dev = map[int]string{} // never nil
 	maps.Copy(next.Dev, c.Dev)
-	for _, key := range c.Delete {
-		if key == "hookscript" {
-			next.Hookscript = ""
-		}
-		if n, ok := devNumber(key); ok {
-			delete(next.Dev, n)
-		}
+	if slices.Contains(c.Delete, "hookscript") {
+		next.Hookscript = ""
 	}
+	maps.DeleteFunc(next.Dev, func(n int, _ string) bool { return slices.Contains(c.Delete, dev(n)) })
 	maps.Copy(next.Dev, c.Pending.Dev)
 	if c.Pending.Hookscript != "" {
 		next.Hookscript = c.Pending.Hookscript

@@ -69,7 +69,8 @@ func reason(text string) string {
 			strings.HasPrefix(line, "400 "), strings.HasPrefix(line, "pct set "), strings.HasPrefix(line, "cannot delete "):
 			continue
 		}
-		if lines = append(lines, line[:min(len(line), 500)]); len(lines) == 5 {
+		line = strings.ToValidUTF8(line[:min(len(line), 500)], "") // not half a character
+		if lines = append(lines, line); len(lines) == 5 {
 			break
 		}
 	}

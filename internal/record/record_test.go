@@ -2,11 +2,13 @@ package record
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -100,6 +102,70 @@ func TestTheLastTwentyRunsAreKept(t *testing.T) {
 	info, err := os.Stat(r.State)
 	require.NoError(t, err)
 	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
+}
+
+func TestWhatAKilledRunHasLeftGoesWithTheNext(t *testing.T) {
+	r := Runs{State: filepath.Join(t.TempDir(), "state")}
+	none := func() {
+		t.Helper()
+		left, err := filepath.Glob(filepath.Join(r.folder(101), ".*"))
+		require.NoError(t, err)
+		require.Empty(t, left)
+	}
+	_, err := r.Save(101, time.Unix(1, 0), 1)
+	require.NoError(t, err)
+	none()
+	plant := func() {
+		t.Helper()
+		require.NoError(t, os.WriteFile(filepath.Join(r.folder(101), newName), []byte(`{"half":`), 0o600))
+	}
+	plant()
+	_, err = r.Save(101, time.Unix(2, 0), 2)
+	require.NoError(t, err)
+	none()
+	plant()
+	require.NoError(t, r.Failed(101, time.Unix(3, 0), "inputs", "why", ""))
+	none()
+	require.Equal(t, "why", r.Failure(101).Reason)
+	var last int
+	found, err := r.Last(101, &last)
+	require.NoError(t, err)
+	require.True(t, found)
+	require.Equal(t, 2, last)
+}
+
+func TestRunsThatEndAtTheSameTimeAreAllKept(t *testing.T) {
+	r := Runs{State: filepath.Join(t.TempDir(), "state")}
+	var all sync.WaitGroup
+	for i := range keep {
+		all.Go(func() {
+			_, err := r.Save(101, time.Unix(int64(i), 0), strings.Repeat("x", 100_000))
+			if err = errors.Join(err, r.Failed(101, time.Unix(1, 0), "inputs", "why", "")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	names, err := r.List(101)
+	require.NoError(t, err)
+	require.Len(t, names, keep)
+	for _, name := range names {
+		data, err := os.ReadFile(name)
+		require.NoError(t, err)
+		require.True(t, json.Valid(data))
+	}
+	require.NotNil(t, r.Failure(101))
+}
+
+func BenchmarkSave(b *testing.B) {
+	r := Runs{State: filepath.Join(b.TempDir(), "state")}
+	at := time.Unix(1, 0)
+	for b.Loop() {
+		at = at.Add(time.Second)
+		if _, err := r.Save(101, at, strings.Repeat("x", 5000)); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func TestATraceThatACrashHasTornIsPassedOver(t *testing.T) {

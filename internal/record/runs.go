@@ -1,6 +1,7 @@
 package record
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,9 +11,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
-	"github.com/google/renameio/v2"
+	"github.com/gofrs/flock"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/replace"
 )
 
 // Runs keeps the last runs of containers below a state folder of the host.
@@ -28,19 +32,14 @@ func (r Runs) folder(vmid int) string {
 // Save keeps the trace of a run, readable by root only, and drops the oldest.
 // It returns the file's path.
 func (r Runs) Save(vmid int, at time.Time, trace any) (string, error) {
-	dir, err := Below(r.State, "runs", strconv.Itoa(vmid))
-	if err != nil {
-		return "", fmt.Errorf("keep the run's trace: %w", err)
-	}
 	data, err := json.Marshal(trace)
 	if err != nil {
 		return "", fmt.Errorf("keep the run's trace: %w", err)
 	}
-	file := filepath.Join(dir, at.UTC().Format("20060102T150405.000000Z")+".json")
-	if err := put(file, append(data, '\n')); err != nil {
+	file := filepath.Join(r.folder(vmid), at.UTC().Format("20060102T150405.000000Z")+".json")
+	if err := r.put(vmid, file, append(data, '\n')); err != nil {
 		return "", fmt.Errorf("keep the run's trace: %w", err)
 	}
-	sweep(dir)
 	names, err := r.List(vmid)
 	if err != nil {
 		return file, err
@@ -53,36 +52,28 @@ func (r Runs) Save(vmid int, at time.Time, trace any) (string, error) {
 	return file, nil
 }
 
-// put writes a file in one step for those who read it meanwhile. It is not
-// synced: that would take most of the time of a run that finds nothing to do,
-// and a trace that a crash of the host takes away is no loss.
-func put(file string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(file), newPrefix+"*") // 0600
+const (
+	newName   = ".new"          // a file of a container's folder that is being written
+	lockLimit = 2 * time.Second // a writer holds the folder for less than a millisecond
+)
+
+// put writes a file in a container's folder. The folder is locked for that time:
+// the container's own lock is not held by a run that finds another at work, or no
+// driver wanted, and still keeps its trace. A trace that a crash of the host takes
+// away is no loss.
+func (r Runs) put(vmid int, file string, data []byte) error {
+	dir, err := Below(r.State, "runs", strconv.Itoa(vmid))
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
-}
-
-// newPrefix begins the names of files that are being written.
-const newPrefix = ".new-"
-
-// sweep removes what processes that were killed while they wrote have left. One
-// that still writes has begun a moment ago.
-func sweep(dir string) {
-	left, _ := filepath.Glob(filepath.Join(dir, newPrefix+"*"))
-	for _, name := range left {
-		if info, err := os.Lstat(name); err == nil && time.Since(info.ModTime()) > time.Hour {
-			_ = os.Remove(name)
-		}
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), lockLimit)
+	defer cancel()
+	folder := flock.New(dir, flock.SetFlag(os.O_RDONLY|syscall.O_DIRECTORY))
+	defer folder.Close()
+	if _, err := folder.TryLockContext(ctx, 2*time.Millisecond); errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("wait for another who writes in %s: %w", dir, err)
+	} // NFS cannot lock a folder: there two that write at the same time spoil a trace
+	return replace.File(file, filepath.Join(dir, newName), data, 0o600)
 }
 
 // List returns the kept traces of a container, oldest first.
@@ -171,14 +162,11 @@ func (r Runs) Failed(vmid int, at time.Time, inputs, reason, hint string) error 
 		delay = min(mostDelay, firstDelay<<(f.Count-1))
 	}
 	f.Next = at.Add(delay)
-	if _, err := Below(r.State, "runs", strconv.Itoa(vmid)); err != nil {
-		return fmt.Errorf("remember the failure: %w", err)
-	}
 	data, err := json.Marshal(f)
 	if err != nil {
 		return fmt.Errorf("remember the failure: %w", err)
 	}
-	if err := renameio.WriteFile(r.failureFile(vmid), data, 0o600); err != nil {
+	if err := r.put(vmid, r.failureFile(vmid), data); err != nil {
 		return fmt.Errorf("remember the failure: %w", err)
 	}
 	return nil

@@ -155,4 +155,26 @@ func bigDictionary(t testing.TB) []byte {
 	return b
 }
 
+// zstdZeros is a zstd frame of n zeros in blocks of 128 KiB, with a window as RFC 8878, 3.1.1.1.2, writes it.
+func zstdZeros(window byte, n int) []byte {
+	b := append([]byte(magicZstd), 0, window)
+	for ; n > 0; n -= 128 << 10 {
+		head := uint32(128<<10)<<3 | 1<<1 // a run of one byte
+		if n <= 128<<10 {
+			head |= 1 // the last
+		}
+		b = append(b, byte(head), byte(head>>8), byte(head>>16), 0)
+	}
+	return b
+}
+
+// zstdSegment is the start of a zstd frame whose window is its whole content.
+func zstdSegment(size uint64) []byte {
+	b := binary.LittleEndian.AppendUint64(append([]byte(magicZstd), 0xe0), size)
+	return append(b, 0x02, 0, 0x10, 0) // one run of zeros, and not the last
+}
+
+// xzEmpty is what xz -C none makes of nothing.
+const xzEmpty = "\xfd7zXZ\x00\x00\x00\xff\x12\xd9A\x00\x00\x00\x00\x1c\xdfD!\x06r\x9ez\x01\x00\x00\x00\x00\x00YZ"
+
 func bufioOf(b []byte) *bufio.Reader { return bufio.NewReader(bytes.NewReader(b)) }

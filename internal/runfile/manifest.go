@@ -185,6 +185,10 @@ func parseEntry(line string) (Entry, error) {
 	f, known := types[e.Type]
 	if known {
 		err = e.parseFields(f, rest)
+		if _, needed := sure[e.Type]; err != nil && !needed {
+			// A form that is not known yet, of a file whose place is of no weight here.
+			e.Dest, e.Target, err = "", "", nil
+		}
 	} else {
 		e.Compat32 = len(rest) > 0 && rest[0] == "COMPAT32"
 	}
@@ -219,7 +223,7 @@ func (e *Entry) parseFields(f fields, rest []string) error {
 	}
 	if f.dest && (!f.target || len(rest) > 1) {
 		dest := next()
-		if !withinDest(dest) {
+		if hasDotDot(dest) {
 			return wrong("path %.80q leads elsewhere", dest)
 		}
 		e.Dest = dest
@@ -263,8 +267,6 @@ func insideTree(name string) (string, error) {
 	}
 	return clean, nil
 }
-
-func withinDest(dest string) bool { return !hasDotDot(dest) }
 
 func hasDotDot(name string) bool {
 	for part := range strings.SplitSeq(name, "/") {

@@ -93,7 +93,6 @@ func TestUserSpaceIsWhatTheInstallerSurelyInstalls(t *testing.T) {
 		"/usr/bin/nvidia-installer":                     "",
 		"/usr/bin/nvidia-uninstall":                     "nvidia-installer",
 		"/etc/OpenCL/vendors/nvidia.icd":                "",
-		"/etc/vulkan/icd.d/nvidia_icd.json":             "",
 		"/usr/share/nvidia/nvoptix.bin":                 "",
 		"/usr/lib/nvidia/glvnd_check":                   "",
 		"/lib/firmware/nvidia/550.163.01/gsp_tu10x.bin": "",
@@ -211,4 +210,17 @@ func FuzzManifest(f *testing.F) {
 			require.False(t, strings.ContainsAny(fmt.Sprint(e), "\x00\n\x1b"))
 		}
 	})
+}
+
+// A driver to come may list its sources or manual pages in a way of its own; that
+// must not keep its libraries from being installed.
+func TestOddFieldsMatterOnlyWhereTheyAreNeeded(t *testing.T) {
+	m := read(t, head8+lines550+
+		"kernel/nvidia/nv.c 0644 KERNEL_MODULE_SRC DEPTH=1 MODULE:resman\n"+
+		"nvidia-smi.1.gz 0644 MANPAGE ../man1/ MODULE:nvml\n")
+	require.Equal(t, len(read(t, head8+lines550).UserSpace()), len(m.UserSpace()))
+	_, err := ReadManifest(strings.NewReader(head8 + "libcuda.so.550.163.01 0755 CUDA_LIB SPARC / MODULE:gpgpu\n"))
+	require.ErrorIs(t, err, ErrContent)
+	_, err = ReadManifest(strings.NewReader(head8 + "../nv.c 0644 KERNEL_MODULE_SRC INHERIT_PATH_DEPTH:1 MODULE:resman\n"))
+	require.ErrorIs(t, err, ErrContent)
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+	"github.com/xi2/xz"
 )
 
 const (
@@ -19,10 +19,11 @@ const (
 	magicXZ    = "\xfd7zXZ\x00"
 	magicZstd  = "\x28\xb5\x2f\xfd"
 
-	// maxWindow is what the zstd tool itself accepts unless told otherwise, so
-	// what unpacks with NVIDIA's stub unpacks here. Levels up to 19 need 8 MiB,
-	// and no more than the file asks for is allocated. The same bound holds
-	// for the dictionary of xz, whose highest level needs 64 MiB.
+	// maxWindow bounds how far back a payload may refer, which is what has to be
+	// held of it. zstd needs 8 MiB up to level 19 and 128 MiB with --ultra -22 or
+	// --long; more than that the zstd tool refuses too unless told otherwise. xz
+	// needs 8 MiB by default and 64 MiB at its highest level. Which level NVIDIA
+	// uses is not published, so that nothing below is refused.
 	maxWindow = 128 << 20
 )
 
@@ -36,19 +37,24 @@ func decompress(br *bufio.Reader) (r io.Reader, done func(), err error) {
 	none := func() {}
 	switch has := func(m string) bool { return bytes.HasPrefix(start, []byte(m)) }; {
 	case has(magicZstd):
+		window, err := zstdWindow(br)
+		if err != nil {
+			return nil, nil, err
+		}
 		// Concurrency 1 decodes in the caller's goroutine: hashing, decoding and
 		// writing are already three, and each further one costs a window.
 		d, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1),
-			zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+			zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))
 		if err != nil {
 			return nil, nil, wrapFormat("zstd", err)
 		}
 		return d, d.Close, nil
 	case has(magicXZ):
-		if dict := xzDictionary(br); dict > maxWindow {
-			return nil, nil, wrong("xz payload wants a dictionary of %s, more than %s", amount(dict), amount(maxWindow))
+		dictionary, err := xzDictionary(br)
+		if err != nil {
+			return nil, nil, err
 		}
-		x, err := xz.NewReader(br)
+		x, err := xz.NewReader(br, dictionary)
 		return x, none, wrapFormat("xz", err)
 	case has(magicGzip):
 		z, err := gzip.NewReader(br)
@@ -68,33 +74,65 @@ func wrapFormat(name string, err error) error {
 	return fmt.Errorf("%s: %w", name, err)
 }
 
-// xzDictionary returns the dictionary size that the first block of an xz stream
-// asks for, 0 when it cannot be told: the decoder would allocate it at once.
-// Layout: 12 bytes stream header, then header size, flags, optional sizes, and
-// one filter of id 0x21 with one byte of properties.
-func xzDictionary(br *bufio.Reader) int64 {
-	b, _ := br.Peek(64)
-	if len(b) < 64 || b[12] == 0 {
-		return 0
+// errGrows: a larger window would be held beside the one before it, which is garbage
+// by then but not yet collected. What one run of a tool has packed does not do that.
+var errGrows = errors.New("it wants a larger window on its way than at its start")
+
+// zstdWindow returns the window of the first frame, which those behind it must do with.
+func zstdWindow(br *bufio.Reader) (uint64, error) {
+	var h zstd.Header
+	if b, _ := br.Peek(zstd.HeaderMaxSize); h.Decode(b) != nil {
+		return maxWindow, nil // the decoder says what is wrong with it
 	}
-	flags, i := b[13], 14
+	window := h.WindowSize
+	if h.SingleSegment {
+		window = h.FrameContentSize
+	}
+	if window > maxWindow {
+		return 0, wrong("zstd payload wants a window of %s, more than %s", amount(int64(min(window, 1<<62))), amount(maxWindow))
+	}
+	return max(window, zstd.MinWindowSize), nil
+}
+
+// xzDictionary returns the size of the dictionary of the first block, which those
+// behind it must do with. Layout: 12 bytes stream header, then header size, flags,
+// optional sizes, and filters of an id, a length and so many bytes, of which LZMA2,
+// id 0x21, is the last.
+func xzDictionary(br *bufio.Reader) (uint32, error) {
+	b, _ := br.Peek(12 + 1024) // the most that a block header has
+	if len(b) < 20 {
+		return maxWindow, nil // here and below: the decoder says what is wrong with it
+	}
+	if b[12] == 0 {
+		return 0, wrong("xz payload starts with an empty stream")
+	}
+	b = b[12:min(len(b), 12+4*(int(b[12])+1))]
+	i := 2
 	for _, present := range []byte{0x40, 0x80} {
-		if flags&present == 0 {
+		if b[1]&present == 0 {
 			continue
 		}
-		for n := 0; n < 9 && b[i]&0x80 != 0; n++ {
+		for i < len(b) && b[i]&0x80 != 0 {
 			i++
 		}
 		i++
 	}
-	if flags&3 != 0 || b[i] != 0x21 || b[i+1] != 1 {
-		return 0
+	for range b[1]&3 + 1 {
+		if i+2 >= len(b) {
+			break
+		}
+		if b[i] != 0x21 {
+			i += 2 + int(b[i+1])
+			continue
+		}
+		bits := b[i+2] & 0x3f
+		size := int64(2|bits&1) << (min(bits, 40)/2 + 11)
+		if size > maxWindow {
+			return 0, wrong("xz payload wants a dictionary of %s, more than %s", amount(size), amount(maxWindow))
+		}
+		return uint32(size), nil
 	}
-	bits := b[i+2] & 0x3f
-	if bits > 40 {
-		return 1 << 40
-	}
-	return int64(2|bits&1) << (bits/2 + 11)
+	return maxWindow, nil
 }
 
 // tarBlocks of blockSize are decompressed ahead of writing: 2 MB.
@@ -130,8 +168,8 @@ func expand(br *bufio.Reader, free <-chan *block, out chan<- *block, limit int64
 		if err == io.EOF {
 			return nil
 		}
-		if errors.Is(err, zstd.ErrWindowSizeExceeded) {
-			return wrong("zstd payload wants a window of more than %s", amount(maxWindow))
+		if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) || errors.Is(err, xz.ErrMemlimit) {
+			return errGrows
 		}
 		if err != nil {
 			return err

@@ -16,7 +16,6 @@ const (
 	binFolder                  // /usr/bin
 	firmware                   // /lib/firmware/nvidia/VERSION, whatever the kernel modules' options
 	openCLICD                  // /etc/OpenCL/vendors
-	vulkanICD                  // /etc/vulkan, which no option moves
 	ownFolder                  // /usr/lib/nvidia
 	filesLists                 // /usr/share/nvidia/files.d
 	explicit                   // the path field says it all
@@ -26,8 +25,9 @@ const (
 // pkg-config or systemd in the container, nor on which libglvnd it has. Left out
 // on purpose beside those: the OpenCL loader, which distributions replace;
 // Wine, nvidia-modprobe and libglvnd itself, which are not installed with the
-// options that this program passes; manual pages and documentation, which slim
-// containers delete.
+// options that this program passes; Vulkan's JSON files, which newer installers
+// are said to leave out where no Vulkan loader is; manual pages and documentation,
+// which slim containers delete.
 var sure = map[string]base{
 	"CUDA_LIB": libFolder, "CUDA_SYMLINK": libFolder,
 	"OPENCL_LIB": libFolder, "OPENCL_LIB_SYMLINK": libFolder,
@@ -39,7 +39,7 @@ var sure = map[string]base{
 	"OPENGL_LIB": libPlain, "OPENGL_SYMLINK": libPlain,
 	"GBM_BACKEND_LIB": gbmFolder, "GBM_BACKEND_LIB_SYMLINK": gbmFolder,
 	"UTILITY_BINARY": binFolder, "UTILITY_BIN_SYMLINK": binFolder, "INSTALLER_BINARY": binFolder,
-	"FIRMWARE": firmware, "CUDA_ICD": openCLICD, "VULKAN_ICD_JSON": vulkanICD,
+	"FIRMWARE": firmware, "CUDA_ICD": openCLICD,
 	"INTERNAL_UTILITY_BINARY": ownFolder, "INTERNAL_UTILITY_LIB": ownFolder, "INTERNAL_UTILITY_DATA": ownFolder,
 	"SANDBOXUTILS_FILELIST_JSON": filesLists, "EXPLICIT_PATH": explicit, "OPENGL_DATA": explicit,
 }
@@ -72,8 +72,6 @@ func (m Manifest) certain(e Entry) bool {
 	switch {
 	case path.Base(e.Path) == "libGLX_indirect.so.0":
 		return false // has an option of its own, and is left to whatever stands there
-	case b == vulkanICD:
-		return e.Dest != "" // up to 430 the file was made from a template
 	case b == explicit:
 		return strings.HasPrefix(e.Dest, "/")
 	}
@@ -137,8 +135,6 @@ func (m Manifest) InstalledAt(e Entry, libdir string) (string, bool) {
 		return path.Join("/lib/firmware/nvidia", string(m.Version), e.Dest, name), true
 	case openCLICD:
 		return path.Join("/etc/OpenCL/vendors", name), true
-	case vulkanICD:
-		return path.Join("/etc/vulkan", e.Dest, name), true
 	case ownFolder:
 		return path.Join("/usr/lib/nvidia", name), true
 	case filesLists:

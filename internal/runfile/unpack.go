@@ -20,8 +20,9 @@ const readGrace = 500 * time.Millisecond
 // Unpack reads a run file once from its first byte to its last, checks it
 // against w on the way, and writes its payload into the new folder dir, which
 // it makes unless it is there and empty. Hashing, decompression and writing run
-// side by side; together they hold some 10 MB and the window that the payload's
-// compression asks for, 8 MB at zstd's usual levels and 128 MB at most.
+// side by side; however large the file, together they hold at most some 16 MB and
+// the window that the payload's compression asks for at its start: 8 MB at the usual
+// levels of zstd and xz, 64 MB at xz's highest, 128 MB at zstd's and at most.
 // A wrong header ends it before anything is unpacked. On an error dir may hold
 // a part: the caller removes it. dir may be "": then the payload is hashed but
 // not unpacked.

@@ -112,7 +112,7 @@ func TestWrongContentIsNamed(t *testing.T) {
 		{"md5", badMD5, size(len(file)), ", its header says "},
 		{"payload missing", spec{}.build(), Want{}, "payload ends after"},
 		{"payload unknown", spec{payload: []byte("\x04\x22\x4d\x18lz4")}.build(), Want{}, "payload starts with 04224d186c7a: neither zstd"},
-		{"window", spec{payload: []byte("\x28\xb5\x2f\xfd\x00\x90" + strings.Repeat("x", 99))}.build(), Want{}, "wants a window of more than 134 MB"},
+		{"window", spec{payload: []byte("\x28\xb5\x2f\xfd\x00\x90" + strings.Repeat("x", 99))}.build(), Want{}, "zstd payload wants a window of 268 MB, more than 134 MB"},
 		{"xz dictionary", spec{payload: bigDictionary(t)}.build(), Want{}, "xz payload wants a dictionary of 1610 MB"},
 		{"no tar", spec{payload: zstdOf(t, bytes.Repeat([]byte("no tar"), 999))}.build(), Want{}, "payload is broken"},
 		{"tar cut", spec{payload: zstdOf(t, tarOf(t, driver...)[:2000])}.build(), Want{}, "payload is broken"},
@@ -372,6 +372,10 @@ func FuzzUnpack(f *testing.F) {
 	f.Add(gzipOf(f, small))
 	f.Add(xzOf(f, small))
 	f.Add(bigDictionary(f))
+	f.Add(append(xzOf(f, small), bigDictionary(f)...))
+	f.Add([]byte(xzEmpty))
+	f.Add(append(zstdZeros(0, 1<<10), zstdZeros(1, 4<<10)...))
+	f.Add(zstdSegment(1 << 40))
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		file := spec{payload: payload}.build()
 		dir := filepath.Join(t.TempDir(), "tree")

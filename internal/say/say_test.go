@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -70,12 +72,19 @@ func TestCleanTakesTheHarmOutOfText(t *testing.T) {
 }
 
 func FuzzClean(f *testing.F) {
-	f.Add("\x1b[2J\xff\u202e")
-	f.Fuzz(func(t *testing.T, s string) {
-		for _, r := range Clean(s, 200) {
-			if r < ' ' || r >= 0x7f && r < 0xa0 {
-				t.Fatalf("control character %U left of %q", r, s)
-			}
+	f.Add("\x1b[2J\xff\u202e", 200)
+	f.Add(strings.Repeat("größe \u2028\ufeff\U000e0001\x80", 50), 7)
+	f.Fuzz(func(t *testing.T, s string, limit int) {
+		limit = max(0, limit%1000)
+		said := Clean(s, limit)
+		require.Less(t, len(said), limit+len(`\U0010ffff`)+len("..."))
+		for _, r := range said {
+			require.True(t, strconv.IsPrint(r), "%U left of %q", r, s)
+		}
+		whole := Clean(s, 10*len(s)+1)
+		require.Equal(t, whole, Clean(whole, 10*len(whole)+1), "what is clean stays as it is")
+		if strings.IndexFunc(s, func(r rune) bool { return !strconv.IsPrint(r) || r == utf8.RuneError }) < 0 {
+			require.Equal(t, s, Clean(s, len(s)+1))
 		}
 	})
 }

@@ -40,7 +40,8 @@ var stretches = []stretch{
 	{name: "handing over", line: "removed driver", stop: begun},
 	{name: "installing", line: "removed driver", file: begun, ends: "nvidia-installer "},
 	{name: "verifying", line: "nvidia-installer ", ends: " files are in place"},
-	{name: "recording", line: " files are in place"},
+	{name: "recording", line: " files are in place", stop: record.Path},
+	{name: "keeping the trace", line: " files are in place", file: record.Path},
 }
 
 // The steps get lengths that can be hit: the transfer of 3 MB takes half a
@@ -61,7 +62,7 @@ func crashes(ctx context.Context, t *torture) (err error) {
 	if err := k.measure(ctx, t); err != nil {
 		return err
 	}
-	began, late := time.Now(), 0
+	began, late := time.Now(), 0 // late came after the run's end
 	for n := 0; n < t.kills; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -71,23 +72,20 @@ func crashes(ctx context.Context, t *torture) (err error) {
 		if err != nil {
 			return fmt.Errorf("kill %d, %s: %w", n, at.name, err)
 		}
+		r := t.table.at("crashes", "killed while "+at.name)
+		if fault != "" { // whether it was hit or not
+			r.failures = append(r.failures, fault)
+			t.say("kill %d: %s", n, fault)
+		}
 		if !hit {
-			// The run was quicker than the one that was measured.
-			for _, deliver := range []string{"mount", "push"} {
-				k.length[at.name+deliver] = k.length[at.name+deliver] * 95 / 100
-			}
+			k.shorten(at)
 			if late++; late > 20+t.kills {
 				return fmt.Errorf("%d kills came too late, the machine is too uneven for these lengths", late)
 			}
 			continue
 		}
 		n++
-		r := t.table.at("crashes", "killed while "+at.name)
 		r.tries++
-		if fault != "" {
-			r.failures = append(r.failures, fault)
-			t.say("kill %d: %s", n, fault)
-		}
 		if n%50 == 0 {
 			t.say("%d kills, %d failures, %.2f s each; %d more came after the end", n, t.table.failures(), time.Since(began).Seconds()/float64(n), late)
 		}
@@ -128,6 +126,13 @@ func (k *killer) next(at stretch) (g *guest, version, deliver string, err error)
 	}
 	k.Mirror.Rate = crashRate
 	return g, version, deliver, errors.Join(errs...)
+}
+
+// shorten is called when a run was quicker than the one that was measured.
+func (k *killer) shorten(at stretch) {
+	for _, deliver := range []string{"mount", "push"} {
+		k.length[at.name+deliver] = k.length[at.name+deliver] * 95 / 100
+	}
 }
 
 // measure learns how long the stretches last, and what a whole cache looks like.
@@ -202,6 +207,9 @@ func (k *killer) kill(ctx context.Context, at stretch, n int) (hit bool, fault s
 	wrong := func(when string, err error) string {
 		return fmt.Sprintf("%s: %s: %v; it had said: %s", where, when, err, w.said())
 	}
+	if code := w.cmd.ProcessState.ExitCode(); !hit && code != 0 {
+		return hit, wrong("before any kill", fmt.Errorf("exit status %d", code)), k.restore(ctx, g)
+	}
 	if _, err := g.claims(); err != nil {
 		return hit, wrong("right after the kill", err), k.restore(ctx, g)
 	}
@@ -220,9 +228,6 @@ func (k *killer) heal(ctx context.Context, g *guest, version string) error {
 	if err := g.fault(""); err != nil {
 		return err
 	}
-	if err := k.age(); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	said, err := k.Run(ctx, append(k.call, strconv.Itoa(g.VMID), "post-start")...)
@@ -237,13 +242,14 @@ func (k *killer) heal(ctx context.Context, g *guest, version string) error {
 			return err
 		}
 	}
-	return errors.Join(k.nothingHalf(), k.noTemporaries(), k.locksAreFree(), k.nothingRuns())
+	return errors.Join(k.cacheHolds(version), k.told(g.VMID, version), k.nothingHalf(), k.noTemporaries(), k.locksAreFree(), k.nothingRuns())
 }
 
 // restore makes a good state by force after a failure, so that the next kill
 // begins with one.
 func (k *killer) restore(ctx context.Context, g *guest) error {
-	err := errors.Join(os.RemoveAll(k.Cache()), os.RemoveAll(k.Path("state")), g.forget())
+	collector := filepath.Dir(k.Metrics)
+	err := errors.Join(os.RemoveAll(k.Cache()), os.RemoveAll(k.Path("state")), os.RemoveAll(collector), os.Mkdir(collector, 0o755), g.forget())
 	for _, v := range versions {
 		err = errors.Join(err, k.Module(v))
 		k.Mirror.Rate = 0

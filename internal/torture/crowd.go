@@ -116,7 +116,7 @@ func crowd(ctx context.Context, t *torture) (err error) {
 		if installs[g.VMID] != 1 {
 			r.failures = append(r.failures, fmt.Sprintf("container %d: installed %d times", g.VMID, installs[g.VMID]))
 		}
-		if err := g.holdsFiles(v); err != nil {
+		if err := errors.Join(g.holdsFiles(v), s.told(g.VMID, v)); err != nil {
 			r.failures = append(r.failures, fmt.Sprintf("container %d: %v", g.VMID, err))
 		}
 	}
@@ -129,7 +129,7 @@ func crowd(ctx context.Context, t *torture) (err error) {
 	}
 	r := t.table.at("crowd", "nothing left locked or running")
 	r.tries++
-	if err := errors.Join(s.locksAreFree(), s.nothingRuns(), s.nothingHalf()); err != nil {
+	if err := errors.Join(s.locksAreFree(), s.nothingRuns(), s.nothingHalf(), s.noTemporaries()); err != nil {
 		r.failures = append(r.failures, err.Error())
 	}
 	return crowdInUse(ctx, t, s)

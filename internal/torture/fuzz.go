@@ -49,7 +49,9 @@ func explain(err error) error {
 }
 
 // parsers runs each fuzz test for a while. What it finds is kept by go test
-// below testdata/fuzz of the package, as a seed to be committed.
+// below testdata/fuzz of the package, as a seed to be committed. Go would spend up
+// to a minute on making each new input smaller, which does not come to an end where
+// goroutines take turns by chance: without a limit FuzzUnpack tried a dozen in all.
 func parsers(ctx context.Context, t *torture) error {
 	all, err := targets(ctx)
 	if err != nil {
@@ -57,13 +59,16 @@ func parsers(ctx context.Context, t *torture) error {
 	}
 	for _, one := range all {
 		began := time.Now()
-		cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+one.name+"$", "-fuzztime", t.fuzz.String(), one.pkg)
+		// To shorten one input that is but interesting may take a minute else.
+		cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+one.name+"$", "-fuzztime", t.fuzz.String(), "-fuzzminimizetime", "1s", one.pkg)
 		out, err := cmd.CombinedOutput()
 		r := t.table.at("parsers", strings.TrimPrefix(one.pkg, "github.com/thinkheads-ai/pve-nvidia-hook/")+" "+one.name)
-		r.tries = executions(string(out))
+		r.tries, r.inputs = executions(string(out)), true
 		if err != nil {
 			text := string(out)
 			r.failures = append(r.failures, text[max(0, len(text)-3000):])
+		} else if r.tries == 0 {
+			r.failures = append(r.failures, fmt.Sprintf("no input was tried in %v; a longer -fuzztime may help", t.fuzz))
 		}
 		t.say("%s %s: %d inputs in %v, %d failures", one.pkg, one.name, r.tries, time.Since(began).Round(time.Second), len(r.failures))
 		if err := ctx.Err(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -104,8 +105,23 @@ func (s *stand) nothingHalf() error {
 	return s.stateIsWhole()
 }
 
-// stateIsWhole reports a trace that is not whole, or something else beside them.
+// cacheHolds reports what a run that installed a version must have left there.
+func (s *stand) cacheHolds(version string) error {
+	base := filepath.Join(s.Cache(), "NVIDIA-Linux-x86_64-"+version)
+	_, tree := os.Lstat(base)
+	_, run := os.Lstat(base + ".run")
+	return errors.Join(tree, run)
+}
+
+// stateIsWhole reports a trace that is not whole, or metrics that are not.
 func (s *stand) stateIsWhole() error {
+	metrics, err := os.ReadFile(s.Metrics)
+	if err == nil && !(bytes.HasSuffix(metrics, []byte("\n")) && bytes.Contains(metrics, []byte("\n# TYPE pve_nvidia_hook_host_module_info "))) {
+		return fmt.Errorf("the metrics are half written: %q", metrics)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	return filepath.WalkDir(s.Path("state"), func(name string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -124,31 +140,45 @@ func (s *stand) stateIsWhole() error {
 	})
 }
 
-// age makes what a killed run has left of a trace as old as the next start of a
-// container would find it: such files are taken away after an hour.
-func (s *stand) age() error {
-	left, err := filepath.Glob(s.Path("state", "runs", "*", ".*"))
-	for _, name := range left {
-		then := time.Now().Add(-2 * time.Hour)
-		err = errors.Join(err, os.Chtimes(name, then, then))
+// noTemporaries reports files beside the cache that only a run that was broken off leaves.
+func (s *stand) noTemporaries() error {
+	for _, dir := range []string{s.Path("state"), s.Path("run"), filepath.Dir(s.Metrics)} {
+		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			switch filepath.Ext(name) {
+			case ".json", ".lock", ".prom":
+				if !strings.HasPrefix(d.Name(), ".") {
+					return nil
+				}
+			}
+			return fmt.Errorf("%s is left on the host", strings.TrimPrefix(name, s.Dir))
+		})
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
-// noTemporaries reports files of the state folder that only a run that was broken off leaves.
-func (s *stand) noTemporaries() error {
-	return filepath.WalkDir(s.Path("state"), func(name string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && strings.HasPrefix(d.Name(), ".") {
-			return fmt.Errorf("%s is left in the state folder", d.Name())
-		}
-		return nil
-	})
+// told reports a container of which the metrics do not tell that it has a version.
+func (s *stand) told(vmid int, version string) error {
+	metrics, err := os.ReadFile(s.Metrics)
+	if err != nil {
+		return err
+	}
+	want := fmt.Sprintf("pve_nvidia_hook_driver_info{vmid=%q,wanted=%q,installed=%q} 1\n", strconv.Itoa(vmid), version, version)
+	if !strings.Contains(string(metrics), want) {
+		return fmt.Errorf("the metrics do not tell of %s in container %d: %s", version, vmid, metrics)
+	}
+	return nil
 }
 
 // locksAreFree reports a lock that somebody still holds.
 func (s *stand) locksAreFree() error {
 	var files []string
-	for _, pattern := range []string{s.Path("run", "*.lock"), filepath.Join(s.Cache(), "*.lock")} {
+	for _, pattern := range []string{s.Path("run", "*.lock"), filepath.Join(s.Cache(), "*.lock"), s.Path("state", "runs", "*")} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			return err

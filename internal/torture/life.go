@@ -97,15 +97,24 @@ func life(ctx context.Context, t *torture) (err error) {
 				return err
 			}
 			r := t.table.at("life", e.name)
+			for late, hit := 0, false; !hit; late++ {
+				if late == 20 {
+					return fmt.Errorf("%s while %s: the run is over each time, the machine is too uneven for these lengths", e.name, at.name)
+				}
+				var fault string
+				var err error
+				if hit, fault, err = k.happens(ctx, e, at); err != nil {
+					return fmt.Errorf("%s while %s: %w", e.name, at.name, err)
+				}
+				if fault != "" { // whether it was hit or not
+					r.failures = append(r.failures, fault)
+					t.say("%s", fault)
+				}
+				if !hit {
+					k.shorten(at)
+				}
+			}
 			r.tries++
-			fault, err := k.happens(ctx, e, at)
-			if err != nil {
-				return fmt.Errorf("%s while %s: %w", e.name, at.name, err)
-			}
-			if fault != "" {
-				r.failures = append(r.failures, fault)
-				t.say("%s", fault)
-			}
 		}
 		t.say("%s: done, %d failures", e.name, t.table.failures())
 	}
@@ -113,16 +122,17 @@ func life(ctx context.Context, t *torture) (err error) {
 }
 
 // happens lets an event happen at a moment of a run, waits for the hook's end,
-// brings the container back and lets a normal run follow.
-func (k *killer) happens(ctx context.Context, e event, at stretch) (fault string, err error) {
+// brings the container back and lets a normal run follow. hit is false when the
+// run had ended before.
+func (k *killer) happens(ctx context.Context, e event, at stretch) (hit bool, fault string, err error) {
 	g, version, deliver, err := k.next(at)
 	if err != nil {
-		return "", err
+		return false, "", err
 	}
 	delay := time.Duration(k.rng.Float64() * float64(k.length[at.name+deliver]))
 	w, err := k.watch(ctx, g)
 	if err != nil {
-		return "", err
+		return false, "", err
 	}
 	if _, err := w.until(ctx, g, at.line, at.file); err == nil {
 		select {
@@ -130,9 +140,17 @@ func (k *killer) happens(ctx context.Context, e event, at stretch) (fault string
 		case <-time.After(delay):
 		}
 	}
+	select {
+	case <-w.gone:
+		if code := w.cmd.ProcessState.ExitCode(); code != 0 {
+			return false, fmt.Sprintf("container %d: exit status %d before it was %s: %s", g.VMID, code, e.name, w.said()), k.restore(ctx, g)
+		}
+		return false, "", nil
+	default:
+	}
 	if err := e.away(ctx, g); err != nil {
 		w.kill()
-		return "", err
+		return false, "", err
 	}
 	began := time.Now()
 	var wrong []string
@@ -150,7 +168,7 @@ func (k *killer) happens(ctx context.Context, e event, at stretch) (fault string
 		wrong = append(wrong, err.Error())
 	}
 	if err := e.back(ctx, g); err != nil {
-		return "", err
+		return true, "", err
 	}
 	// Only now: by cgroup v1 what is frozen dies when it thaws.
 	if err := k.nothingRuns(); err != nil {
@@ -162,12 +180,12 @@ func (k *killer) happens(ctx context.Context, e event, at stretch) (fault string
 	if err := k.heal(ctx, g, version); err != nil {
 		wrong = append(wrong, "after the next run: "+err.Error())
 		if err := k.restore(ctx, g); err != nil {
-			return "", err
+			return true, "", err
 		}
 	}
 	if len(wrong) == 0 {
-		return "", nil
+		return true, "", nil
 	}
-	return fmt.Sprintf("container %d %s %v after the start of %s, the hook ended %v later: %s; it had said: %s", g.VMID, e.name,
+	return true, fmt.Sprintf("container %d %s %v after the start of %s, the hook ended %v later: %s; it had said: %s", g.VMID, e.name,
 		delay.Round(time.Microsecond), at.name, took.Round(time.Millisecond), strings.Join(wrong, "; "), w.said()), nil
 }

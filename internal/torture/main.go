@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/machine"
 )
 
 type options struct {
@@ -50,6 +51,7 @@ var parts = []part{
 	{"crowd", crowd},
 	{"parsers", parsers},
 	{"permissions", goTests("permissions")},
+	{"race", race},
 }
 
 // torture is one call of the program.
@@ -80,15 +82,17 @@ func main() {
 	}
 }
 
+func defaults() options { return options{kills: 300, count: 1, fuzz: 10 * time.Second} }
+
 func parse(args []string) (options, error) {
-	var o options
+	o := defaults()
 	var only string
 	f := flag.NewFlagSet("torture", flag.ContinueOnError)
-	f.IntVar(&o.kills, "kills", 300, "how many `times` the hook is killed")
+	f.IntVar(&o.kills, "kills", o.kills, "how many `times` the hook is killed")
 	f.StringVar(&only, "only", "", "`parts` to run, of: "+strings.Join(names(), ", "))
 	f.Uint64Var(&o.seed, "seed", 0, "of the random moments (default: by the clock)")
-	f.IntVar(&o.count, "count", 1, "how `often` the Go tests of a part are run")
-	f.DurationVar(&o.fuzz, "fuzztime", 10*time.Second, "how long each parser is fuzzed")
+	f.IntVar(&o.count, "count", o.count, "how `often` the Go tests of a part are run")
+	f.DurationVar(&o.fuzz, "fuzztime", o.fuzz, "how long each parser is fuzzed")
 	f.StringVar(&o.markdown, "markdown", "", "`file` that the table is written to as well")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -110,6 +114,23 @@ func parse(args []string) (options, error) {
 	return o, nil
 }
 
+// command is the command line that tries the same again.
+func (o options) command() string {
+	text := "go run ./internal/torture"
+	usual := defaults()
+	add := func(name string, value, usual any) {
+		if value != usual {
+			text += fmt.Sprintf(" -%s %v", name, value)
+		}
+	}
+	add("only", strings.Join(o.only, ","), "")
+	add("kills", o.kills, usual.kills)
+	add("count", o.count, usual.count)
+	add("fuzztime", o.fuzz, usual.fuzz)
+	add("seed", o.seed, 0)
+	return text
+}
+
 func names() []string {
 	var all []string
 	for _, p := range parts {
@@ -121,6 +142,7 @@ func names() []string {
 func run(ctx context.Context, o options, out io.Writer) error {
 	t := &torture{options: o, out: out}
 	t.say("seed %d", o.seed)
+	at, on := time.Now(), machine.Look()
 	for _, p := range parts {
 		if len(o.only) > 0 && !contains(o.only, p.name) {
 			continue
@@ -136,7 +158,11 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	t.table.text(out)
 	if o.markdown != "" {
 		var b strings.Builder
-		t.table.markdown(&b)
+		t.table.markdown(&b, []string{
+			"Machine: " + on.String(),
+			fmt.Sprintf("Date: %s. Command: `%s`, which took %v", at.UTC().Format("2006-01-02"), o.command(), time.Since(at).Round(time.Second)),
+			"Containers of Debian 12, privileged and unprivileged, and sample run files. A Go test and each of its subtests is a try.",
+		})
 		if err := os.WriteFile(o.markdown, []byte(b.String()), 0o644); err != nil {
 			return err
 		}

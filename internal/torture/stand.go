@@ -50,7 +50,8 @@ func open(ctx context.Context, specs ...lab.Spec) (_ *stand, err error) {
 	if s.Rig, err = rig.New(dir, program, s.lab.Path, samples); err != nil {
 		return nil, err
 	}
-	if err := s.Module(versions[1]); err != nil {
+	s.Metrics = s.Path("collector", "hook.prom")
+	if err := errors.Join(os.Mkdir(filepath.Dir(s.Metrics), 0o755), s.Configure(""), s.Module(versions[1])); err != nil {
 		return nil, err
 	}
 	for i, spec := range specs {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -10,7 +11,19 @@ import (
 type row struct {
 	part, name string
 	tries      int
+	inputs     bool // tries are inputs of a fuzz test
 	failures   []string
+}
+
+// amount is how often a case was tried.
+func (r *row) amount() string {
+	switch {
+	case !r.inputs:
+		return fmt.Sprint(r.tries)
+	case r.tries < 1e6:
+		return fmt.Sprint(r.tries) + " inputs"
+	}
+	return fmt.Sprintf("%.1f million inputs", float64(r.tries)/1e6)
 }
 
 // table is the outcome of all cases, in the order in which they came.
@@ -36,15 +49,24 @@ func (t *table) failures() int {
 	return n
 }
 
+// tries leaves out inputs: beside millions of them nothing else would be seen.
+func (t *table) tries() int {
+	n := 0
+	for _, r := range t.rows {
+		if !r.inputs {
+			n += r.tries
+		}
+	}
+	return n
+}
+
 func (t *table) text(out io.Writer) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "part\tcase\ttries\tfailures")
-	tries := 0
 	for _, r := range t.rows {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\n", r.part, r.name, r.tries, len(r.failures))
-		tries += r.tries
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\n", r.part, r.name, r.amount(), len(r.failures))
 	}
-	fmt.Fprintf(w, "all\t\t%d\t%d\n", tries, t.failures())
+	fmt.Fprintf(w, "all\t\t%d\t%d\n", t.tries(), t.failures())
 	w.Flush()
 	for _, r := range t.rows {
 		for _, f := range r.failures {
@@ -53,12 +75,26 @@ func (t *table) text(out io.Writer) {
 	}
 }
 
-func (t *table) markdown(out io.Writer) {
+// markdown writes the table for the README, and lines about it. The fuzz tests
+// share a row.
+func (t *table) markdown(out io.Writer, about []string) {
 	fmt.Fprintln(out, "| part | case | tries | failures |\n|---|---|--:|--:|")
-	tries := 0
-	for _, r := range t.rows {
-		fmt.Fprintf(out, "| %s | %s | %d | %d |\n", r.part, r.name, r.tries, len(r.failures))
-		tries += r.tries
+	line := func(r *row) {
+		fmt.Fprintf(out, "| %s | %s | %s | %d |\n", r.part, r.name, r.amount(), len(r.failures))
 	}
-	fmt.Fprintf(out, "| **all** | | **%d** | **%d** |\n", tries, t.failures())
+	fuzz, tests := &row{inputs: true}, 0
+	for _, r := range t.rows {
+		if !r.inputs {
+			line(r)
+			continue
+		}
+		tests++
+		fuzz.part, fuzz.name = r.part, fmt.Sprintf("%d fuzz tests", tests)
+		fuzz.tries += r.tries
+		fuzz.failures = append(fuzz.failures, r.failures...)
+	}
+	if tests > 0 {
+		line(fuzz)
+	}
+	fmt.Fprintf(out, "| **all** | | **%d** | **%d** |\n\n%s\n", t.tries(), t.failures(), strings.Join(about, "\\\n"))
 }

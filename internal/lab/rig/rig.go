@@ -25,15 +25,21 @@ type Rig struct {
 	LXCPath string
 	Mirror  *mirror.Server
 	Env     []string // further variables for the program
+	Metrics string   // the file that Configure names for the metrics; "": none
 }
 
 // Build compiles the program into dir and returns the binary's path. The
-// working directory is anywhere in the module.
+// working directory is anywhere in the module. Called by a test that runs with
+// -race, the program has the race detector too.
 func Build(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "pve-nvidia-hook")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary,
-		"github.com/thinkheads-ai/pve-nvidia-hook")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	args := []string{"build", "-trimpath", "-ldflags", "-s -w", "-o", binary}
+	cgo := "CGO_ENABLED=0"
+	if raced {
+		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, "github.com/thinkheads-ai/pve-nvidia-hook")...)
+	cmd.Env = append(os.Environ(), cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the program: %w: %s", err, out)
 	}
@@ -87,8 +93,8 @@ func (r *Rig) Configure(extra string) error {
 		extra = "[driver]\n" + extra
 	}
 	extra = strings.Replace(extra, "[driver]", fmt.Sprintf("[driver]\nurls = [%q]", r.Mirror.URL()), 1)
-	text := fmt.Sprintf("%s\n[cache]\ndir = %q\nlock_timeout = \"2m\"\n[paths]\nstate = %q\nrun = %q\nlxc = %q\nmetrics = \"\"\n",
-		extra, r.Cache(), r.Path("state"), r.Path("run"), r.LXCPath)
+	text := fmt.Sprintf("%s\n[cache]\ndir = %q\nlock_timeout = \"2m\"\n[paths]\nstate = %q\nrun = %q\nlxc = %q\nmetrics = %q\n",
+		extra, r.Cache(), r.Path("state"), r.Path("run"), r.LXCPath, r.Metrics)
 	return os.WriteFile(r.Path("config.toml"), []byte(text), 0o644)
 }
 
@@ -116,6 +122,10 @@ func (r *Rig) Run(ctx context.Context, args ...string) (Said, error) {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		err = nil
+	}
+	if raced && strings.Contains(said.Text, "WARNING: DATA RACE") {
+		// Its exit status tells of it only where it would have been 0.
+		err = errors.New("there is a data race in the program")
 	}
 	return said, err
 }

@@ -45,6 +45,9 @@ var libraries = []library{
 	{file: "libnvidia-cfg.so.VER", soname: "libnvidia-cfg.so.1", kind: "UTILITY_LIB", links: "libnvidia-cfg.so.1 libnvidia-cfg.so", module: "installer", weight: 1},
 	{file: "libnvidia-ngx.so.VER", soname: "libnvidia-ngx.so.1", kind: "OPENGL_LIB", links: "libnvidia-ngx.so.1", module: "ngx", weight: 5},
 	{file: "libnvidia-gtk3.so.VER", kind: "UTILITY_LIB", module: "settings", weight: 2},
+	// Libraries with a version of their own, which distributions package too.
+	{file: "libnvidia-egl-wayland.so.1.1.20", soname: "libnvidia-egl-wayland.so.1", kind: "OPENGL_LIB", links: "libnvidia-egl-wayland.so.1", module: "egl", weight: 1},
+	{file: "libnvidia-egl-gbm.so.1.1.3", soname: "libnvidia-egl-gbm.so.1", kind: "OPENGL_LIB", links: "libnvidia-egl-gbm.so.1", module: "egl", weight: 1, since: "495.29.05"},
 	{file: "libGLX_nvidia.so.VER", soname: "libGLX_nvidia.so.0", kind: "OPENGL_LIB", links: "libGLX_nvidia.so.0", module: "glx", weight: 1, narrow: 1},
 	{file: "libEGL_nvidia.so.VER", soname: "libEGL_nvidia.so.0", kind: "OPENGL_LIB", links: "libEGL_nvidia.so.0", module: "egl", weight: 1, narrow: 1},
 	{file: "libGLESv1_CM_nvidia.so.VER", soname: "libGLESv1_CM_nvidia.so.1", kind: "OPENGL_LIB", links: "libGLESv1_CM_nvidia.so.1", module: "egl", weight: 1, narrow: 1},

@@ -123,7 +123,7 @@ func (p *payload) addData(s Spec) {
 		}
 	}
 	if s.since("495.29.05") {
-		p.list("nvidia-drm_gbm.so 0000 GBM_BACKEND_LIB_SYMLINK NATIVE libnvidia-allocator.so." + s.Version + " MODULE:gbm")
+		p.list("nvidia-drm_gbm.so 0000 GBM_BACKEND_LIB_SYMLINK NATIVE libnvidia-allocator.so.1 MODULE:gbm")
 	}
 	if s.since("550.40.07") {
 		p.add(member{path: "nvoptix.bin", mode: 0o644, weight: 12, native: true, entry: "0644 OPENGL_DATA /usr/share/nvidia MODULE:optix"})

@@ -20,9 +20,11 @@ read_record()
     } < $backup/log
 }
 
-# A file that was changed since is left alone.
+# A file that was changed since is left alone, and so is a link of the OpenGL ABI
+# that leads nowhere.
 remove_installed()
 {
+    [ "$2" != /usr/lib/libGL.so.1 ] || [ -e "$2" ] || return 0
     case $1 in
         0)
             if [ "$(readlink "$2")" = "$3" ]; then

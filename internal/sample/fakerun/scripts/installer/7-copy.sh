@@ -99,6 +99,13 @@ $links
 LIST
 }
 
+# The Linux OpenGL ABI wants libGL there. Without a libGL the link leads nowhere.
+link_for_abi()
+{
+    [ ! -e /usr/lib/libGL.so.1 ] && [ ! -L /usr/lib/libGL.so.1 ] || return 0
+    make_link "$libdir/libGL.so.1" /usr/lib libGL.so.1
+}
+
 announce_success()
 {
     log "Driver file installation is complete."
@@ -138,6 +145,7 @@ install_driver()
     plan_files
     start_record
     copy_files
+    link_for_abi
     log "Running ldconfig:"
     ldconfig || log "error!"
     if [ $systemd = y ]; then

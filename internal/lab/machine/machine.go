@@ -1,4 +1,5 @@
-package main
+// Package machine describes the machine on which the bench and the torture run.
+package machine
 
 import (
 	"fmt"
@@ -13,20 +14,20 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
 )
 
-// machine is what figures depend on.
-type machine struct {
+// Machine is what figures depend on.
+type Machine struct {
 	cpu    string
 	cores  int
 	memory uint64 // bytes
 	kernel string
 	disk   string // file system of the lab's folder
 	lxc    string
-	load   string // of the last minute, when the bench began
+	load   string // of the last minute, when it was looked at
 }
 
-// look reads what it can; what it cannot read is left out of the report.
-func look() machine {
-	m := machine{cpu: runtime.GOARCH, cores: runtime.NumCPU(), disk: diskOf(lab.Dir())}
+// Look reads what it can; what it cannot read is left out of the description.
+func Look() Machine {
+	m := Machine{cpu: runtime.GOARCH, cores: runtime.NumCPU(), disk: diskOf(lab.Dir())}
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		if _, rest, ok := strings.Cut(string(text), "model name\t: "); ok {
 			m.cpu, _, _ = strings.Cut(rest, "\n")
@@ -49,7 +50,7 @@ func look() machine {
 	return m
 }
 
-func (m machine) String() string {
+func (m Machine) String() string {
 	text := fmt.Sprintf("%s, %d cores, %.0f GB", m.cpu, m.cores, float64(m.memory)/1e9)
 	for _, more := range []struct{ name, value string }{
 		{"Linux ", m.kernel}, {"", m.disk}, {"LXC ", m.lxc}, {"load before ", m.load},

@@ -1,0 +1,107 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+)
+
+// ReadFile reads a file of at most limit bytes from a folder that CheckDir has
+// passed. It follows no link and believes only what root (or this user) has put
+// there and nobody else may write: the folder may have been open to others once.
+func ReadFile(path string, limit int64) ([]byte, error) {
+	f, err := openRegular(path)
+	if err == nil {
+		defer f.Close()
+		var st fs.FileInfo
+		if st, err = f.Stat(); err == nil {
+			err = checkOwn(path, st)
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, hint.Wrap(err, "remove "+path+": it is made anew when it is needed")
+	}
+	return readAtMost(f, limit)
+}
+
+// WriteFile puts a file into the folder, in one rename. Its mode is 0644, also in
+// the place of one that others may write, whose mode renameio.WriteFile would keep.
+func WriteFile(path string, data []byte) error {
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o644))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.CloseAtomicallyReplace()
+}
+
+// owner returns whose a file is, and whether that is root or this user.
+func owner(st fs.FileInfo) (uid uint32, ok bool) {
+	s, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return s.Uid, s.Uid == 0 || s.Uid == uint32(os.Geteuid())
+}
+
+// checkOwn says what is wrong with a file that nobody else should be able to have written.
+func checkOwn(path string, st fs.FileInfo) error {
+	if !st.Mode().IsRegular() {
+		return fmt.Errorf("%s is refused: it is not a regular file (%s)", path, st.Mode().Type())
+	}
+	if uid, ok := owner(st); !ok {
+		return fmt.Errorf("%s is refused: it belongs to uid %d, who could exchange what root runs", path, uid)
+	}
+	if mode := st.Mode().Perm(); mode&0o022 != 0 {
+		return fmt.Errorf("%s is refused: it has mode %04o, so that others than root could have written it", path, mode)
+	}
+	return nil
+}
+
+// readSmall reads a regular file of at most limit bytes, whosever it is, and follows no link.
+func readSmall(path string, limit int64) ([]byte, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readAtMost(f, limit)
+}
+
+func readAtMost(f *os.File, limit int64) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = fmt.Errorf("read %s: larger than %d bytes", f.Name(), limit)
+	}
+	return text, err
+}
+
+// openRegular opens a regular file for reading and follows no link.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("open %s: it is a symbolic link", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		f.Close()
+		return nil, errors.Join(fmt.Errorf("open %s: not a regular file", path), err)
+	}
+	return f, nil
+}

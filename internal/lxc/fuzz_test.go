@@ -1,0 +1,152 @@
+package lxc
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What a command in the container prints: lines that do no harm, the same
+// however the output comes in, and the end of it in bounded memory.
+func FuzzOutput(f *testing.F) {
+	f.Add([]byte("a\x1b[31mred\x1b[0m\tb\n\r10%\r20%\r\n\n\xff\xc2\x9bx\xe2\x80\xaey\nlast"), uint16(3), uint16(7))
+	f.Add([]byte(strings.Repeat("x", lineLimit-1)+"größe\n\x1b]0;title\x07\x1b[999999999999"), uint16(1), uint16(1))
+	f.Add([]byte(strings.Repeat("\x1b[\x1b", 300)+"\u2028\u200f\u2066\U000e0001\ufeff"), uint16(0), uint16(0))
+	f.Add([]byte(strings.Repeat("line\n", 300)), uint16(64), uint16(10))
+	f.Fuzz(func(t *testing.T, out []byte, cut, keep uint16) {
+		if len(out) > 1<<16 {
+			return
+		}
+		read := func(piece int) (lines []string, kept tail) {
+			to := &reporter{budget: linesBurst, last: time.Now(), onLine: func(line string) { lines = append(lines, line) }}
+			split := splitter{to: to}
+			kept.keep = int(keep)
+			for rest := out; len(rest) > 0; rest = rest[min(piece, len(rest)):] {
+				split.write(rest[:min(piece, len(rest))])
+				kept.write(rest[:min(piece, len(rest))])
+				require.LessOrEqual(t, len(kept.buf), 2*kept.keep)
+			}
+			split.end()
+			return lines, kept
+		}
+		whole, kept := read(len(out))
+		require.True(t, bytes.Equal(out[max(0, len(out)-int(keep)):], kept.bytes()))
+		for _, line := range whole {
+			require.LessOrEqual(t, len(line), lineLimit)
+			require.True(t, utf8.ValidString(line))
+			for _, r := range line {
+				require.False(t, unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp), "%q", line)
+			}
+			require.Equal(t, line, clean(line), "what is clean stays as it is")
+		}
+		if bytes.Count(out, []byte{'\n'})+bytes.Count(out, []byte{'\r'}) >= linesBurst {
+			return // lines are left out, by the clock
+		}
+		pieces, kept := read(1 + int(cut)%1000)
+		require.Equal(t, whole, pieces)
+		require.True(t, bytes.Equal(out[max(0, len(out)-int(keep)):], kept.bytes()))
+	})
+}
+
+// An id of the container is one of its ids on the host, and no other is.
+func FuzzIDMap(f *testing.F) {
+	f.Add("         0     100000      65536\n", int64(0))
+	f.Add("0 0 4294967295\n", int64(65534))
+	f.Add("0 100000 1000\n1000 1000 1\n1001 101001 64535\n", int64(1000))
+	f.Add("0 -9223372036854775808 1\n", int64(0))
+	f.Add("-9223372036854775808 1 9223372036854775807\n", int64(math.MaxInt64))
+	f.Add("0x10 0b1 1_000\n", int64(16))
+	f.Fuzz(func(t *testing.T, text string, id int64) {
+		m, err := parseIDMap(text)
+		if err != nil {
+			require.Nil(t, m)
+			return
+		}
+		require.LessOrEqual(t, len(m), len(text))
+		var again strings.Builder
+		for _, r := range m {
+			fmt.Fprintf(&again, "%10d %10d %10d\n", r.inside, r.host, r.count)
+			for _, n := range []int64{r.inside, r.host, r.count} {
+				require.True(t, n >= 0 && n <= math.MaxUint32, "%d", n)
+			}
+			if r.count > 0 {
+				last := r.inside + r.count - 1
+				host, ok := m.toHost(last)
+				require.True(t, ok && m.hasHost(host))
+				require.True(t, m.hasHost(r.host) && m.hasHost(r.host+r.count-1))
+			}
+		}
+		same, err := parseIDMap(again.String())
+		require.NoError(t, err)
+		require.Equal(t, m, same)
+		inside := false
+		for _, r := range m {
+			inside = inside || r.count > 0 && id >= r.inside && id <= r.inside+(r.count-1)
+		}
+		host, ok := m.toHost(id)
+		require.Equal(t, inside, ok)
+		require.True(t, !ok || m.hasHost(host))
+	})
+}
+
+// mangle writes a name as the kernel does in a mountinfo.
+var mangle = strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`, "#", `\043`).Replace
+
+// Whatever names a container gives to its mounts, its FUSE file systems are
+// found by their numbers, and nothing else is taken for one.
+func FuzzMountinfo(f *testing.F) {
+	f.Add("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n", "/mnt/x", "sshfs", "me@host:/", uint32(53))
+	f.Add("40 35 0:41 / / rw - fuseblk /dev/sda1 rw\n41 35 0: / / rw - fuse x rw\n42 0:7 - fuse\n", "/a - fuse.b", " - fuse x", "- fuse", uint32(0))
+	f.Add("", "/\u00a0\r\v\u2028", "\u0085", "", uint32(1<<20-1))
+	f.Add(" - ", "", "", " - ", uint32(7))
+	f.Fuzz(func(t *testing.T, other, point, subtype, source string, minor uint32) {
+		for m := range fuseMinors(other) {
+			require.NotEmpty(t, m)
+			require.Empty(t, strings.Trim(m, "0123456789"), "a folder of %s", fuseControl)
+			require.Contains(t, other, "0:"+m)
+		}
+		line := func(id uint32, kind string) string {
+			return fmt.Sprintf("36 35 0:%d %s %s rw,nosuid shared:1 - %s %s rw,user_id=0\n", id, "/"+mangle(source), "/"+mangle(point), kind, mangle(source))
+		}
+		if other != "" && !strings.HasSuffix(other, "\n") {
+			other += "\n"
+		}
+		want := fuseMinors(other)
+		for _, kind := range []string{"ext4", "tmpfs", "fuseblk", "fusectl", "nfs." + mangle(subtype)} {
+			require.Equal(t, want, fuseMinors(other+line(minor, kind)))
+		}
+		want[fmt.Sprint(minor)] = true
+		for _, kind := range []string{"fuse", "fuse." + mangle(subtype)} {
+			require.Equal(t, want, fuseMinors(other+line(minor, kind)))
+			require.Equal(t, want, fuseMinors(line(minor, kind)+other))
+		}
+	})
+}
+
+// A process cannot pass for another by its name, which it chooses.
+func FuzzProcessStat(f *testing.F) {
+	const rest = " 4194560 100 0 0 0 1 2 0 0 20 0 1 0"
+	f.Add([]byte("12 (bash) S 1 12 12 0 -1"+rest+" 123456 0 0\n"), "bash", byte('S'), uint16(1), uint16(12), uint64(123456))
+	f.Add([]byte("12 (x"), "x) Z 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 (", byte('Z'), uint16(3), uint16(0), uint64(math.MaxUint64))
+	f.Add([]byte(") "), ") )", byte('X'), uint16(0), uint16(0), uint64(0))
+	f.Add([]byte("12 (x) S 1 2 3"), "a\n12 (init) S 0 1 1", byte('R'), uint16(1), uint16(1), uint64(1))
+	f.Fuzz(func(t *testing.T, text []byte, name string, state byte, parent, session uint16, start uint64) {
+		if p, ok := parseStat(12, text); ok {
+			require.Equal(t, 12, p.pid)
+		}
+		state = "RSDZTtXI"[state%8]
+		for _, flags := range []uint32{0x400000, 0x400004} {
+			stat := fmt.Sprintf("12 (%s) %c %d 12 %d 0 -1 %d 100 0 0 0 1 2 0 0 20 0 1 0 %d 123 456\n", name, state, parent, session, flags, start)
+			p, ok := parseStat(12, []byte(stat))
+			require.True(t, ok)
+			require.Equal(t, process{pid: 12, parent: int(parent), session: int(session), start: start, zombie: state == 'Z' || state == 'X', exiting: flags&4 != 0}, p)
+		}
+	})
+}
