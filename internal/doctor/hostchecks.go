@@ -171,12 +171,12 @@ func checkState(h hostFacts) []Finding {
 	switch {
 	case h.stateError != "":
 		return one(check, Unknown, "", "the state folder cannot be seen: %s", h.stateError)
-	case h.state == nil:
+	case !h.stateThere:
 		return one(check, OK, "", "there is no state folder yet: it is made by the first run")
-	case !h.state.mode.IsDir():
-		return one(check, Problem, "make it a folder, or set paths.state to another", "the state folder %s is no folder (%s): no run is kept", h.state.path, h.state.mode.Type())
-	case h.state.mode.Perm()&0o022 != 0:
-		return one(check, Problem, "chmod 700 "+h.state.path, "the state folder %s has mode %04o: others than root may write it, and no run is kept", h.state.path, h.state.mode.Perm())
+	case !h.stateMode.IsDir():
+		return one(check, Problem, "make it a folder, or set paths.state to another", "the state folder %s is no folder (%s): no run is kept", h.state, h.stateMode.Type())
+	case h.stateMode.Perm()&0o022 != 0:
+		return one(check, Problem, "chmod 700 "+h.state, "the state folder %s has mode %04o: others than root may write it, and no run is kept", h.state, h.stateMode.Perm())
 	}
 	return one(check, OK, "", "the state folder is root's alone")
 }

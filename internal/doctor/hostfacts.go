@@ -37,7 +37,9 @@ type hostFacts struct {
 
 	root       bool // who asks is root
 	stateError string
-	state      *folder // the state folder; nil: not there yet
+	state      string      // the state folder
+	stateMode  fs.FileMode // of it
+	stateThere bool        // it was made already
 
 	pveError string // why this is no working node of Proxmox VE; "" when it is one
 	local    string
@@ -58,9 +60,10 @@ func lookHost(h host.Host, state string) hostFacts {
 	var f hostFacts
 	var err error
 	f.root = os.Geteuid() == 0
+	f.state = state
 	switch info, err := os.Lstat(state); {
 	case err == nil:
-		f.state = &folder{path: state, mode: info.Mode()}
+		f.stateThere, f.stateMode = true, info.Mode()
 	case !errors.Is(err, fs.ErrNotExist):
 		f.stateError = err.Error()
 	}
