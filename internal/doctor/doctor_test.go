@@ -225,6 +225,10 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			func(n node) { n.file("state/runs/101/20260101T000000.000000Z.json", "{") },
 			"101 unknown last-run: the last run cannot be read",
 		},
+		"nodes for graphics missing": {
+			func(n node) { n.file("sys/module/nvidia_modeset/refcnt", "0\n") },
+			"0 warning device-nodes: the host lacks /dev/nvidia-modeset, without which graphics or parts of a GPU (MIG) do not work in containers | pve-nvidia-hook devices",
+		},
 		"cache writable for all": {
 			func(n node) { n.file("cache/x", ""); n.mode("cache", 0o777) },
 			"cache has mode 0777: others than root could exchange what root runs | chmod go-w ",
