@@ -5,8 +5,9 @@ package hook
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/vmid"
 )
 
 // Phase is a moment in a container's life at which Proxmox calls hookscripts.
@@ -41,7 +42,7 @@ func ParseEvent(args []string) (Event, error) {
 	if len(args) != 2 {
 		return Event{}, fmt.Errorf("expected a VMID and a phase")
 	}
-	vmid, err := ParseVMID(args[0])
+	id, err := vmid.Parse(args[0])
 	if err != nil {
 		return Event{}, err
 	}
@@ -52,15 +53,5 @@ func ParseEvent(args []string) (Event, error) {
 		}
 		return Event{}, fmt.Errorf("unknown phase %.40q; known are %s", args[1], strings.Join(names, ", "))
 	}
-	return Event{vmid, Phase(args[1])}, nil
-}
-
-// ParseVMID reads a guest's number as Proxmox defines it: 100 to 999999999,
-// without sign or leading zero.
-func ParseVMID(s string) (int, error) {
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 100 || n > 999999999 || strconv.Itoa(n) != s {
-		return 0, fmt.Errorf("%.40q is no VMID; a VMID is a number from 100 to 999999999", s)
-	}
-	return n, nil
+	return Event{id, Phase(args[1])}, nil
 }

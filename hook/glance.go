@@ -3,6 +3,7 @@ package hook
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -45,19 +46,23 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 	} else {
 		err = errors.Join(err, lastErr)
 	}
-	if err != nil {
-		return s, err
-	}
 	f := Facts{Now: time.Now()}
-	if f.Host, err = lookHost(o.Host); err != nil {
-		return s, err
-	}
-	if r.container, err = lxc.Open(ctx, settings.Paths.LXC, vmid); err == nil {
+	// Also with mistakes in its settings it is told whether it runs: then a start
+	// has been refused, or apply is to say so.
+	var opened error
+	if r.container, opened = lxc.Open(ctx, settings.Paths.LXC, vmid); opened == nil {
 		defer r.container.Close()
 		s.Running = true
 		f.Container, r.installed = lookContainer(r.container, settings)
 		s.Has = hasOf(r.installed)
-	} else if !errors.Is(err, lxc.ErrNotRunning) {
+	}
+	switch {
+	case err != nil:
+		return s, err
+	case opened != nil && !errors.Is(opened, lxc.ErrNotRunning):
+		return s, opened
+	}
+	if f.Host, err = lookHost(o.Host); err != nil {
 		return s, err
 	}
 	if !settings.Wanted {
@@ -75,7 +80,7 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 		f.Failure = r.runs().Failure(vmid)
 		f.Inputs = r.digest(f)
 		s.Plan = Decide(settings, f)
-		s.Busy = busy(ctx, settings, vmid)
+		s.Busy, _ = Busy(ctx, settings, vmid) // no more than a word beside the rest
 	default:
 		s.Plan.Wanted = wanted
 	}
@@ -85,20 +90,23 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 // Needed reports whether a plan leaves something to do or refuses to do it.
 func (p Plan) Needed() bool { return p.Refused || p.Deeper || len(p.Steps) > 0 }
 
-// busy names the run that holds the container's lock, or "".
-func busy(ctx context.Context, s config.Settings, vmid int) string {
+// Busy names the run that holds the container's lock, "" when none does.
+func Busy(ctx context.Context, s config.Settings, vmid int) (string, error) {
 	file := lockFile(s, vmid)
-	if _, err := os.Lstat(file); err != nil {
-		return "" // looking makes no file
+	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
+		return "", nil // looking makes no file
+	} else if err != nil {
+		return "", err
 	}
+	// Shared, and for a moment: who waits for the lock then asks again soon.
 	held, err := lock.Take(ctx, file, lock.Options{Shared: true})
 	if errors.Is(err, lock.ErrBusy) {
-		return lock.Holder(file)
+		return lock.Holder(file), nil
 	}
-	if err == nil {
-		_ = held.Release()
+	if err != nil {
+		return "", err
 	}
-	return ""
+	return "", held.Release()
 }
 
 // lockFile is the lock of all runs on a container.

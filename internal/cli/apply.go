@@ -15,6 +15,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
@@ -33,8 +34,9 @@ toolkit into line with the host and the configuration. A container in which all
 is well costs some milliseconds.
 
 Only running containers can be worked on. With --all these are the running ones
-of status in which the driver is wanted; a stopped one that is named is an error,
-its turn comes by itself at its next start.
+that follow the host: whose hookscript is set, or that a configuration wants the
+driver in. A stopped one that is named is an error, its turn comes by itself at
+its next start.
 
 The last line sums up. The exit status is 1 when one container failed or was
 refused, or is not running.`,
@@ -56,12 +58,13 @@ refused, or is not running.`,
 			if err != nil {
 				return err
 			}
-			known, err := a.containers(conf)
-			if err != nil {
-				return err
-			}
+			known := a.containers(conf)
 			if all {
-				ids = a.running(c.Context(), conf, known)
+				// Which containers follow is only in the cluster file system.
+				if err := pve.CheckNode(a.host.Root); err != nil && !errors.Is(err, pve.ErrNoNode) {
+					return err
+				}
+				ids = a.running(c.Context(), conf, known.followed())
 			}
 			for _, vmid := range ids {
 				if !known.there(vmid) {
@@ -73,22 +76,23 @@ refused, or is not running.`,
 		},
 	}
 	f := c.Flags()
-	f.BoolVar(&all, "all", false, "all running containers in which the driver is wanted")
+	f.BoolVar(&all, "all", false, "all running containers that follow the host")
 	f.IntVar(&jobs, "jobs", defaultJobs, "work on `N` containers at once")
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
 	f.BoolVar(&force, "force", false, "install again whatever is there, and whatever failed before")
 	return c
 }
 
-// running lists the containers that run and want the driver.
-func (a *app) running(ctx context.Context, conf *config.Config, known *containers) []int {
-	var ids []int
-	for _, s := range a.glance(ctx, conf, known.ours) {
+// running picks the containers that run and want the driver. One whose settings
+// have mistakes is among them, so that they are said and counted.
+func (a *app) running(ctx context.Context, conf *config.Config, ids []int) []int {
+	var found []int
+	for _, s := range a.glance(ctx, conf, ids) {
 		if s.Running && (s.Settings.Wanted || s.err != nil) {
-			ids = append(ids, s.vmid)
+			found = append(found, s.vmid)
 		}
 	}
-	return ids
+	return found
 }
 
 // applyTo runs post-start on containers, some at once.

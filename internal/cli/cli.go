@@ -16,6 +16,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/vmid"
 )
 
 // app is what the commands share: the global flags and what follows from them.
@@ -99,7 +100,7 @@ func known(c *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	if _, err := hook.ParseVMID(args[0]); err == nil {
+	if _, err := vmid.Parse(args[0]); err == nil {
 		return usage{fmt.Errorf("a hookscript call is a VMID and a phase, without flags; by hand: %s replay %s post-start", say.Program, args[0])}
 	}
 	text := fmt.Sprintf("unknown command %q", say.Clean(args[0], 40))
@@ -138,7 +139,7 @@ func (a *app) load() (*config.Config, error) { return hook.LoadConfig(a.configFi
 func vmids(words []string) ([]int, error) {
 	var ids []int
 	for _, w := range words {
-		id, err := hook.ParseVMID(w)
+		id, err := vmid.Parse(w)
 		if err != nil {
 			return nil, usage{err}
 		}

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,66 +21,35 @@ import (
 // its own can keep a look waiting for ever.
 const glanceLimit = 5 * time.Second
 
-// containers knows which containers this node has and what they are called.
+// containers knows which containers this node has, what they are called, and
+// which of them this program has to do with.
 type containers struct {
-	conf  *config.Config
-	paths struct{ state, lxc string }
-	names map[int]string // of the guests of this node
-	node  bool           // this is a Proxmox VE node: names holds all containers there are
-	ours  []int          // those that this program has to do with, sorted
+	lxc      string         // LXC's folder of containers
+	names    map[int]string // of the guests of this node
+	standing map[int]pve.Standing
 }
 
-// containers finds the containers of this node that this program has to do
-// with: those whose hookscript it is, those that a configuration wants the driver
-// in, those that it worked on before.
-func (a *app) containers(conf *config.Config) (*containers, error) {
+func (a *app) containers(conf *config.Config) *containers {
 	// What is wrong with the settings of no container in particular is said in
 	// the row of each; where the files lie holds in any case.
 	s, _ := conf.For(0)
-	c := &containers{conf: conf, names: map[int]string{}}
-	c.paths.state, c.paths.lxc = s.Paths.State, s.Paths.LXC
-	found := map[int]bool{}
-	elsewhere := map[int]bool{}
-	guests, err := pve.Guests(a.host.Root)
-	c.node = err == nil
+	guests, _ := pve.Guests(a.host.Root) // without Proxmox VE there are none
+	c := &containers{s.Paths.LXC, map[int]string{}, pve.Standings(a.host.Root, guests, conf)}
 	local := pve.LocalNode(a.host.Root)
-	mine := map[int]bool{}
-	for _, u := range pve.Uses(guests) {
-		mine[u.VMID] = mine[u.VMID] || !strings.HasPrefix(u.Where, "snapshot")
-	}
 	for _, g := range guests {
-		if g.VM || g.Node != local {
-			elsewhere[g.VMID] = true
-			continue
-		}
-		c.names[g.VMID] = g.Conf.Hostname
-		if mine[g.VMID] || pve.Ours(pve.ChainOf(c.paths.state, g.VMID)) {
-			found[g.VMID] = true
+		if !g.VM && g.Node == local {
+			c.names[g.VMID] = g.Conf.Hostname
 		}
 	}
-	for _, vmid := range conf.Containers() {
-		if s, err := conf.For(vmid); s.Wanted || err != nil {
-			found[vmid] = true
-		}
-	}
-	for _, vmid := range append(numbered(filepath.Join(c.paths.state, "runs")), numbered(filepath.Join(c.paths.state, "enabled"))...) {
-		// Of a container that was destroyed the runs are kept, which is no
-		// reason to name it for ever.
-		_, here := c.names[vmid]
-		if !c.node || here {
-			found[vmid] = true
-		}
-	}
-	if c.paths.lxc != "/var/lib/lxc" {
-		for _, vmid := range numbered(c.paths.lxc) {
-			found[vmid] = true
-		}
-	}
-	for vmid := range elsewhere {
-		delete(found, vmid)
-	}
-	c.ours = slices.Sorted(maps.Keys(found))
-	return c, nil
+	return c
+}
+
+// known lists the containers that this program has to do with.
+func (c *containers) known() []int { return slices.Sorted(maps.Keys(c.standing)) }
+
+// followed lists those that are kept in line.
+func (c *containers) followed() []int {
+	return slices.DeleteFunc(c.known(), func(id int) bool { return c.standing[id] != pve.Follows })
 }
 
 // there reports whether the node has the container.
@@ -89,7 +57,7 @@ func (c *containers) there(vmid int) bool {
 	if _, ok := c.names[vmid]; ok {
 		return true
 	}
-	_, err := os.Stat(filepath.Join(c.paths.lxc, fmt.Sprint(vmid)))
+	_, err := os.Stat(filepath.Join(c.lxc, fmt.Sprint(vmid)))
 	return err == nil
 }
 
@@ -99,18 +67,6 @@ func (c *containers) name(vmid int, s config.Settings) string {
 		return n
 	}
 	return s.Name
-}
-
-// numbered lists the VMIDs that files or folders of dir are named by.
-func numbered(dir string) []int {
-	entries, _ := os.ReadDir(dir)
-	var ids []int
-	for _, e := range entries {
-		if id, err := hook.ParseVMID(strings.TrimSuffix(e.Name(), ".json")); err == nil {
-			ids = append(ids, id)
-		}
-	}
-	return ids
 }
 
 // state is one container as it was found.
@@ -160,19 +116,4 @@ func each(n, jobs int, f func(i int)) {
 		})
 	}
 	wg.Wait()
-}
-
-// follows reports whether this program is called at a container's start, as far
-// as can be told: on a machine without Proxmox VE it may be.
-func (a *app) follows(vmid int, state string) bool {
-	g, ok, err := pve.Find(a.host.Root, vmid)
-	if err != nil || !ok {
-		return true
-	}
-	for _, u := range pve.Uses([]pve.Guest{g}) {
-		if !strings.HasPrefix(u.Where, "snapshot") {
-			return true
-		}
-	}
-	return pve.Ours(pve.ChainOf(state, vmid))
 }

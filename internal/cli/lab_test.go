@@ -120,6 +120,66 @@ func TestApplyBringsRunningContainersIntoLine(t *testing.T) {
 	require.NotContains(t, text, "\x1b")
 }
 
+// What nobody wants any more is not brought back, however often the timer runs.
+func TestApplyAllLeavesAloneWhatDoesNotFollow(t *testing.T) {
+	l := labtest.Open(t)
+	samples := t.TempDir()
+	_, err := fakerun.Write(samples, fakerun.Spec{Version: "580.142"})
+	require.NoError(t, err)
+	program, err := rig.Build(t.Context(), t.TempDir())
+	require.NoError(t, err)
+	r, err := rig.New(t.TempDir(), program, l.Path, samples)
+	require.NoError(t, err)
+	t.Cleanup(r.Close)
+	require.NoError(t, r.Module("580.142"))
+	run := func(code int, args ...string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		said, err := r.Run(ctx, args...)
+		require.NoError(t, err)
+		require.Equal(t, code, said.Code, said.Text)
+		return said.Text
+	}
+	conf := func(vmid, text string) {
+		name := r.Path("host/etc/pve/nodes/pve1/lxc", vmid+".conf")
+		require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))
+		require.NoError(t, os.WriteFile(name, []byte(text), 0o644))
+	}
+	conf("101", "hostname: web\nhookscript: local:snippets/pve-nvidia-hook\n")
+	conf("102", "hostname: db\n")
+	conf("103", "hostname: mail\n")
+	require.NoError(t, os.Symlink("nodes/pve1", r.Path("host/etc/pve/local")))
+	for _, vmid := range []int{101, 102, 103} {
+		labtest.StartIn(t, l, lab.Spec{VMID: vmid})
+	}
+
+	require.Contains(t, run(0, "apply", "101", "102"), "2 containers: 2 installed\n", "who is named is worked on")
+	require.Contains(t, run(0, "uninstall", "101"), "the next start of 101 installs it again")
+	require.NotContains(t, run(0, "uninstall", "102"), "again")
+	require.Contains(t, run(0, "apply", "--all"), "1 container: 1 installed\n")
+	rows := statusOf(t, r)
+	require.Len(t, rows, 2, "103 never had to do with it")
+	require.True(t, rows[102].OK)
+	require.Empty(t, rows[102].Wanted)
+	require.Contains(t, rows[102].Reason, "not followed: ")
+	require.NotContains(t, run(1, "doctor"), "container 102")
+
+	// A mistake in the settings of one that runs is no reason to leave it out.
+	require.NoError(t, r.Configure("[containers.103]\nurls = [\"http://mirror.example/{file}\"]\n"))
+	said := run(1, "apply", "--all")
+	require.Contains(t, said, "2 containers: 1 in place, 1 refused (103)\n")
+	require.Contains(t, said, "is not https, and no sha256 is pinned")
+	rows = statusOf(t, r)
+	require.True(t, rows[103].Running)
+	require.False(t, rows[103].OK)
+	require.Contains(t, rows[103].Reason, "is not https, and no sha256 is pinned")
+
+	// Without the cluster file system nobody can tell who follows.
+	require.NoError(t, os.RemoveAll(r.Path("host/etc/pve/nodes")))
+	require.Contains(t, run(1, "apply", "--all"), "the cluster file system is not mounted")
+}
+
 // On a terminal there are a bar at the foot, and no more than a container each.
 func TestApplyShowsProgressOnATerminal(t *testing.T) {
 	dir := t.TempDir()

@@ -4,13 +4,13 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
@@ -42,7 +42,8 @@ func (a *app) status() *cobra.Command {
 		Short: "print wanted and installed version of every container",
 		Long: `Print a line for each container of this node that this program has to do
 with: those whose hookscript it is, those that a configuration wants the driver
-in, and those that it worked on before; or for the containers named.
+in, and those that it worked on before; or for the containers named. One of the
+last kind is not followed any more: nothing looks after the driver in it.
 
 What a running container has is read from its record and compared with its
 files. Versions in parentheses are those that the last run left in a container
@@ -88,12 +89,9 @@ Nothing is changed, and no process is started in a container.`,
 
 // statusRows looks at the containers named, or at all that are ours.
 func (a *app) statusRows(ctx context.Context, conf *config.Config, ids []int) ([]statusRow, error) {
-	known, err := a.containers(conf)
-	if err != nil {
-		return nil, err
-	}
+	known := a.containers(conf)
 	if len(ids) == 0 {
-		ids = known.ours
+		ids = known.known()
 	}
 	rows := make([]statusRow, 0, len(ids))
 	for _, s := range a.glance(ctx, conf, ids) {
@@ -111,6 +109,9 @@ func row(s state, known *containers) statusRow {
 	if s.Last != nil {
 		r.LastRun = &lastRun{s.Last.At.Truncate(time.Second), s.Last.Phase, s.Last.Result, s.Last.Seconds}
 	}
+	if known.standing[s.vmid] != pve.Follows {
+		r.Wanted = ""
+	}
 	r.OK, r.Reason = judge(s, known)
 	r.Reason = say.Clean(r.Reason, 1000)
 	return r
@@ -123,19 +124,26 @@ func judge(s state, known *containers) (ok bool, reason string) {
 	if s.Last != nil {
 		last = *s.Last
 	}
+	standing := known.standing[s.vmid]
 	ended := last.Result == hook.Failed || last.Result == hook.Refused
 	switch {
-	case s.err != nil:
+	case s.err != nil && standing == pve.Follows:
 		return false, s.err.Error()
 	case !known.there(s.vmid) && !s.Running:
 		// A configuration may name one that is still to be made.
-		return s.Last == nil && slices.Contains(known.ours, s.vmid), "there is no such container on this node"
+		return s.Last == nil && standing != 0, "there is no such container on this node"
 	case !s.Settings.Wanted && s.Has.Driver != "":
 		return true, s.Plan.Why + "; the driver in it is not looked after"
 	case !s.Settings.Wanted:
 		return true, s.Plan.Why
 	case s.Busy != "":
 		return true, "a run works on it: " + s.Busy
+	case standing == pve.Lost:
+		return false, fmt.Sprintf("not followed: the hookscript that enable has set is gone; see pve-nvidia-hook doctor %d", s.vmid)
+	case standing != pve.Follows && s.Has.Driver != "":
+		return true, notFollowed + "; the driver in it is not looked after"
+	case standing != pve.Follows:
+		return true, notFollowed
 	case s.Plan.Refused:
 		return false, s.Plan.Why
 	case s.Running && s.Plan.Needed() && ended:
@@ -153,6 +161,8 @@ func judge(s state, known *containers) (ok bool, reason string) {
 	}
 	return true, ""
 }
+
+const notFollowed = "not followed: its hookscript is not pve-nvidia-hook, and no configuration names it"
 
 func was(r hook.Result) string {
 	if r == hook.Refused {

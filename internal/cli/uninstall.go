@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
 func (a *app) uninstall() *cobra.Command {
@@ -47,8 +48,8 @@ run disable as well, or set enabled = false for the container.`,
 				printPlan(c.OutOrStdout(), t)
 				return nil
 			}
-			if t.Settings.Wanted && a.follows(vmid, t.Settings.Paths.State) {
-				fmt.Fprintf(c.OutOrStdout(), "the next start of %d installs it again; to keep it away: pve-nvidia-hook disable %d, or enabled = false below [containers.%d] in the configuration\n", vmid, vmid, vmid)
+			if t.Settings.Wanted && a.containers(conf).standing[vmid] == pve.Follows {
+				fmt.Fprintf(c.OutOrStdout(), "the next start of %d installs it again, and so does apply --all; to keep it away: pve-nvidia-hook disable %d, or enabled = false below [containers.%d] in the configuration\n", vmid, vmid, vmid)
 			}
 			return nil
 		},

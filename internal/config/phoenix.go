@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/vmid"
 )
 
 // phoenix is what the two JSON files of Phoenix say of NVIDIA. Their many
@@ -51,8 +53,8 @@ func parseLXCConfigs(p *phoenix, f *jsonFile) error {
 	list := r.object(top, "lxc_configs", "lxc_configs")
 	for id := range list {
 		at := []string{"lxc_configs", id}
-		vmid, ok := parseVMID(id)
-		if !ok {
+		number, err := vmid.Parse(id)
+		if err != nil {
 			r.wrong("is no VMID", "a VMID of 100 or more", at...)
 			continue
 		}
@@ -62,7 +64,7 @@ func parseLXCConfigs(p *phoenix, f *jsonFile) error {
 		g.gpus = r.text(o, "gpu_assignment", find("gpus"), at...)
 		g.features, g.hasFeatures = r.list(o, "features", at...)
 		g.parent = r.vmid(o, "clone_from_ctid", at...)
-		p.guests[vmid] = g
+		p.guests[number] = g
 	}
 	return r.mistakes.plain()
 }
@@ -204,8 +206,8 @@ func (r *jsonReader) vmid(o map[string]any, name string, at ...string) int {
 	case float64:
 		s = strconv.FormatFloat(v, 'f', -1, 64)
 	}
-	n, ok := parseVMID(s)
-	if !ok {
+	n, err := vmid.Parse(s)
+	if err != nil {
 		r.wrong("is no VMID", `a VMID such as "900"`, append(at[:len(at):len(at)], name)...)
 		return 0
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/vmid"
 )
 
 // set is one value that one file gives to one key.
@@ -109,18 +111,18 @@ func (p *tomlParser) containers(v any) {
 	}
 	for id, v := range tree {
 		name := "containers." + id
-		vmid, ok := parseVMID(id)
+		number, err := vmid.Parse(id)
 		section, isTable := v.(map[string]any)
 		switch {
-		case !ok:
+		case err != nil:
 			p.wrong(name, quote(id)+" is no VMID", "a section [containers.VMID] with a VMID of 100 or more")
 		case !isTable:
 			p.wrong(name, "must be a section, is "+typeName(v), "["+name+"]")
 		default:
-			if p.file.containers[vmid] == nil {
-				p.file.containers[vmid] = []set{} // named, even when it sets nothing
+			if p.file.containers[number] == nil {
+				p.file.containers[number] = []set{} // named, even when it sets nothing
 			}
-			p.container(vmid, name, section)
+			p.container(number, name, section)
 		}
 	}
 }
@@ -178,12 +180,3 @@ func (p *tomlParser) read(k *key, name string, raw any) (set, bool) {
 
 // sections lists the sections for the whole node.
 func sections() []string { return []string{"driver", "cache", "install", "cuda", "phoenix", "paths"} }
-
-// parseVMID: Proxmox numbers its guests from 100 to 999999999.
-func parseVMID(s string) (int, bool) {
-	if !number(s, 9) {
-		return 0, false
-	}
-	n, err := strconv.Atoi(s)
-	return n, err == nil && n >= 100
-}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -24,8 +23,7 @@ import (
 type cacheFacts struct {
 	dir        string
 	there      bool
-	parts      []folder // the folder, then those above it
-	partsError string
+	trust      error // why nothing is taken from it
 	readOnly   bool
 	locks      error // why its locks do not lock
 	free       int64 // bytes
@@ -36,24 +34,13 @@ type cacheFacts struct {
 	rehash     map[string]error  // of a deep look, by path
 }
 
-// folder is a part of the cache folder's path.
-type folder struct {
-	path string
-	uid  uint32
-	mode fs.FileMode
-}
-
 func lookCache(ctx context.Context, s config.Settings, deep bool) cacheFacts {
 	f := cacheFacts{dir: s.Cache.Dir, holders: map[string]string{}, rehash: map[string]error{}}
-	real, err := filepath.EvalSymlinks(f.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return f
+	if _, err := os.Lstat(f.dir); errors.Is(err, fs.ErrNotExist) {
+		return f // CheckDir would make it
 	}
 	f.there = true
-	if err == nil {
-		f.parts, err = folders(real)
-	}
-	f.partsError = text(err)
+	f.trust = cache.CheckDir(f.dir)
 	f.readOnly = unix.Access(f.dir, unix.W_OK) != nil
 	if !f.readOnly {
 		f.locks = lock.Excludes(f.dir)
@@ -65,7 +52,8 @@ func lookCache(ctx context.Context, s config.Settings, deep bool) cacheFacts {
 	f.free = int64(min(st.Bavail, 1<<40)) * st.Bsize
 
 	c := &cache.Cache{Dir: f.dir}
-	f.items, err = c.List()
+	items, err := c.List()
+	f.items = items
 	f.itemsError = text(err)
 	for _, it := range f.items {
 		if it.InUse {
@@ -77,24 +65,6 @@ func lookCache(ctx context.Context, s config.Settings, deep bool) cacheFacts {
 		}
 	}
 	return f
-}
-
-func folders(dir string) ([]folder, error) {
-	var list []folder
-	for ; ; dir = filepath.Dir(dir) {
-		info, err := os.Lstat(dir)
-		if err != nil {
-			return nil, err
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil, fmt.Errorf("%s: owner unknown", dir)
-		}
-		list = append(list, folder{dir, st.Uid, info.Mode()})
-		if dir == "/" {
-			return list, nil
-		}
-	}
 }
 
 // checkCache judges the cache folder and what is in it.
@@ -111,21 +81,8 @@ func checkCache(f cacheFacts, h hostFacts, guests []guestFacts) []Finding {
 // root runs in every container.
 func checkCacheFolder(f cacheFacts) []Finding {
 	out := findings{check: "cache"}
-	if f.partsError != "" {
-		out.add(Unknown, "", "the permissions of the cache folder %s cannot be seen: %s", f.dir, f.partsError)
-	}
-	for i, p := range f.parts {
-		last := i == 0
-		switch {
-		case last && !p.mode.IsDir():
-			out.add(Problem, "move it away, or set cache.dir to another folder", "the cache folder %s is no folder", p.path)
-		case p.uid != 0:
-			out.add(Problem, "chown root:root "+p.path, "%s belongs to uid %d, who could exchange what root runs", p.path, p.uid)
-		case last && p.mode.Perm()&0o022 != 0:
-			out.add(Problem, "chmod go-w "+p.path, "the cache folder %s has mode %04o: others than root could exchange what root runs", p.path, p.mode.Perm())
-		case !last && p.mode.Perm()&0o002 != 0 && p.mode&fs.ModeSticky == 0:
-			out.add(Problem, "chmod o-w "+p.path, "%s above the cache folder has mode %04o: anybody could exchange it", p.path, p.mode.Perm())
-		}
+	if f.trust != nil {
+		out.add(Problem, hint.Of(f.trust), "%v", f.trust)
 	}
 	switch {
 	case f.readOnly:

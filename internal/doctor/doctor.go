@@ -70,7 +70,7 @@ func Examine(ctx context.Context, o Options) Report {
 	}
 	node, _ := c.For(0) // its folders hold, whatever else is wrong
 	h := lookHost(o.Host, node.Paths.State)
-	guests := choose(c, h, o.VMIDs)
+	guests := choose(c, o.Host.Root, h, o.VMIDs)
 	facts := make([]guestFacts, len(guests))
 	var group sync.WaitGroup
 	free := make(chan struct{}, atOnce)

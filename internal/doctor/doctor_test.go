@@ -225,13 +225,25 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			func(n node) { n.file("state/runs/101/20260101T000000.000000Z.json", "{") },
 			"101 unknown last-run: the last run cannot be read",
 		},
+		"nodes for graphics missing": {
+			func(n node) { n.file("sys/module/nvidia_modeset/refcnt", "0\n") },
+			"0 warning device-nodes: the host lacks /dev/nvidia-modeset, without which graphics or parts of a GPU (MIG) do not work in containers | pve-nvidia-hook devices",
+		},
 		"cache writable for all": {
 			func(n node) { n.file("cache/x", ""); n.mode("cache", 0o777) },
-			"0 problem cache: the cache folder ",
+			"cache has mode 0777: others than root could exchange what root runs | chmod go-w ",
 		},
 		"cache of somebody else": {
 			func(n node) { n.file("cache/x", ""); require.NoError(n, os.Chown(n.path("cache"), 1000, 1000)) },
 			"belongs to uid 1000, who could exchange what root runs | chown root:root ",
+		},
+		"cache behind a link of somebody else": {
+			func(n node) {
+				n.file("real/x", "")
+				n.link("cache", n.path("real"))
+				require.NoError(n, os.Lchown(n.path("cache"), 1000, 1000))
+			},
+			"cache belongs to uid 1000, who could exchange what root runs | chown root:root ",
 		},
 		"run file put there by hand": {
 			func(n node) { n.file("cache/NVIDIA-Linux-x86_64-580.142.run", "x") },

@@ -51,7 +51,7 @@ func (h hostFacts) orDelete(fix string, vmid int, e entry) string {
 	switch {
 	case fix == "":
 		return other
-	case slices.ContainsFunc(h.wantedNodes(), func(n host.Node) bool { return n.Path == e.source }):
+	case slices.ContainsFunc(h.kernel.Nodes(), func(n host.Node) bool { return n.Path == e.source }):
 		return fix
 	}
 	return fix + "; or, if that device is gone for good: " + other
@@ -141,10 +141,10 @@ func (f guestFacts) needed(h hostFacts) (nodes []string, gpu bool) {
 	case f.state.Hookscript != "" && len(f.state.Dev) == 0 && !explicit:
 		return nil, false // enable --gpus none, or all came by mounts already
 	case explicit:
-		for _, n := range h.minors {
+		for _, n := range h.kernel.GPUs {
 			common = append(common, fmt.Sprintf("/dev/nvidia%d", n))
 		}
-		return common, len(h.minors) == 0
+		return common, len(h.kernel.GPUs) == 0
 	}
 	for _, n := range slices.Sorted(keys(f.state.Dev)) {
 		if node := devEntry("", f.state.Dev[n]).source; !slices.Contains(common, node) {
@@ -233,9 +233,9 @@ func checkRules(h hostFacts, f guestFacts) []Finding {
 		out.add(level, fmt.Sprintf("sed -i 's/^%s/%s/' %s", legacyKey, allowKey, file),
 			"LXC ignores the line %q: it is for control groups of version 1, and this host has version 2 alone", ignored[0].key+": "+ignored[0].value)
 	}
-	if h.majorsError != "" {
+	if h.kernel.MajorsError != nil {
 		if len(list) > 0 {
-			out.add(Unknown, "", "whether its device rules still fit cannot be seen: %s", h.majorsError)
+			out.add(Unknown, "", "whether its device rules still fit cannot be seen: %v", h.kernel.MajorsError)
 		}
 		return out.list
 	}
@@ -245,9 +245,9 @@ func checkRules(h hostFacts, f guestFacts) []Finding {
 			continue
 		}
 		checked++
-		owners := h.majors[major]
+		owners := h.kernel.Majors[major]
 		fix := fmt.Sprintf("remove the line from %s", file)
-		if uvm, ok := h.majorOf("nvidia-uvm"); ok && len(refused) > 0 {
+		if uvm, ok := h.kernel.Major("nvidia-uvm"); ok && len(refused) > 0 {
 			const space = "[[:space:]]*" // LXC's own form, with =, is allowed as well
 			fix = fmt.Sprintf("sed -i 's/^%s"+space+"[:=]"+space+"c"+space+"%d:/%s: c %d:/' %s", r.key, major, r.key, uvm, file)
 		}

@@ -66,9 +66,9 @@ func FuzzConfigurationOfAContainer(f *testing.F) {
 		if err != nil {
 			return
 		}
-		h := hostFacts{minors: []uint32{0}, majors: parseMajors(devices), local: "pve1", present: []host.Node{
+		h := hostFacts{kernel: host.Facts{GPUs: []uint32{0}, Majors: host.ParseMajors(devices)}, local: "pve1", present: []host.Node{
 			{Path: "/dev/nvidiactl", Major: 195, Minor: 255, IsChar: true}, {Path: "/dev/nvidia0", Major: 195, IsChar: true}, {Path: "/dev/nvidia-uvm", Major: 511, IsChar: true}}}
-		for major := range h.majors {
+		for major := range h.kernel.Majors {
 			require.Less(t, major, uint32(4096))
 		}
 		g := guestFacts{vmid: 101, settings: settings, guest: &pve.Guest{VMID: 101, Node: "pve1", Conf: c}, live: c.Section, next: c.Next(), hostHas: map[string]bool{}}
@@ -148,11 +148,11 @@ func FuzzDeviceRules(f *testing.F) {
 		if devices != "" && !strings.HasSuffix(devices, "\n") {
 			devices += "\n"
 		}
-		before := parseMajors(devices)
-		after := parseMajors(fmt.Sprintf("%s%3d nvidia-uvm\n\nBlock devices:\n%3d sd\n", devices, major, major))
+		before := host.ParseMajors(devices)
+		after := host.ParseMajors(fmt.Sprintf("%s%3d nvidia-uvm\n\nBlock devices:\n%3d sd\n", devices, major, major))
 		if !strings.Contains(devices, "Block devices:") {
 			before[uint32(major)] = append(before[uint32(major)], "nvidia-uvm")
-			got, ok := hostFacts{majors: after}.majorOf("nvidia-uvm")
+			got, ok := host.Facts{Majors: after}.Major("nvidia-uvm")
 			require.True(t, ok && slices.Contains(after[got], "nvidia-uvm"))
 			require.Equal(t, before, after)
 		} else if !strings.HasPrefix(devices, "Block devices:") {

@@ -5,15 +5,13 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -77,54 +75,16 @@ type lastRun struct {
 }
 
 // choose lists the containers to look at: those asked for, else those of this
-// node that have the hookscript or had it from enable, and those that the
-// configuration wants here.
-func choose(c *config.Config, h hostFacts, asked []int) []int {
-	if len(asked) > 0 {
-		return slices.Compact(slices.Sorted(slices.Values(asked)))
-	}
-	var ids []int
-	node, _ := c.For(0) // its folders hold whatever else is wrong
-	elsewhere := map[int]bool{}
-	for _, g := range h.guests {
-		if g.Node != h.local || g.VM {
-			elsewhere[g.VMID] = true
-			continue
-		}
-		set, err := pve.ReadState(node.Paths.State, g.VMID)
-		if pve.Ours(g.Conf.Hookscript) || pve.Ours(g.Conf.Next().Hookscript) || set.Hookscript != "" || err != nil {
-			ids = append(ids, g.VMID)
-		}
-	}
-	if h.pveError != "" || node.Paths.LXC != "/var/lib/lxc" {
-		// Where Proxmox does not say which containers there are, LXC's folders do.
-		for _, id := range lxcFolders(node.Paths.LXC) {
-			known := slices.ContainsFunc(h.guests, func(g pve.Guest) bool { return g.VMID == id })
-			if !elsewhere[id] && (known || h.pveError != "") {
-				ids = append(ids, id)
+// node that follow the host, or should since enable.
+func choose(c *config.Config, root string, h hostFacts, asked []int) []int {
+	if len(asked) == 0 {
+		for id, standing := range pve.Standings(root, h.guests, c) {
+			if standing >= pve.Lost {
+				asked = append(asked, id)
 			}
 		}
 	}
-	for _, id := range c.Containers() {
-		// One with mistakes is looked at as well.
-		if s, err := c.For(id); (s.Wanted || err != nil) && !elsewhere[id] {
-			ids = append(ids, id)
-		}
-	}
-	return slices.Compact(slices.Sorted(slices.Values(ids)))
-}
-
-// lxcFolders lists the VMIDs that folders of containers are named by.
-func lxcFolders(dir string) []int {
-	entries, _ := os.ReadDir(dir)
-	var ids []int
-	for _, e := range entries {
-		// Proxmox numbers its guests from 100.
-		if id, err := strconv.Atoi(e.Name()); err == nil && id >= 100 && strconv.Itoa(id) == e.Name() && e.IsDir() {
-			ids = append(ids, id)
-		}
-	}
-	return ids
+	return slices.Compact(slices.Sorted(slices.Values(asked)))
 }
 
 func lookGuest(ctx context.Context, c *config.Config, host host.Host, h hostFacts, vmid int) guestFacts {
@@ -222,27 +182,8 @@ func (f *guestFacts) lookRuns(ctx context.Context) {
 	f.ran, err = runs.Last(f.vmid, &f.last)
 	f.lastError = text(err)
 
-	f.holder, err = holder(ctx, filepath.Join(f.settings.Paths.Run, strconv.Itoa(f.vmid)+".lock"))
+	f.holder, err = hook.Busy(ctx, f.settings, f.vmid)
 	f.lockError = text(err)
-}
-
-// holder says who holds a lock, or "" when nobody does.
-func holder(ctx context.Context, file string) (string, error) {
-	if _, err := os.Lstat(file); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return "", nil
-		}
-		return "", err
-	}
-	// Shared, and for a moment: who waits for the lock then asks again soon.
-	l, err := lock.Take(ctx, file, lock.Options{Shared: true})
-	if errors.Is(err, lock.ErrBusy) {
-		return lock.Holder(file), nil
-	}
-	if err != nil {
-		return "", err
-	}
-	return "", l.Release()
 }
 
 // wanted is the driver that the container should have, or "" when that is not known.

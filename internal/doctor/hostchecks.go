@@ -64,12 +64,12 @@ func checkModule(h hostFacts, guests int) []Finding {
 		return one(check, OK, "", "NVIDIA's kernel module %s is loaded", h.module)
 	case h.modulesError != "":
 		return one(check, Unknown, "", "whether NVIDIA's kernel module is loaded cannot be seen: %s", h.modulesError)
-	case h.gpus > 0:
+	case h.kernel.PCI > 0:
 		return one(check, Problem, "modprobe nvidia; dmesg says why it is not loaded", "the host has an NVIDIA GPU, but the kernel module nvidia is not loaded")
-	case h.vfio > 0:
+	case h.kernel.VFIO > 0:
 		return one(check, level, "take the GPU out of the virtual machine's configuration and of vfio's, then load nvidia", "the GPUs of this host are handed to virtual machines (vfio-pci), and NVIDIA's kernel module is not loaded")
-	case h.pciError != "":
-		return one(check, level, load, "NVIDIA's kernel module is not loaded; whether there is a GPU cannot be seen: %s", h.pciError)
+	case h.kernel.PCIError != nil:
+		return one(check, level, load, "NVIDIA's kernel module is not loaded; whether there is a GPU cannot be seen: %v", h.kernel.PCIError)
 	}
 	return one(check, level, load, "this host has no NVIDIA GPU and NVIDIA's kernel module is not loaded")
 }
@@ -109,18 +109,20 @@ func checkNodes(h hostFacts) []Finding {
 		}
 		return f.list
 	}
-	if h.majorsError != "" {
-		f.add(Unknown, "", "the numbers of the device nodes cannot be checked: %s", h.majorsError)
-	} else if _, ok := h.majorOf("nvidia-uvm"); !ok {
+	if h.kernel.MajorsError != nil {
+		f.add(Unknown, "", "the numbers of the device nodes cannot be checked: %v", h.kernel.MajorsError)
+	} else if _, ok := h.kernel.Major("nvidia-uvm"); !ok {
 		f.add(Problem, "modprobe nvidia-uvm; "+makeNodes, "the kernel module nvidia-uvm is not loaded, so that CUDA cannot work")
 	}
-	if len(h.minors) == 0 {
+	if len(h.kernel.GPUs) == 0 {
 		f.add(Unknown, "dmesg | grep -i nvrm", "which GPUs the kernel module drives cannot be seen in /proc/driver/nvidia/gpus")
 	}
-	var missing []string
-	for _, want := range h.wantedNodes() {
+	var missing, others []string
+	for _, want := range h.kernel.Nodes() {
 		n, there := h.node(want.Path)
 		switch {
+		case !there && (strings.HasSuffix(want.Path, "-modeset") || strings.HasPrefix(want.Path, "/dev/nvidia-caps/")):
+			others = append(others, want.Path)
 		case !there:
 			missing = append(missing, want.Path)
 		case !n.IsChar:
@@ -131,6 +133,9 @@ func checkNodes(h hostFacts) []Finding {
 	}
 	if len(missing) > 0 {
 		f.add(Problem, makeNodes, "the host lacks %s", strings.Join(missing, ", "))
+	}
+	if len(others) > 0 {
+		f.add(Warning, makeNodes, "the host lacks %s, without which graphics or parts of a GPU (MIG) do not work in containers", strings.Join(others, ", "))
 	}
 	return f.orOK("the host's device nodes are in place")
 }
@@ -171,12 +176,12 @@ func checkState(h hostFacts) []Finding {
 	switch {
 	case h.stateError != "":
 		return one(check, Unknown, "", "the state folder cannot be seen: %s", h.stateError)
-	case h.state == nil:
+	case !h.stateThere:
 		return one(check, OK, "", "there is no state folder yet: it is made by the first run")
-	case !h.state.mode.IsDir():
-		return one(check, Problem, "make it a folder, or set paths.state to another", "the state folder %s is no folder (%s): no run is kept", h.state.path, h.state.mode.Type())
-	case h.state.mode.Perm()&0o022 != 0:
-		return one(check, Problem, "chmod 700 "+h.state.path, "the state folder %s has mode %04o: others than root may write it, and no run is kept", h.state.path, h.state.mode.Perm())
+	case !h.stateMode.IsDir():
+		return one(check, Problem, "make it a folder, or set paths.state to another", "the state folder %s is no folder (%s): no run is kept", h.state, h.stateMode.Type())
+	case h.stateMode.Perm()&0o022 != 0:
+		return one(check, Problem, "chmod 700 "+h.state, "the state folder %s has mode %04o: others than root may write it, and no run is kept", h.state, h.stateMode.Perm())
 	}
 	return one(check, OK, "", "the state folder is root's alone")
 }

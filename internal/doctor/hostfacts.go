@@ -2,14 +2,12 @@ package doctor
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
@@ -25,11 +23,7 @@ type hostFacts struct {
 	userSpace           version.Driver // of the node itself; "" when there is none or it cannot be told
 	modules             []string       // loaded kernel modules
 	modulesError        string
-	gpus, vfio          int // of NVIDIA: the host's own, handed to virtual machines
-	pciError            string
-	minors              []uint32            // of the GPUs that the module drives
-	majors              map[uint32][]string // character devices by major
-	majorsError         string
+	kernel              host.Facts
 	present             []host.Node
 	bootUnit, bootKnown bool // the unit that makes the nodes at boot is enabled
 	program             bool // the program stands where the snippet calls it
@@ -37,7 +31,9 @@ type hostFacts struct {
 
 	root       bool // who asks is root
 	stateError string
-	state      *folder // the state folder; nil: not there yet
+	state      string      // the state folder
+	stateMode  fs.FileMode // of it
+	stateThere bool        // it was made already
 
 	pveError string // why this is no working node of Proxmox VE; "" when it is one
 	local    string
@@ -58,9 +54,10 @@ func lookHost(h host.Host, state string) hostFacts {
 	var f hostFacts
 	var err error
 	f.root = os.Geteuid() == 0
+	f.state = state
 	switch info, err := os.Lstat(state); {
 	case err == nil:
-		f.state = &folder{path: state, mode: info.Mode()}
+		f.stateThere, f.stateMode = true, info.Mode()
 	case !errors.Is(err, fs.ErrNotExist):
 		f.stateError = err.Error()
 	}
@@ -71,11 +68,7 @@ func lookHost(h host.Host, state string) hostFacts {
 	f.userSpace = hostUserSpace(h, f.arch)
 	f.modules, err = loadedModules(h)
 	f.modulesError = text(err)
-	f.gpus, f.vfio, err = countGPUs(h)
-	f.pciError = text(err)
-	f.minors = gpuMinors(h)
-	f.majors, err = charMajors(h)
-	f.majorsError = text(err)
+	f.kernel = host.ReadFacts(h.Root)
 	f.present = host.NodesPresent(h.Root)
 	if _, err := os.Stat(h.Path("etc/systemd/system")); err == nil {
 		f.bootKnown = true
@@ -142,82 +135,6 @@ func loadedModules(h host.Host) ([]string, error) {
 	return names, nil
 }
 
-// countGPUs counts display and 3D controllers (PCI class 0300 and 0302) of NVIDIA (vendor 10de).
-func countGPUs(h host.Host) (own, vfio int, err error) {
-	dir := h.Path("sys/bus/pci/devices")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0, 0, err
-	}
-	for _, e := range entries {
-		vendor, _ := small(filepath.Join(dir, e.Name(), "vendor"))
-		class, _ := small(filepath.Join(dir, e.Name(), "class"))
-		if strings.TrimSpace(vendor) != "0x10de" || !strings.HasPrefix(class, "0x0300") && !strings.HasPrefix(class, "0x0302") {
-			continue
-		}
-		if bound, _ := os.Readlink(filepath.Join(dir, e.Name(), "driver")); filepath.Base(bound) == "vfio-pci" {
-			vfio++
-		} else {
-			own++
-		}
-	}
-	return own, vfio, nil
-}
-
-// gpuMinors lists the N of /dev/nvidiaN that the module has a GPU for.
-func gpuMinors(h host.Host) []uint32 {
-	infos, _ := filepath.Glob(h.Path("proc/driver/nvidia/gpus/*/information"))
-	var minors []uint32
-	for _, info := range infos {
-		raw, _ := small(info)
-		for line := range strings.Lines(raw) {
-			if value, ok := strings.CutPrefix(line, "Device Minor:"); ok {
-				// 254 and 255 are modeset and control.
-				if n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 8); err == nil && n < 254 {
-					minors = append(minors, uint32(n))
-				}
-			}
-		}
-	}
-	slices.Sort(minors)
-	return minors
-}
-
-// charMajors reads which driver has which major now. Only the GPUs' own, 195,
-// is fixed; that of nvidia-uvm can be another after each boot.
-func charMajors(h host.Host) (map[uint32][]string, error) {
-	raw, err := small(h.Path("proc/devices"))
-	if err != nil {
-		return nil, err
-	}
-	return parseMajors(raw), nil
-}
-
-func parseMajors(raw string) map[uint32][]string {
-	majors := map[uint32][]string{}
-	for line := range strings.Lines(raw) {
-		line = strings.TrimSpace(line)
-		if line == "Block devices:" {
-			break
-		}
-		number, name, _ := strings.Cut(line, " ")
-		if n, err := strconv.ParseUint(number, 10, 12); err == nil {
-			majors[uint32(n)] = append(majors[uint32(n)], name)
-		}
-	}
-	return majors
-}
-
-// majorOf is the major of a driver, as far as it is known.
-func (f hostFacts) majorOf(name string) (uint32, bool) {
-	for n, names := range f.majors {
-		if slices.Contains(names, name) {
-			return n, true
-		}
-	}
-	return 0, false
-}
-
 var libraryVersion = regexp.MustCompile(`^libnvidia-ml\.so\.([0-9]+\.[0-9]+(?:\.[0-9]+)?)$`)
 
 // hostUserSpace is the version of the node's own libnvidia-ml, when there is just one.
@@ -250,18 +167,6 @@ func nodeAt(h host.Host, path string) (ok bool, err error) {
 		return false, err
 	}
 	return info.Mode()&fs.ModeDevice != 0, nil
-}
-
-// wantedNodes lists the device nodes that there should be on the host.
-func (f hostFacts) wantedNodes() []host.Node {
-	nodes := []host.Node{{Path: "/dev/nvidiactl", Major: 195, Minor: 255}}
-	for _, n := range f.minors {
-		nodes = append(nodes, host.Node{Path: fmt.Sprintf("/dev/nvidia%d", n), Major: 195, Minor: n})
-	}
-	if major, ok := f.majorOf("nvidia-uvm"); ok {
-		nodes = append(nodes, host.Node{Path: "/dev/nvidia-uvm", Major: major}, host.Node{Path: "/dev/nvidia-uvm-tools", Major: major, Minor: 1})
-	}
-	return nodes
 }
 
 func (f hostFacts) node(path string) (host.Node, bool) {

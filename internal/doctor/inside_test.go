@@ -27,8 +27,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func well(t *testing.T) (hostFacts, guestFacts) {
 	t.Helper()
 	h := hostFacts{module: module, local: "pve1", nodes: []string{"pve1"},
-		minors: []uint32{0},
-		majors: map[uint32][]string{195: {"nvidia"}, 511: {"nvidia-uvm"}},
+		kernel: host.Facts{GPUs: []uint32{0}, Majors: map[uint32][]string{195: {"nvidia"}, 511: {"nvidia-uvm"}}},
 		present: []host.Node{
 			{Path: "/dev/nvidia0", Major: 195, Minor: 0, IsChar: true},
 			{Path: "/dev/nvidiactl", Major: 195, Minor: 255, IsChar: true},
@@ -219,7 +218,7 @@ func sample(t *testing.T) Report {
 	r := Report{Names: map[int]string{0: "pve1", 101: "web"}}
 	h.modules = []string{"nvidia"}
 	all := append(checkModule(h, 2), checkNouveau(h)...)
-	all = append(all, checkNodes(hostFacts{module: module, majors: h.majors, minors: []uint32{0}, present: h.present[1:]})...)
+	all = append(all, checkNodes(hostFacts{module: module, kernel: h.kernel, present: h.present[1:]})...)
 	for _, g := range []guestFacts{f, other} {
 		for _, found := range checkGuest(h, g) {
 			if g.inside == nil {

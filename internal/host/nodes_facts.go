@@ -3,6 +3,7 @@ package host
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,14 +11,17 @@ import (
 	"strings"
 )
 
-// nodeFacts are what the kernel and the driver say of the nodes that there should be.
-type nodeFacts struct {
-	loaded  bool              // the nvidia module
-	modeset bool              // the nvidia-modeset module
-	pci     int               // GPUs of NVIDIA that the host may use
-	vfio    int               // GPUs that are handed to virtual machines
-	gpus    []uint32          // minors
-	majors  map[string]uint32 // of /proc/devices: nvidia-uvm, nvidia-caps
+// Facts are what the kernel and the driver say of NVIDIA's devices, and of the
+// nodes that there should be. An error beside a fact means that it is not known.
+type Facts struct {
+	PCI, VFIO   int // GPUs of NVIDIA: that the host may use, that are handed to virtual machines
+	PCIError    error
+	GPUs        []uint32            // minors of those that the module drives
+	Majors      map[uint32][]string // which drivers of character devices have which major now
+	MajorsError error
+
+	loaded  bool // the nvidia module
+	modeset bool // the nvidia-modeset module
 	params  nodeParams
 	caps    []capability
 }
@@ -36,19 +40,21 @@ type capability struct {
 
 const maxCapabilities = 4096 // files looked at; a fully partitioned machine of 8 GPUs has some hundreds
 
-func readNodeFacts(root string) nodeFacts {
-	f := nodeFacts{majors: map[string]uint32{}, params: nodeParams{modify: true, mode: 0o666}}
+// ReadFacts reads them below root ("" is /).
+func ReadFacts(root string) Facts {
+	f := Facts{params: nodeParams{modify: true, mode: 0o666}}
 	f.loaded = exists(root, "proc/driver/nvidia/version") || exists(root, "sys/module/nvidia/version")
 	f.modeset = exists(root, "sys/module/nvidia_modeset")
-	f.pci, f.vfio = countGPUs(root)
+	f.PCI, f.VFIO, f.PCIError = countGPUs(root)
 	infos, _ := filepath.Glob(below(root, "proc/driver/nvidia/gpus/*/information"))
 	for _, info := range infos {
 		if minor, ok := fields(info)["Device Minor"]; ok && minor < 254 { // 254 and 255 are modeset and control
-			f.gpus = append(f.gpus, minor)
+			f.GPUs = append(f.GPUs, minor)
 		}
 	}
-	slices.Sort(f.gpus)
-	f.readMajors(root)
+	slices.Sort(f.GPUs)
+	raw, err := readSmall(below(root, "proc/devices"))
+	f.Majors, f.MajorsError = ParseMajors(raw), err
 	for name, value := range fields(below(root, "proc/driver/nvidia/params")) {
 		switch name {
 		case "ModifyDeviceFiles":
@@ -71,40 +77,52 @@ func exists(root, path string) bool {
 }
 
 // countGPUs counts display and 3D controllers (PCI class 0300 and 0302) of NVIDIA (vendor 10de).
-func countGPUs(root string) (own, vfio int) {
-	devices, _ := filepath.Glob(below(root, "sys/bus/pci/devices/*"))
-	for _, dir := range devices {
-		vendor, _ := firstLine(filepath.Join(dir, "vendor"))
-		class, _ := firstLine(filepath.Join(dir, "class"))
+func countGPUs(root string) (own, vfio int, err error) {
+	dir := below(root, "sys/bus/pci/devices")
+	devices, err := os.ReadDir(dir)
+	for _, d := range devices {
+		vendor, _ := firstLine(filepath.Join(dir, d.Name(), "vendor"))
+		class, _ := firstLine(filepath.Join(dir, d.Name(), "class"))
 		if vendor != "0x10de" || !strings.HasPrefix(class, "0x0300") && !strings.HasPrefix(class, "0x0302") {
 			continue
 		}
-		if driver, _ := os.Readlink(filepath.Join(dir, "driver")); filepath.Base(driver) == "vfio-pci" {
+		if driver, _ := os.Readlink(filepath.Join(dir, d.Name(), "driver")); filepath.Base(driver) == "vfio-pci" {
 			vfio++
 		} else {
 			own++
 		}
 	}
-	return own, vfio
+	return own, vfio, err
 }
 
-// readMajors reads the character devices of /proc/devices. Only the frontend's
-// major, 195, is fixed; the others change from boot to boot.
-func (f *nodeFacts) readMajors(root string) {
-	raw, _ := readSmall(below(root, "proc/devices"))
+// ParseMajors reads the character devices of a /proc/devices. Only the GPUs'
+// own major, 195, is fixed; that of nvidia-uvm can be another after each boot.
+func ParseMajors(raw string) map[uint32][]string {
+	majors := map[uint32][]string{}
 	for line := range strings.Lines(raw) {
 		line = strings.TrimSpace(line)
 		if line == "Block devices:" {
-			return
+			break
 		}
 		number, name, _ := strings.Cut(line, " ")
-		if n, err := strconv.ParseUint(number, 10, 12); err == nil && strings.HasPrefix(name, "nvidia") {
-			f.majors[name] = uint32(n)
+		if n, err := strconv.ParseUint(number, 10, 12); err == nil {
+			majors[uint32(n)] = append(majors[uint32(n)], name)
 		}
 	}
+	return majors
 }
 
-func (f *nodeFacts) readCapabilities(root string) {
+// Major is the major of a driver, as far as it is known.
+func (f Facts) Major(name string) (uint32, bool) {
+	for _, n := range slices.Sorted(maps.Keys(f.Majors)) {
+		if slices.Contains(f.Majors[n], name) {
+			return n, true
+		}
+	}
+	return 0, false
+}
+
+func (f *Facts) readCapabilities(root string) {
 	seen := 0
 	_ = filepath.WalkDir(below(root, "proc/driver/nvidia/capabilities"), func(path string, d fs.DirEntry, err error) error {
 		if seen++; seen > maxCapabilities {
@@ -158,25 +176,25 @@ func readSmall(file string) (string, error) {
 	return string(raw[:n]), nil
 }
 
-// want lists the nodes that there should be, from what the kernel says.
-func (f nodeFacts) want() []Node {
+// Nodes lists the nodes that there should be.
+func (f Facts) Nodes() []Node {
 	var nodes []Node
 	add := func(path string, major, minor uint32) {
 		nodes = append(nodes, Node{Path: path, Major: major, Minor: minor, Mode: f.params.mode, UID: f.params.uid, GID: f.params.gid, IsChar: true})
 	}
 	const frontend = 195
 	add("/dev/nvidiactl", frontend, 255)
-	for _, minor := range f.gpus {
+	for _, minor := range f.GPUs {
 		add(fmt.Sprintf("/dev/nvidia%d", minor), frontend, minor)
 	}
 	if f.modeset {
 		add("/dev/nvidia-modeset", frontend, 254)
 	}
-	if major, ok := f.majors["nvidia-uvm"]; ok {
+	if major, ok := f.Major("nvidia-uvm"); ok {
 		add("/dev/nvidia-uvm", major, 0)
 		add("/dev/nvidia-uvm-tools", major, 1)
 	}
-	if major, ok := f.majors["nvidia-caps"]; ok {
+	if major, ok := f.Major("nvidia-caps"); ok {
 		for _, c := range f.caps {
 			nodes = append(nodes, Node{Path: fmt.Sprintf("/dev/nvidia-caps/nvidia-cap%d", c.minor), Major: major, Minor: c.minor, Mode: c.mode, IsChar: true})
 		}

@@ -37,13 +37,13 @@ func MakeNodes(ctx context.Context, root string, run Runner, say func(line strin
 			run = func(context.Context, string, ...string) error { return exec.ErrNotFound }
 		}
 	}
-	facts := readNodeFacts(root)
+	facts := ReadFacts(root)
 	if !facts.loaded {
 		switch {
-		case facts.pci == 0 && facts.vfio > 0:
+		case facts.PCI == 0 && facts.VFIO > 0:
 			say("the GPUs of this host are handed to virtual machines (vfio-pci), there is nothing to do")
 			return nil
-		case facts.pci == 0:
+		case facts.PCI == 0:
 			say("this host has no NVIDIA GPU, there is nothing to do")
 			return nil
 		}
@@ -56,16 +56,16 @@ func MakeNodes(ctx context.Context, root string, run Runner, say func(line strin
 		if err := run(ctx, "modprobe", module); err != nil && !errors.Is(err, exec.ErrNotFound) {
 			say(fmt.Sprintf("warning: %v", err))
 		}
-		facts = readNodeFacts(root)
+		facts = ReadFacts(root)
 	}
-	if facts = readNodeFacts(root); !facts.loaded && !helper {
+	if facts = ReadFacts(root); !facts.loaded && !helper {
 		load("nvidia")
 	}
 	if !facts.loaded {
 		return hint.Errorf("is the driver installed on the host? try modprobe nvidia, and look at dmesg",
 			"the host has an NVIDIA GPU, but its kernel module nvidia is not loaded")
 	}
-	if _, ok := facts.majors["nvidia-uvm"]; !ok && !helper {
+	if _, ok := facts.Major("nvidia-uvm"); !ok && !helper {
 		load("nvidia-uvm")
 	}
 	return facts.mend(root, say)
@@ -73,13 +73,13 @@ func MakeNodes(ctx context.Context, root string, run Runner, say func(line strin
 
 // modprobe lets nvidia-modprobe load the modules and make their nodes. It
 // reports whether the program is there.
-func modprobe(ctx context.Context, run Runner, facts nodeFacts) (bool, error) {
+func modprobe(ctx context.Context, run Runner, facts Facts) (bool, error) {
 	calls := [][]string{nil} // the module and nvidiactl
-	for _, minor := range facts.gpus {
+	for _, minor := range facts.GPUs {
 		calls = append(calls, []string{"-c", fmt.Sprint(minor)})
 	}
-	if len(facts.gpus) == 0 { // the module is not loaded yet and counts none
-		for minor := range facts.pci {
+	if len(facts.GPUs) == 0 { // the module is not loaded yet and counts none
+		for minor := range facts.PCI {
 			calls = append(calls, []string{"-c", fmt.Sprint(minor)})
 		}
 	}
@@ -99,10 +99,10 @@ func modprobe(ctx context.Context, run Runner, facts nodeFacts) (bool, error) {
 }
 
 // mend makes every wanted node what it should be.
-func (f nodeFacts) mend(root string, say func(string)) error {
+func (f Facts) mend(root string, say func(string)) error {
 	var errs []error
 	done, right := 0, 0
-	for _, want := range f.want() {
+	for _, want := range f.Nodes() {
 		var old *Node
 		if n, err := lookAt(root, want.Path); err == nil {
 			old = &n
@@ -124,10 +124,10 @@ func (f nodeFacts) mend(root string, say func(string)) error {
 		done++
 		say(words)
 	}
-	if _, ok := f.majors["nvidia-uvm"]; !ok {
+	if _, ok := f.Major("nvidia-uvm"); !ok {
 		say("warning: the kernel module nvidia-uvm is not loaded, so there is no /dev/nvidia-uvm and no CUDA: try modprobe nvidia-uvm")
 	}
-	if len(f.gpus) == 0 {
+	if len(f.GPUs) == 0 {
 		say("warning: the kernel module found no GPU: look at dmesg")
 	}
 	if done == 0 && len(errs) == 0 && f.params.modify {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/replace"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/vmid"
 )
 
 // Run is what is told of the last run on a container.
@@ -122,14 +124,14 @@ func read(name string) ([]byte, time.Time, error) {
 // sweep drops containers of which no runs are kept any more or that are not on
 // this node any more, except one that is here.
 func (f File) sweep(n *node, here int) {
-	kept, err := vmidsIn(f.Runs, "")
+	kept, err := vmid.In(f.Runs, "")
 	if err != nil {
 		return
 	}
-	on, err := vmidsIn(f.Containers, ".conf")
-	for vmid := range n.runs {
-		if vmid != here && (!kept[vmid] || err == nil && !on[vmid]) {
-			delete(n.runs, vmid)
+	on, err := vmid.In(f.Containers, ".conf")
+	for id := range n.runs {
+		if id != here && (!slices.Contains(kept, id) || err == nil && !slices.Contains(on, id)) {
+			delete(n.runs, id)
 		}
 	}
 }

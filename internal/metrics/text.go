@@ -3,12 +3,12 @@ package metrics
 import (
 	"bytes"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/vmid"
 )
 
 // node is what the file tells.
@@ -54,14 +54,14 @@ func (n *node) text() []byte {
 	vmids := slices.Sorted(maps.Keys(n.runs))
 	of := func(name, help string, each func(line) (labels, value string)) {
 		head(&b, name, help)
-		for _, vmid := range vmids {
-			labels, value := each(n.runs[vmid])
+		for _, id := range vmids {
+			labels, value := each(n.runs[id])
 			if value == "" {
 				continue
 			}
 			b.WriteString(name)
 			b.WriteString(`{vmid="`)
-			b.Write(strconv.AppendInt(b.AvailableBuffer(), int64(vmid), 10))
+			b.Write(strconv.AppendInt(b.AvailableBuffer(), int64(id), 10))
 			b.WriteString(`"`)
 			b.WriteString(labels)
 			b.WriteString("} ")
@@ -106,11 +106,11 @@ func parse(text []byte) *node {
 			continue
 		}
 		first, more, _ := strings.Cut(strings.TrimPrefix(labels, `vmid="`), `"`)
-		vmid := number(first)
-		if vmid == 0 || !strings.HasPrefix(labels, `vmid="`) {
+		id, err := vmid.Parse(first)
+		if err != nil || !strings.HasPrefix(labels, `vmid="`) {
 			continue
 		}
-		l := n.runs[vmid]
+		l := n.runs[id]
 		switch {
 		case name == infoName && value == "1":
 			wanted, installed, _ := strings.Cut(more, `",installed="`)
@@ -131,7 +131,7 @@ func parse(text []byte) *node {
 		default:
 			continue
 		}
-		n.runs[vmid] = l
+		n.runs[id] = l
 	}
 	return n
 }
@@ -157,32 +157,3 @@ func isNumber(s string) bool {
 }
 
 func digits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
-
-// number reads a VMID, which is 100 or more; 0 means that it is none.
-func number(s string) int {
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 100 || n > 999999999 || strconv.Itoa(n) != s {
-		return 0
-	}
-	return n
-}
-
-// vmidsIn returns the VMIDs that name what is in a folder.
-func vmidsIn(dir, suffix string) (map[int]bool, error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	found := map[int]bool{}
-	for _, name := range names {
-		if base, ok := strings.CutSuffix(name, suffix); ok {
-			found[number(base)] = true
-		}
-	}
-	return found, nil
-}

@@ -112,16 +112,18 @@ func LocalNode(root string) string {
 	return name
 }
 
-// checkNode tells a Proxmox node from another machine.
+// ErrNoNode means that this machine is no node of Proxmox VE.
+var ErrNoNode = errors.New("this machine is no Proxmox VE node")
+
 // CheckNode says whether the machine below root is a node of Proxmox VE whose
-// cluster file system is mounted.
+// cluster file system is mounted. The error is ErrNoNode where there is none.
 func CheckNode(root string) error {
 	dir := at(root, "etc/pve/nodes")
 	if _, err := os.Stat(dir); err == nil {
 		return nil
 	}
 	if _, err := os.Stat(at(root, "etc/pve")); err != nil {
-		return hint.Errorf("run it on a node of Proxmox VE", "this machine is no Proxmox VE node: %s is not there", at(root, "etc/pve"))
+		return hint.Errorf("run it on a node of Proxmox VE", "%w: %s is not there", ErrNoNode, at(root, "etc/pve"))
 	}
 	return hint.Errorf("look at systemctl status pve-cluster", "the cluster file system is not mounted: %s is not there", dir)
 }
