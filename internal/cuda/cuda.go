@@ -45,10 +45,14 @@ type Want struct {
 	Packages []string       // further packages
 	RepoURL  string         // "": NVIDIA's for the container's OS; may hold {distro} and {arch}
 	Driver   version.Driver // of the host; "" when it is not known
-	Arch     string         // x86_64 or aarch64
-	CacheDir string         // shared cache on the host, for NVIDIA's keyring package
-	Proxy    string         // http(s) proxy URL when the environment names none
-	Timeout  time.Duration  // for all of Install or Remove; 0: 30 minutes
+	// Capability is the lowest compute capability of the container's GPUs, such as
+	// "6.1", and limits "auto"; "" when it is not known. Current does not look at
+	// it: no file tells it, and nvidia-smi is a process.
+	Capability string
+	Arch       string        // x86_64 or aarch64
+	CacheDir   string        // shared cache on the host, for NVIDIA's keyring package
+	Proxy      string        // http(s) proxy URL when the environment names none
+	Timeout    time.Duration // for all of Install or Remove; 0: 30 minutes
 
 	NetworkWait time.Duration // how long to wait for network and repository; 0: 2 minutes
 	LockWait    time.Duration // how long to wait for another package tool; 0: 5 minutes
@@ -137,7 +141,7 @@ func (j *job) install(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		chosen, err := choose(w.Toolkit, w.Driver, have)
+		chosen, err := choose(w.Toolkit, w.Driver, w.Capability, have)
 		if err != nil {
 			return err
 		}
@@ -147,6 +151,9 @@ func (j *job) install(ctx context.Context) error {
 		}
 		if note != "" {
 			j.log.Warnf("%s", note)
+		}
+		if w.Toolkit == Auto && len(compiling(w.Capability, have)) < len(have) {
+			j.log.Infof("auto leaves out CUDA toolkit %s and newer: they need GPUs of compute capability %s, the container has one of %s", firstTuring, turing, w.Capability)
 		}
 		release = chosen.Release
 		names = append([]string{toolkitPackage(release)}, names...)

@@ -226,17 +226,17 @@ func TestAutoTakesTheNewestThatTheDriverFullySupports(t *testing.T) {
 		"560.35.05": "12.6", "570.86.16": "12.6", "570.124.06": "12.8", "575.57.08": "12.9", "575.51.03": "12.8",
 		"580.65.06": "12.9", "580.95.05": "13.0", "580.142": "13.0", "610.43.02": "13.3", "700.1": "13.3",
 	} {
-		got, err := choose(Auto, driver, have)
+		got, err := choose(Auto, driver, "", have)
 		require.NoError(t, err, driver)
 		require.Equal(t, want, got.Release, driver)
 	}
-	_, err := choose(Auto, "535.54.03", have)
+	_, err := choose(Auto, "535.54.03", "", have)
 	require.ErrorContains(t, err, "supports 12.2")
-	_, err = choose(Auto, "", have)
+	_, err = choose(Auto, "", "", have)
 	require.Error(t, err)
-	_, err = choose("12.7", "580.142", have)
+	_, err = choose("12.7", "580.142", "", have)
 	require.ErrorContains(t, err, "13.9, 13.3, 13.0, 12.9, 12.8, 12.6")
-	_, err = choose("12.8", "580.142", nil)
+	_, err = choose("12.8", "580.142", "", nil)
 	require.ErrorContains(t, err, "it has none")
 	for _, s := range []string{"12.8", "auto", "", "13.10"} {
 		require.NoError(t, CheckToolkit(s))
@@ -244,6 +244,21 @@ func TestAutoTakesTheNewestThatTheDriverFullySupports(t *testing.T) {
 	for _, s := range []string{"12", "12.8.1", "12-8", "newest", "12.8 ", "0.1", "$(x)"} {
 		require.Error(t, CheckToolkit(s), s)
 	}
+}
+
+func TestAutoLeavesOutWhatCannotCompileForTheOldestGPU(t *testing.T) {
+	have := collect([][2]string{{"cuda-toolkit-12-8", "12.8.1-1"}, {"cuda-toolkit-12-9", "12.9.1-1"}, {"cuda-toolkit-13-0", "13.0.2-1"}})
+	for capability, want := range map[string]string{"5.2": "12.9", "6.1": "12.9", "7.0": "12.9", "7.5": "13.0", "8.9": "13.0", "12.0": "13.0", "": "13.0"} {
+		got, err := choose(Auto, "580.142", capability, have)
+		require.NoError(t, err, capability)
+		require.Equal(t, want, got.Release, capability)
+	}
+	got, err := choose("13.0", "580.142", "6.1", have)
+	require.NoError(t, err, "asked for by name")
+	require.Equal(t, "13.0", got.Release)
+	_, err = choose(Auto, "580.142", "6.1", have[:1])
+	require.ErrorContains(t, err, "no CUDA toolkit before 13.0, as a GPU of compute capability 6.1 needs; it has 13.0")
+	require.NotEmpty(t, hint.Of(err))
 }
 
 func TestNvccVersion(t *testing.T) {

@@ -44,6 +44,22 @@ var known = map[string][]version.Driver{
 	"11.0": {"450.51.05"},
 }
 
+// CUDA 13.0 ended Maxwell, Pascal and Volta (its release notes): it compiles only
+// for GPUs of Turing's compute capability or newer. What ended before needs no
+// such limit: Kepler's last driver, 470, is older than CUDA 12.
+const (
+	firstTuring = "13.0"
+	turing      = "7.5"
+)
+
+// compiling are the toolkits that can compile for a GPU of this compute capability.
+func compiling(capability string, have []available) []available {
+	if capability == "" || compareReleases(capability, turing) >= 0 {
+		return have
+	}
+	return slices.DeleteFunc(slices.Clone(have), func(a available) bool { return compareReleases(a.Release, firstTuring) >= 0 })
+}
+
 // floor is the oldest driver that runs any release of a major version at all,
 // by minor-version compatibility: code that the driver would have to compile
 // itself (PTX) can still fail on it.
@@ -174,7 +190,7 @@ func newestFor(driver version.Driver) string {
 }
 
 // choose picks the toolkit to install from what the repository has.
-func choose(wanted string, driver version.Driver, have []available) (available, error) {
+func choose(wanted string, driver version.Driver, capability string, have []available) (available, error) {
 	have = slices.Clone(have)
 	slices.SortFunc(have, func(a, b available) int { return compareReleases(b.Release, a.Release) })
 	if wanted != Auto {
@@ -189,11 +205,16 @@ func choose(wanted string, driver version.Driver, have []available) (available, 
 	if driver == "" {
 		return available{}, hint.Errorf(`set cuda.toolkit to a release such as "12.8"`, "no driver version to choose a CUDA toolkit for")
 	}
-	for _, a := range have {
+	usable := compiling(capability, have)
+	for _, a := range usable {
 		full := fullDriver(a.Release, a.update())
 		if full != "" && version.Compare(driver, full) >= 0 {
 			return a, nil
 		}
+	}
+	if len(usable) == 0 && len(have) > 0 {
+		return available{}, hint.Errorf("use a container with an older operating system, whose repository has older toolkits, or one without that GPU",
+			"the repository has no CUDA toolkit before %s, as a GPU of compute capability %s needs; it has %s", firstTuring, capability, list(have))
 	}
 	return available{}, hint.Errorf("set cuda.toolkit to the release that you want, or upgrade the host's driver",
 		"the repository has no CUDA toolkit that driver %s fully supports; it has %s, and that driver supports %s", driver, list(have), newestFor(driver))
