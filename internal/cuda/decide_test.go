@@ -190,8 +190,10 @@ func TestAnOlderDriverIsRefusedWithTheOneNeeded(t *testing.T) {
 		{"12.8", "", "470.256.02", "needs driver 525.60.13", ""},
 		{"13.0", "", "575.57.08", "needs driver 580.65.06", ""},
 		{"13.3", "", "580.142", "", "needs 610.43.02"},
-		{"13.9", "", "580.142", "", "newer than this program knows"},
-		{"14.0", "", "610.43.01", "needs driver 610.43.02", ""},
+		{"13.4", "13.4.1-1", "580.142", "needs driver 610.43.02", ""},
+		{"13.5", "13.5.0-1", "610.10", "", "newer than this program knows"},
+		{"14.0", "", "595.71.05", "needs driver 610.43.02", ""},
+		{"14.0", "", "610.43.01", "", "newer than this program knows"},
 		{"14.0", "", "650.10", "", "newer than this program knows"},
 		{"11.0", "", "450.51.05", "", ""},
 		{"11.0", "", "450.51.04", "needs driver 450.51.05", ""},
@@ -230,7 +232,14 @@ func TestAutoTakesTheNewestThatTheDriverFullySupports(t *testing.T) {
 		require.NoError(t, err, driver)
 		require.Equal(t, want, got.Release, driver)
 	}
-	_, err := choose(Auto, "535.54.03", "", have)
+	behind := collect([][2]string{{"cuda-toolkit-13-5", "13.5.0-1"}, {"cuda-toolkit-13-4", "13.4.1-1"}, {"cuda-toolkit-13-4", "13.4.2-1"}})
+	got, err := choose(Auto, "700.1", "", behind)
+	require.NoError(t, err, "a repository that begins behind the table")
+	require.Equal(t, available{"13.4", "13.4.2-1"}, got)
+	require.Zero(t, got.update(), "a build is no update")
+	_, err = choose(Auto, "580.142", "", behind)
+	require.ErrorContains(t, err, "no CUDA toolkit that driver 580.142 fully supports; it has 13.5, 13.4")
+	_, err = choose(Auto, "535.54.03", "", have)
 	require.ErrorContains(t, err, "supports 12.2")
 	_, err = choose(Auto, "", "", have)
 	require.Error(t, err)

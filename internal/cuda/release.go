@@ -13,7 +13,7 @@ import (
 )
 
 // Auto as the wanted toolkit is the newest that the repository has and the
-// driver fully supports.
+// driver fully supports, as the table below tells.
 const Auto = "auto"
 
 // known is the driver that NVIDIA ships with each toolkit release and its
@@ -99,9 +99,21 @@ type available struct {
 	Version string // newest version of its package there: 12.8.1-1
 }
 
+// firstBuilds is the release from which on the third number of a package's
+// version is a build: 13.4.1 is the first that came out of 13.4.
+const firstBuilds = "13.4"
+
 // update is the number of the update that a package version stands for: the
-// third part of 12.8.1-1.
+// third part of 12.8.1-1, as long as NVIDIA numbered updates.
 func (a available) update() int {
+	if compareReleases(a.Release, firstBuilds) >= 0 {
+		return 0
+	}
+	return a.third()
+}
+
+// third is the third number of the package's version. The newer the higher.
+func (a available) third() int {
 	rest, ok := strings.CutPrefix(a.Version, a.Release+".")
 	if !ok {
 		return 0
@@ -124,8 +136,11 @@ func fullDriver(release string, update int) version.Driver {
 	return drivers[max(0, min(update, len(drivers)-1))]
 }
 
-// leastDriver is the oldest driver that runs a release at all.
+// leastDriver is the oldest driver that runs a release at all, as far as is known.
 func leastDriver(release string) version.Driver {
+	if newerThanKnown(release) {
+		return fullDriver(newestKnown(), 99)
+	}
 	major, _ := parts(release)
 	full := fullDriver(release, 0)
 	if least, ok := floor[major]; ok {
@@ -133,10 +148,6 @@ func leastDriver(release string) version.Driver {
 			return full // 11.0 came with a driver older than its major version's floor
 		}
 		return least
-	}
-	if major > newestMajor() {
-		// Nothing is known of it but that it is newer than all that is known.
-		return fullDriver(newestKnown(), 99)
 	}
 	return "" // older than the table: every driver in use runs it
 }
@@ -151,7 +162,15 @@ func newestKnown() string {
 	return newest
 }
 
-func newestMajor() int { major, _ := parts(newestKnown()); return major }
+// newerThanKnown reports whether a release is newer than the table. Its driver is
+// not known. It is held to need one of the newest known release's branch.
+func newerThanKnown(release string) bool { return compareReleases(release, newestKnown()) > 0 }
+
+// branch is the first number of a driver version.
+func branch(v version.Driver) version.Driver {
+	first, _, _ := strings.Cut(string(v), ".")
+	return version.Driver(first)
+}
 
 // checkDriver refuses a release that the driver cannot run. note is for the log
 // when it runs but with limits.
@@ -161,16 +180,14 @@ func checkDriver(a available, driver version.Driver) (note string, err error) {
 	}
 	least := leastDriver(a.Release)
 	full := fullDriver(a.Release, a.update())
-	if least != "" && version.Compare(driver, least) < 0 {
+	newer := newerThanKnown(a.Release)
+	if !newer && version.Compare(driver, least) < 0 || newer && version.Compare(driver, branch(least)) < 0 {
 		text := "newest that this driver fully supports is " + newestFor(driver)
 		return "", hint.Errorf("upgrade the host's driver, or ask for an older toolkit: the "+text,
 			"CUDA toolkit %s needs driver %s or newer, the driver is %s", a.Release, least, driver)
 	}
-	if full == "" {
-		if compareReleases(a.Release, newestKnown()) > 0 {
-			note = fmt.Sprintf("CUDA toolkit %s is newer than this program knows: whether driver %s fully supports it is not known", a.Release, driver)
-		}
-		return note, nil
+	if newer {
+		return fmt.Sprintf("CUDA toolkit %s is newer than this program knows: whether driver %s fully supports it is not known", a.Release, driver), nil
 	}
 	if version.Compare(driver, full) < 0 {
 		note = fmt.Sprintf("CUDA toolkit %s runs on driver %s with limits (code that the driver compiles may fail); all of it needs %s", a.Release, driver, full)
@@ -212,6 +229,13 @@ func choose(wanted string, driver version.Driver, capability string, have []avai
 			return a, nil
 		}
 	}
+	// A repository for a new operating system may begin behind the table. The
+	// oldest release that it has is the nearest to what is known.
+	for _, a := range slices.Backward(usable) {
+		if newerThanKnown(a.Release) && version.Compare(driver, fullDriver(newestKnown(), 99)) >= 0 {
+			return a, nil
+		}
+	}
 	if len(usable) == 0 && len(have) > 0 {
 		return available{}, hint.Errorf("use a container with an older operating system, whose repository has older toolkits, or one without that GPU",
 			"the repository has no CUDA toolkit before %s, as a GPU of compute capability %s needs; it has %s", firstTuring, capability, list(have))
@@ -248,7 +272,7 @@ func collect(pairs [][2]string) []available {
 			continue
 		}
 		a := available{Release: m[1] + "." + m[2], Version: printable(p[1], 40)}
-		if old, ok := best[a.Release]; !ok || a.update() > old.update() {
+		if old, ok := best[a.Release]; !ok || a.third() > old.third() {
 			best[a.Release] = a
 		}
 	}
