@@ -75,6 +75,9 @@ func TestEveryServedSystemHasItsFolder(t *testing.T) {
 		{"fedora", "42", "", "fedora42", toolDnf},
 		{"opensuse-leap", "15.6", "suse opensuse", "opensuse15", toolZypper},
 		{"sles", "15.6", "suse", "sles15", toolZypper},
+		{"opensuse-leap", "16.0", "suse opensuse", "suse16", toolZypper},
+		{"sles", "16.0", "suse", "suse16", toolZypper},
+		{"fedora", "43", "", "fedora43", toolDnf},
 		{"amzn", "2023", "centos rhel fedora", "amzn2023", toolDnf},
 	} {
 		o := OS{ID: c.id, Version: c.version, Like: strings.Fields(c.like)}
@@ -87,7 +90,7 @@ func TestEveryServedSystemHasItsFolder(t *testing.T) {
 		{"debian", "10", "", toolApt},
 		{"debian", "", "", toolApt},
 		{"ubuntu", "25.04", "debian", toolApt},
-		{"fedora", "43", "", toolDnf},
+		{"fedora", "38", "", toolDnf},
 		{"rhel", "7.9", "fedora", toolDnf},
 		{"linuxmint", "22", "ubuntu debian", toolApt},
 		{"opensuse-tumbleweed", "20260101", "opensuse suse", toolZypper},
@@ -106,6 +109,7 @@ func TestEveryServedSystemHasItsFolder(t *testing.T) {
 func TestRepositoryURL(t *testing.T) {
 	d12 := OS{ID: "debian", Version: "12"}
 	u24 := OS{ID: "ubuntu", Version: "24.04"}
+	slowroll := OS{ID: "opensuse-slowroll", Version: "20260101", Like: []string{"opensuse", "suse"}}
 	mint := OS{ID: "linuxmint", Version: "22", Like: []string{"ubuntu", "debian"}}
 	for _, c := range []struct {
 		name     string
@@ -125,6 +129,7 @@ func TestRepositoryURL(t *testing.T) {
 		{"another version", u24, "x86_64", repoBase + "ubuntu2204/x86_64/", "", []string{"ubuntu2204", "ubuntu2404"}},
 		{"another package tool", mint, "x86_64", repoBase + "rhel9/x86_64/", "", []string{"rhel9", "linuxmint22"}},
 		{"kin of one not served", mint, "x86_64", repoBase + "ubuntu2404/x86_64/", repoBase + "ubuntu2404/x86_64/", nil},
+		{"kin by another name", slowroll, "x86_64", repoBase + "suse16/x86_64/", repoBase + "suse16/x86_64/", nil},
 		{"another machine", d12, "x86_64", repoBase + "debian12/sbsa/", "", []string{"sbsa", "x86_64"}},
 		{"mirror", d12, "x86_64", "http://mirror.local:8080/nvidia/", "http://mirror.local:8080/nvidia/", nil},
 		{"template", d12, "aarch64", "https://mirror.local/{distro}/{arch}", "https://mirror.local/debian12/sbsa/", nil},

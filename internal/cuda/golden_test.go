@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"flag"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -159,6 +160,7 @@ func TestWhatIsWrittenForDnfAndZypper(t *testing.T) {
 		"rhel9":      "ID=\"almalinux\"\nVERSION_ID=\"9.5\"\n",
 		"fedora42":   "ID=fedora\nVERSION_ID=42\n",
 		"opensuse15": "ID=\"opensuse-leap\"\nVERSION_ID=\"15.6\"\n",
+		"suse16":     "ID=\"sles\"\nVERSION_ID=\"16.0\"\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newFolder(t, map[string]string{"/etc/os-release": release})
@@ -186,6 +188,42 @@ func TestWhatIsWrittenForDnfAndZypper(t *testing.T) {
 			text.WriteString("== remove\n" + strings.Join(c.ran, "\n") + "\n")
 			golden(t, name+".golden", strings.ReplaceAll(text.String(), server.URL, "REPO"))
 			require.False(t, slices.ContainsFunc(c.ran, func(s string) bool { return strings.Contains(s, "remove") && strings.Contains(s, "users-own") }))
+		})
+	}
+}
+
+func TestWhatZypperOnlyInformsOfIsNoFailure(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Write([]byte("gpgkey=https://example.org/D42D0685.pub\n"))
+	}))
+	defer server.Close()
+	for code, c := range map[int]struct{ verb, says, err string }{
+		102: {" install ", "", ""},
+		103: {" install ", "", ""},
+		104: {" search ", "", "it has none"},
+		105: {" install ", "", "zypper install"},
+		106: {" refresh ", "skipped a repository", ""},
+		107: {" install ", "a package's script failed", ""},
+	} {
+		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			container := newFolder(t, map[string]string{"/etc/os-release": "ID=\"opensuse-leap\"\nVERSION_ID=\"15.6\"\n"})
+			usual := rpmWorld(container)
+			container.script = func(args []string) lxc.Result {
+				res := usual(args)
+				if strings.Contains(strings.Join(args, " "), c.verb) {
+					res.Code = code
+				}
+				return res
+			}
+			log := &logged{t: t}
+			in, err := Install(t.Context(), container, Want{Toolkit: "12.8", RepoURL: server.URL + "/", Driver: "580.95.05", Arch: "x86_64", CacheDir: t.TempDir()}, log)
+			if c.err != "" {
+				require.ErrorContains(t, err, c.err)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, "12.8.93", in.Version)
+			require.True(t, log.has(c.says))
 		})
 	}
 }
