@@ -192,6 +192,40 @@ func TestWhatIsWrittenForDnfAndZypper(t *testing.T) {
 	}
 }
 
+func TestAPackageOfAGivenVersionIsRemovedWithTheRest(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Write([]byte("gpgkey=https://example.org/D42D0685.pub\n"))
+	}))
+	defer server.Close()
+	for _, release := range []string{"ID=fedora\nVERSION_ID=42\n", "ID=sles\nVERSION_ID=15.6\n"} {
+		c := newFolder(t, map[string]string{"/etc/os-release": release})
+		usual := rpmWorld(c)
+		c.script = func(args []string) lxc.Result {
+			res := usual(args)
+			res.Stdout = []byte(strings.ReplaceAll(string(res.Stdout), "cuda-nvcc-12-8", "nvtop"))
+			return res
+		}
+		w := Want{Toolkit: "12.8", Packages: []string{"nvtop=3.0"}, RepoURL: server.URL + "/", Driver: "580.95.05", Arch: "x86_64", CacheDir: t.TempDir()}
+		in, err := Install(t.Context(), c, w, &logged{t: t})
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{"cuda-toolkit-12-8", "nvtop"}, in.Asked)
+
+		log := &logged{t: t}
+		w.Had, c.ran = in, nil
+		in, err = Install(t.Context(), c, w, log)
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{"cuda-toolkit-12-8", "nvtop"}, in.Asked, "it is still wanted")
+		require.False(t, log.has("stays in the container"))
+		require.NotContains(t, strings.Join(c.ran, "\n"), "dnf mark")
+
+		c.ran = nil
+		left, err := Remove(t.Context(), c, in, w, &logged{t: t})
+		require.NoError(t, err)
+		require.True(t, left.Empty())
+		require.Regexp(t, `(?m) remove .*\bnvtop\b`, strings.Join(c.ran, "\n"))
+	}
+}
+
 func TestWhatZypperOnlyInformsOfIsNoFailure(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Write([]byte("gpgkey=https://example.org/D42D0685.pub\n"))

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 const zypperRepoFile = "/etc/zypp/repos.d/" + rpmRepoID + ".repo"
@@ -157,8 +158,9 @@ func (z *zypper) install(ctx context.Context, names []string) error {
 // prune leaves what an earlier run installed: zypper cannot tell what came in
 // with a package and is needed by nothing else now.
 func (z *zypper) prune(_ context.Context, names []string) error {
+	keep := bareNames(names)
 	for _, n := range z.in.Asked {
-		if !slices.Contains(names, n) {
+		if !slices.Contains(keep, n) {
 			z.log.Infof("%s of an earlier run stays in the container beside the new one", n)
 		}
 	}
@@ -178,7 +180,7 @@ func (z *zypper) remove(ctx context.Context) error {
 		}
 		for _, n := range parseZypper(string(out.stdout)).remove {
 			if !slices.Contains(have, n) {
-				return fmt.Errorf("removing the toolkit's packages would remove %s too", printable(n, 100))
+				return fmt.Errorf("removing the toolkit's packages would remove %s too", say.Clean(n, 100))
 			}
 		}
 		out, err = z.run(ctx, z.command("remove", have...)...)
