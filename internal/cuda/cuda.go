@@ -15,6 +15,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -78,7 +79,7 @@ var packageForm = lazy.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(=[A-Za-z0
 func CheckPackages(names []string) error {
 	for _, n := range names {
 		if !packageForm.MatchString(n) {
-			return hint.Errorf("write a name such as nvtop or cuda-nvcc-12-8", "%q is no name of a package", printable(n, 80))
+			return hint.Errorf("write a name such as nvtop or cuda-nvcc-12-8", "%q is no name of a package", say.Clean(n, 80))
 		}
 		if IsDriver(n) {
 			return hint.Errorf("take it out of cuda.packages; for a toolkit without driver there is cuda-toolkit-X-Y, for parts of it cuda-nvcc-X-Y and its kin",
@@ -92,11 +93,8 @@ func CheckPackages(names []string) error {
 // what an earlier run installed into line with w. It changes nothing when all is there.
 //
 // What it returns is to be recorded, after an error too: it then names what was
-// put there so far, for the next run and for Remove. Wanted nothing, it removes what w.Had names.
+// put there so far, for the next run and for Remove.
 func Install(ctx context.Context, c Container, w Want, log Log) (Installed, error) {
-	if w.None() {
-		return Remove(ctx, c, w.Had, w, log)
-	}
 	j, cancel := newJob(ctx, c, w, log)
 	defer cancel()
 	err := j.install(j.ctx)
@@ -204,7 +202,7 @@ func Remove(ctx context.Context, c Container, in Installed, w Want, log Log) (In
 func (j *job) remove(ctx context.Context) error {
 	m := j.manager()
 	if m == nil {
-		return fmt.Errorf("the record names the package tool %q, which this program does not know", printable(j.in.Tool, 40))
+		return fmt.Errorf("the record names the package tool %q, which this program does not know", say.Clean(j.in.Tool, 40))
 	}
 	if err := m.remove(ctx); err != nil {
 		return err

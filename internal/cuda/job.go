@@ -14,6 +14,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // manager is a package tool at work for a job.
@@ -115,7 +116,7 @@ func (o output) tail(most int) string {
 		errs = errs[len(errs)-most:]
 	}
 	for i, l := range errs {
-		errs[i] = printable(strings.TrimSpace(l), 300)
+		errs[i] = say.Clean(strings.TrimSpace(l), 300)
 	}
 	return strings.Join(errs, "; ")
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // osReleaseLimit bounds what is read of a file that the container owns.
@@ -55,14 +56,14 @@ func ParseOSRelease(text []byte) (OS, error) {
 		case "VERSION_ID":
 			o.Version = value
 		case "PRETTY_NAME":
-			o.Name = printable(value, 80)
+			o.Name = say.Clean(value, 80)
 		}
 	}
 	if !osValue.MatchString(o.ID) {
-		return OS{}, fmt.Errorf("os-release has no usable ID line (%q)", printable(o.ID, 40))
+		return OS{}, fmt.Errorf("os-release has no usable ID line (%q)", say.Clean(o.ID, 40))
 	}
 	if o.Version != "" && !osValue.MatchString(o.Version) {
-		return OS{}, fmt.Errorf("os-release has no usable VERSION_ID (%q)", printable(o.Version, 40))
+		return OS{}, fmt.Errorf("os-release has no usable VERSION_ID (%q)", say.Clean(o.Version, 40))
 	}
 	return o, nil
 }
@@ -105,22 +106,4 @@ func readOS(c Container) (OS, error) {
 		return o, nil
 	}
 	return OS{}, errors.New("the container has no /etc/os-release")
-}
-
-// printable makes text of the container fit for a log: no control characters,
-// at most most runes.
-func printable(s string, most int) string {
-	var b strings.Builder
-	n := 0
-	for _, r := range s {
-		if n++; n > most {
-			b.WriteString("...")
-			break
-		}
-		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) || r == 0x2028 || r == 0x2029 || (r >= 0x202a && r <= 0x202e) || (r >= 0x2066 && r <= 0x2069) || r == 0xfffd {
-			r = '?'
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }

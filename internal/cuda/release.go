@@ -9,6 +9,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -73,7 +74,7 @@ func CheckToolkit(s string) error {
 	if s == "" || s == Auto || releaseForm.MatchString(s) {
 		return nil
 	}
-	return hint.Errorf(`write a release such as "12.8", "auto" or ""`, "%q is no CUDA toolkit release", printable(s, 40))
+	return hint.Errorf(`write a release such as "12.8", "auto" or ""`, "%q is no CUDA toolkit release", say.Clean(s, 40))
 }
 
 // parts are the two numbers of a release; 0, 0 when it is none.
@@ -271,7 +272,7 @@ func collect(pairs [][2]string) []available {
 		if m == nil || p[1] == "" {
 			continue
 		}
-		a := available{Release: m[1] + "." + m[2], Version: printable(p[1], 40)}
+		a := available{Release: m[1] + "." + m[2], Version: say.Clean(p[1], 40)}
 		if old, ok := best[a.Release]; !ok || a.third() > old.third() {
 			best[a.Release] = a
 		}
