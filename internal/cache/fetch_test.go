@@ -425,6 +425,22 @@ func TestUnknownLengthIsNoHindrance(t *testing.T) {
 	require.Equal(t, sumOf(b), get(t, c, want(v1, s.template())).Meta.SHA256)
 }
 
+func TestProxyErrorsShowNoURL(t *testing.T) {
+	r, err := http.NewRequest(http.MethodGet, "https://nvidia.example/x", nil)
+	require.NoError(t, err)
+	for _, setting := range []string{"http://me:secret@proxy:port", "me:secret@proxy:3128", "secret", "http://"} {
+		_, err := Proxy(setting)(r)
+		require.ErrorContains(t, err, "no URL such as")
+		require.NotContains(t, err.Error(), "secret")
+	}
+	for _, host := range []string{"localhost", "127.0.0.2", "[::1]"} {
+		r.URL.Host = host + ":8080"
+		u, err := Proxy("http://proxy:3128")(r)
+		require.NoError(t, err)
+		require.Nil(t, u, host)
+	}
+}
+
 func TestProxyOfTheSettingsIsUsed(t *testing.T) {
 	b := sample(t, v1)
 	proxy := serve(t, false).offer(v1, b)

@@ -124,6 +124,10 @@ func (j *job) install(ctx context.Context) error {
 		j.log.Warnf("NVIDIA has no CUDA packages for %s: those for %s are used, as cuda.repo_url says", o, d.Folder)
 	}
 	j.distro, j.repo = d, repo
+	if w.Proxy != "" && j.proxyInside() == "" {
+		j.log.Warnf("the package tool in the container is not told the http_proxy of datacenter.cfg, which holds a password or is no URL: where it needs a proxy, set it in the container (%s)",
+			map[string]string{toolApt: "Acquire::http::Proxy in /etc/apt/apt.conf.d", toolDnf: "proxy in /etc/dnf/dnf.conf", toolZypper: "/etc/sysconfig/proxy"}[d.Tool])
+	}
 	j.in.OK = false
 	j.in.Toolkit, j.in.Packages, j.in.RepoURL, j.in.Driver = w.Toolkit, w.Packages, w.RepoURL, w.Driver
 	j.in.Distro, j.in.Tool, j.in.Repo = d.Folder, d.Tool, repo

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -351,6 +352,49 @@ func TestFetchTriesAgainOnlyWhereThatHelps(t *testing.T) {
 	defer cancel()
 	_, err := j.cached(j.ctx, big.URL, "x.deb", checkDeb)
 	require.ErrorContains(t, err, "more than")
+}
+
+func TestAProxysPasswordStaysOnTheHost(t *testing.T) {
+	for name, c := range map[string]struct {
+		proxy string
+		told  bool
+	}{
+		"plain":     {"http://proxy.example:3128", true},
+		"login":     {"http://me:secret@proxy.example:3128", false},
+		"token":     {"http://secret@proxy.example:3128", false},
+		"no URL":    {"http://me:secret@proxy.example:port", false},
+		"no scheme": {"me:secret@proxy.example:3128", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFolder(t, map[string]string{"/etc/os-release": "ID=debian\nVERSION_ID=12\n"})
+			log := &logged{t: t}
+			w := Want{Toolkit: "12.8", Driver: "580.95.05", Arch: "x86_64", CacheDir: t.TempDir(), Proxy: c.proxy}
+			spy := &listening{folder: f}
+			_, err := Install(t.Context(), spy, w, log)
+			require.Error(t, err, "nothing is ready in the container")
+			require.NotEmpty(t, spy.env)
+			require.Equal(t, c.told, slices.Contains(spy.env, "https_proxy="+c.proxy))
+			require.NotContains(t, strings.Join(append(spy.env, log.lines...), "\n"), "secret")
+			require.Equal(t, !c.told, log.has("set it in the container (Acquire::http::Proxy"))
+		})
+	}
+	log := &logged{t: t}
+	j, cancel := newJob(t.Context(), nil, Want{CacheDir: t.TempDir(), Proxy: "http://me:secret@proxy.example:port", NetworkWait: 20 * time.Millisecond, step: time.Millisecond}, log)
+	defer cancel()
+	_, err := j.cached(j.ctx, "http://nvidia.example/x.deb", "x.deb", checkDeb)
+	require.ErrorContains(t, err, "the proxy setting is no URL")
+	require.NotContains(t, strings.Join(append(log.lines, err.Error()), "\n"), "secret")
+}
+
+// listening keeps the environment of the first command, which fails as all do.
+type listening struct {
+	*folder
+	env []string
+}
+
+func (l *listening) Run(_ context.Context, cmd lxc.Cmd) (lxc.Result, error) {
+	l.env = append(l.env, cmd.Env...)
+	return lxc.Result{Code: 1}, nil
 }
 
 func TestADeadlineIsSaidInWords(t *testing.T) {
