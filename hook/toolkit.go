@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -41,13 +42,13 @@ func recordedToolkit(in *record.Installed) (cuda.Installed, error) {
 	return had, nil
 }
 
-func (r *run) cudaWant(driver version.Driver) cuda.Want {
+func (r *run) cudaWant(wanted version.Driver) cuda.Want {
 	s := r.settings
 	return cuda.Want{
 		Toolkit:  s.CUDA.Toolkit,
 		Packages: s.CUDA.Packages,
 		RepoURL:  s.CUDA.RepoURL,
-		Driver:   driver,
+		Driver:   wanted,
 		Arch:     r.trace.Facts.Host.Arch,
 		CacheDir: s.Cache.Dir,
 		Timeout:  2 * s.Install.Timeout,
@@ -65,6 +66,12 @@ func (w *work) toolkit(ctx context.Context) (string, error) {
 		w.Log.Warnf("%v; it is set up again", err)
 	}
 	want.Had = had
+	if want.Toolkit == cuda.Auto && w.trace.Plan.Verify == "nvidia-smi" {
+		// nvidia-smi has named the driver's version before: it works.
+		if want.Capability, err = driver.Capability(ctx, w.container); err != nil {
+			w.Log.Debugf("%v", err)
+		}
+	}
 	want.Save = w.saveToolkit
 	in, err := cuda.Install(ctx, w.container, want, w.Log)
 	if saved := w.saveToolkit(in); saved != nil && err == nil {

@@ -96,7 +96,7 @@ func TestBadServersAreNamedAndTheNextURLHelps(t *testing.T) {
 		"checksum failing":            {func(w http.ResponseWriter, _ *http.Request, _ string, _ int) bool { w.WriteHeader(500); return true }, runName + "?...: its .sha256sum: the server answered 500"},
 		"empty":                       {always(nil), "empty"},
 		"web page":                    {always(page), "web page"},
-		"flipped byte":                {always(flipped), "sha256 is"},
+		"flipped byte":                {always(flipped), "sha256 is|payload is broken after "}, // which it is depends on the byte
 		"truncated":                   {always(good[:len(good)-5000]), "payload ends after "},
 		"announced and truncated":     {announced(good[:len(good)-5000]), ": unexpected EOF"},
 		"zeros behind":                {always(padded), "sha256 is"},
@@ -155,7 +155,7 @@ func TestBadServersAreNamedAndTheNextURLHelps(t *testing.T) {
 
 			_, err := cache.Get(testContext(t), want(v1, secret))
 			require.ErrorContains(t, err, bad.URL+"/550.163.01/"+runName)
-			require.ErrorContains(t, err, c.says)
+			require.True(t, slices.ContainsFunc(strings.Split(c.says, "|"), func(s string) bool { return strings.Contains(err.Error(), s) }), "%v: %s", err, c.says)
 			require.Contains(t, hint.Of(err), "pve-nvidia-hook cache add FILE", "the way by hand is always named")
 			require.NotContains(t, err.Error()+said.text()+hint.Of(err), "secret")
 			if slices.Contains([]string{"stalled", "timeout", "EOF", "the connection was cut"}, c.says) {
@@ -563,6 +563,22 @@ func TestUnknownLengthIsNoHindrance(t *testing.T) {
 		return true
 	})
 	require.Equal(t, sumOf(b), get(t, c, want(v1, s.template())).Meta.SHA256)
+}
+
+func TestProxyErrorsShowNoURL(t *testing.T) {
+	r, err := http.NewRequest(http.MethodGet, "https://nvidia.example/x", nil)
+	require.NoError(t, err)
+	for _, setting := range []string{"http://me:secret@proxy:port", "me:secret@proxy:3128", "secret", "http://"} {
+		_, err := Proxy(setting)(r)
+		require.ErrorContains(t, err, "no URL such as")
+		require.NotContains(t, err.Error(), "secret")
+	}
+	for _, host := range []string{"localhost", "127.0.0.2", "[::1]"} {
+		r.URL.Host = host + ":8080"
+		u, err := Proxy("http://proxy:3128")(r)
+		require.NoError(t, err)
+		require.Nil(t, u, host)
+	}
 }
 
 func TestProxyOfTheSettingsIsUsed(t *testing.T) {
