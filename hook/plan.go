@@ -16,6 +16,7 @@ import (
 type Facts struct {
 	Now       time.Time       `json:"now"`
 	Force     bool            `json:"force,omitempty"`
+	Asked     bool            `json:"asked,omitempty"` // by a person, for this container
 	Host      HostFacts       `json:"host"`
 	Container ContainerFacts  `json:"container"`
 	Failure   *record.Failure `json:"failure,omitempty"` // of earlier runs
@@ -190,7 +191,7 @@ func driverWork(c ContainerFacts, p Plan) string {
 
 // holdBack refuses to try again soon what has just failed.
 func holdBack(vmid int, f Facts) *Plan {
-	if f.Force || f.Failure == nil || f.Failure.Inputs != f.Inputs || !f.Now.Before(f.Failure.Next) {
+	if f.Force || f.Asked || f.Failure == nil || f.Failure.Inputs != f.Inputs || !f.Now.Before(f.Failure.Next) {
 		return nil
 	}
 	if f.Now.Before(f.Failure.At) {
@@ -205,7 +206,7 @@ func holdBack(vmid int, f Facts) *Plan {
 		Held:    true,
 		Why: fmt.Sprintf("not tried again before %s, it failed %s: %s",
 			f.Failure.Next.In(f.Now.Location()).Format("2006-01-02 15:04"), times, f.Failure.Reason),
-		Hint: strings.TrimPrefix(fmt.Sprintf("%s; then at once: pve-nvidia-hook apply --force %d", f.Failure.Hint, vmid), "; then at once: "),
+		Hint: strings.TrimPrefix(fmt.Sprintf("%s; then at once: pve-nvidia-hook apply %d", f.Failure.Hint, vmid), "; then at once: "),
 	}
 }
 

@@ -57,6 +57,7 @@ func TestDecide(t *testing.T) {
 		{name: "toolkit only", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}}, why: "no toolkit is installed", steps: "toolkit record"},
 		{name: "driver, then toolkit", facts: Facts{Host: host(v), Container: ContainerFacts{Toolkit: "no toolkit is installed"}, Deep: clean}, why: "not installed yet", steps: "fetch install verify record toolkit record"},
 		{name: "toolkit failed lately", facts: Facts{Now: now, Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}, Failure: failure, Inputs: "same"}, why: "not tried again before", refuse: true},
+		{name: "asked for by a person after a failure", facts: Facts{Now: now, Asked: true, Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}, Failure: failure, Inputs: "same"}, why: "no toolkit is installed", steps: "toolkit record"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

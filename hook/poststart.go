@@ -24,6 +24,7 @@ type Options struct {
 	Log      say.Log // for this container
 	DryRun   bool    // say what would be done, change nothing
 	Force    bool    // install again, whatever is there and whatever failed before
+	Asked    bool    // a person wants it for this container: try it, whatever failed before
 	Terminal bool    // a person watches: show progress bars
 	Detach   bool    // a unit may go on with the work, as the settings say
 	Unit     bool    // this is that unit
@@ -178,7 +179,7 @@ func (r *run) lockWithin(ctx context.Context, limit time.Duration) (*lock.Lock, 
 // look gathers the cheap facts: no process is started in the container, no
 // network is touched.
 func (r *run) look(ctx context.Context) error {
-	f := Facts{Now: time.Now(), Force: r.Force}
+	f := Facts{Now: time.Now(), Force: r.Force, Asked: r.Asked}
 	var err error
 	if f.Host, err = lookHost(r.Host); err != nil {
 		return err

@@ -36,13 +36,14 @@ is well costs some milliseconds.
 Only running containers can be worked on. With --all these are the running ones
 that follow the host: whose hookscript is set, or that a configuration wants the
 driver in. A stopped one that is named is an error, its turn comes by itself at
-its next start.
+its next start. One that is named is tried also when it has just failed, which
+starts and --all leave alone for a while.
 
 The last line sums up. The exit status is 1 when one container failed or was
 refused, or is not running.`,
 		Example: `  pve-nvidia-hook apply --all --jobs 4
   pve-nvidia-hook apply 101 102 --dry-run
-  pve-nvidia-hook apply 101 --force          # also right after a failure`,
+  pve-nvidia-hook apply 101 --force          # install again, whatever is there`,
 		Args: args(0, -1, "VMIDs"),
 		RunE: func(c *cobra.Command, words []string) error {
 			ids, err := vmids(words)
@@ -72,14 +73,14 @@ refused, or is not running.`,
 				}
 			}
 			slices.Sort(ids)
-			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force})
+			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force, Asked: !all})
 		},
 	}
 	f := c.Flags()
 	f.BoolVar(&all, "all", false, "all running containers that follow the host")
 	f.IntVar(&jobs, "jobs", defaultJobs, "work on `N` containers at once")
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
-	f.BoolVar(&force, "force", false, "install again whatever is there, and whatever failed before")
+	f.BoolVar(&force, "force", false, "install again, whatever is there")
 	return c
 }
 
