@@ -243,7 +243,7 @@ func (r *run) remember(err error) {
 		return // the settings themselves were wrong: there is no place to keep it
 	}
 	runs := record.Runs{State: t.Settings.Paths.State}
-	if _, saved := runs.Save(t.VMID, t.At, t); saved != nil {
+	if _, saved := runs.Save(t.VMID, t.At, t.Result == Skipped || t.Plan.Held, t); saved != nil {
 		r.Log.Warnf("%v", saved)
 	}
 	r.measure()

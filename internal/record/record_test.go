@@ -85,7 +85,7 @@ func FuzzRead(f *testing.F) {
 func TestTheLastTwentyRunsAreKept(t *testing.T) {
 	r := Runs{State: filepath.Join(t.TempDir(), "state")}
 	for i := range 25 {
-		file, err := r.Save(101, time.Unix(int64(i), 0), map[string]int{"run": i})
+		file, err := r.Save(101, time.Unix(int64(i), 0), false, map[string]int{"run": i})
 		require.NoError(t, err)
 		info, err := os.Stat(file)
 		require.NoError(t, err)
@@ -112,7 +112,7 @@ func TestWhatAKilledRunHasLeftGoesWithTheNext(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, left)
 	}
-	_, err := r.Save(101, time.Unix(1, 0), 1)
+	_, err := r.Save(101, time.Unix(1, 0), false, 1)
 	require.NoError(t, err)
 	none()
 	plant := func() {
@@ -120,7 +120,7 @@ func TestWhatAKilledRunHasLeftGoesWithTheNext(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(r.folder(101), newName), []byte(`{"half":`), 0o600))
 	}
 	plant()
-	_, err = r.Save(101, time.Unix(2, 0), 2)
+	_, err = r.Save(101, time.Unix(2, 0), false, 2)
 	require.NoError(t, err)
 	none()
 	plant()
@@ -139,7 +139,7 @@ func TestRunsThatEndAtTheSameTimeAreAllKept(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range keep {
 		all.Go(func() {
-			_, err := r.Save(101, time.Unix(int64(i), 0), strings.Repeat("x", 100_000))
+			_, err := r.Save(101, time.Unix(int64(i), 0), false, strings.Repeat("x", 100_000))
 			if err = errors.Join(err, r.Failed(101, time.Unix(1, 0), "inputs", "why", "")); err != nil {
 				t.Error(err)
 			}
@@ -162,7 +162,7 @@ func BenchmarkSave(b *testing.B) {
 	at := time.Unix(1, 0)
 	for b.Loop() {
 		at = at.Add(time.Second)
-		if _, err := r.Save(101, at, strings.Repeat("x", 5000)); err != nil {
+		if _, err := r.Save(101, at, false, strings.Repeat("x", 5000)); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -171,7 +171,7 @@ func BenchmarkSave(b *testing.B) {
 func TestATraceThatACrashHasTornIsPassedOver(t *testing.T) {
 	r := Runs{State: filepath.Join(t.TempDir(), "state")}
 	for i := range 4 {
-		file, err := r.Save(101, time.Unix(int64(i), 0), map[string]int{"run": i})
+		file, err := r.Save(101, time.Unix(int64(i), 0), false, map[string]int{"run": i})
 		require.NoError(t, err)
 		switch i {
 		case 2:
@@ -203,13 +203,13 @@ func TestAStateFolderOfOthersIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	link := filepath.Join(dir, "link")
 	require.NoError(t, os.Symlink(t.TempDir(), link))
-	_, err := Runs{State: link}.Save(101, time.Now(), 1)
+	_, err := Runs{State: link}.Save(101, time.Now(), false, 1)
 	require.Error(t, err)
 
 	open := filepath.Join(dir, "open")
 	require.NoError(t, os.Mkdir(open, 0o700))
 	require.NoError(t, os.Chmod(open, 0o777))
-	_, err = Runs{State: open}.Save(101, time.Now(), 1)
+	_, err = Runs{State: open}.Save(101, time.Now(), false, 1)
 	require.Error(t, err)
 }
 
@@ -240,4 +240,33 @@ func TestAnImpossibleFailureIsForgotten(t *testing.T) {
 		require.NoError(t, r.Failed(101, now, "same", "why", "do"))
 		require.Equal(t, 1, r.Failure(101).Count)
 	}
+}
+
+// The timer alone would else push out within two hours what a person may ask for.
+func TestSkippedRunsGoBeforeThoseThatDidSomething(t *testing.T) {
+	r := Runs{State: filepath.Join(t.TempDir(), "state")}
+	var told []string
+	for i := range 100 {
+		file, err := r.Save(101, time.Unix(int64(i), 0), i%10 != 0, i)
+		require.NoError(t, err)
+		if i%10 == 0 {
+			told = append(told, file)
+		}
+	}
+	kept, err := r.List(101)
+	require.NoError(t, err)
+	require.Len(t, kept, 20)
+	require.Subset(t, kept, told)
+	var last int
+	had, err := r.Last(101, &last)
+	require.NoError(t, err)
+	require.True(t, had)
+	require.Equal(t, 99, last)
+	for i := 100; i < 140; i++ {
+		_, err := r.Save(101, time.Unix(int64(i), 0), false, i)
+		require.NoError(t, err)
+	}
+	kept, err = r.List(101)
+	require.NoError(t, err)
+	require.Len(t, kept, 20)
 }

@@ -29,14 +29,23 @@ func (r Runs) folder(vmid int) string {
 	return filepath.Join(r.State, "runs", strconv.Itoa(vmid))
 }
 
-// Save keeps the trace of a run, readable by root only, and drops the oldest.
-// It returns the file's path.
-func (r Runs) Save(vmid int, at time.Time, trace any) (string, error) {
+// dull ends the name of the trace of a run that found nothing to do. With many
+// starts, or the timer, these would soon push out the one that tells a story.
+const dull = "-skipped.json"
+
+// Save keeps the trace of a run, readable by root only, and drops the oldest: of
+// those of skipped runs first, if there is more than one. It returns the file's
+// path.
+func (r Runs) Save(vmid int, at time.Time, skipped bool, trace any) (string, error) {
 	data, err := json.Marshal(trace)
 	if err != nil {
 		return "", fmt.Errorf("keep the run's trace: %w", err)
 	}
-	file := filepath.Join(r.folder(vmid), at.UTC().Format("20060102T150405.000000Z")+".json")
+	ending := ".json"
+	if skipped {
+		ending = dull
+	}
+	file := filepath.Join(r.folder(vmid), at.UTC().Format("20060102T150405.000000Z")+ending)
 	if err := r.put(vmid, file, append(data, '\n')); err != nil {
 		return "", fmt.Errorf("keep the run's trace: %w", err)
 	}
@@ -44,10 +53,16 @@ func (r Runs) Save(vmid int, at time.Time, trace any) (string, error) {
 	if err != nil {
 		return file, err
 	}
-	for _, old := range names[:max(0, len(names)-keep)] {
-		if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	isDull := func(name string) bool { return strings.HasSuffix(name, dull) }
+	for len(names) > keep {
+		at := slices.IndexFunc(names, isDull)
+		if at < 0 || !slices.ContainsFunc(names[at+1:], isDull) {
+			at = 0 // the newest of them is kept like any other: it tells when all was last well
+		}
+		if err := os.Remove(names[at]); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return file, fmt.Errorf("drop an old trace: %w", err)
 		}
+		names = slices.Delete(names, at, at+1)
 	}
 	return file, nil
 }
@@ -87,7 +102,7 @@ func (r Runs) List(vmid int) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), "Z.json") {
+		if strings.HasSuffix(e.Name(), "Z.json") || strings.HasSuffix(e.Name(), "Z"+dull) {
 			names = append(names, filepath.Join(r.folder(vmid), e.Name()))
 		}
 	}
