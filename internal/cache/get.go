@@ -120,6 +120,11 @@ func (c *Cache) hold(ctx context.Context, p paths, w Want) (*Entry, error) {
 		return nil, err
 	}
 	e.lock = l
+	if m := *f.meta; w.Tree && m.Boot != "" && m.Boot != boot() {
+		// The tree was counted just now: once a boot is enough.
+		m.Boot = boot()
+		_ = writeMeta(p.meta, m)
+	}
 	// The time of last use; it fails on a read-only file system, where nothing is pruned either.
 	_ = os.Chtimes(p.meta, time.Now(), time.Now())
 	return e, nil

@@ -83,6 +83,16 @@ func TestIncompleteTreeIsUnpackedAgainAfterABoot(t *testing.T) {
 	require.NoError(t, err)
 	require.NotZero(t, st.Size())
 	require.Equal(t, 1, s.count(m.file()))
+
+	// A complete one is counted once.
+	e.Release()
+	m = e.Meta
+	m.Boot = "another"
+	require.NoError(t, writeMeta(e.Tree+endMeta, m))
+	get(t, c, want(v1, s.template())).Release()
+	m, err = readMeta(e.Tree + endMeta)
+	require.NoError(t, err)
+	require.Equal(t, boot(), m.Boot)
 }
 
 func TestTreeOfOthersIsNotTrusted(t *testing.T) {

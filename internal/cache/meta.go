@@ -40,7 +40,7 @@ type Meta struct {
 	Born      int64  `json:"born,omitempty"`       // birth time, ns, where the file system keeps one
 	TreeInode uint64 `json:"tree_inode,omitempty"` // 0: no tree
 	TreeMade  int64  `json:"tree_made,omitempty"`  // modification time of its top folder, ns
-	Boot      string `json:"boot,omitempty"`       // boot id under which the tree was written
+	Boot      string `json:"boot,omitempty"`       // boot id under which the tree was written, or counted last
 }
 
 const metaMost = 64 << 10
