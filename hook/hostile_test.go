@@ -216,7 +216,7 @@ func (g *guest) layEach(c *canaries, places []string) {
 
 func TestNothingLaidInTheWayOfTheToolkitLeadsToTheHost(t *testing.T) {
 	n := newNode(t, newer)
-	n.configure(fmt.Sprintf("[cuda]\ntoolkit = \"12.8\"\nrepo_url = %q\n[install]\nbackground = \"never\"\ntimeout = \"10s\"\n", toolkitRepo(t)))
+	n.configure(fmt.Sprintf("[cuda]\ntoolkit = \"12.8\"\nrepo_url = %q\n[install]\nbackground = \"never\"\ntimeout = \"10s\"\n", toolkitRepo(t, cuda128)))
 	c := newCanaries(t)
 	g := n.start(lab.Spec{Privileged: true, HostNet: true})
 	g.alone()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
@@ -17,8 +18,8 @@ import (
 // ToolkitMissing says why the wanted CUDA toolkit is not in a container, whose
 // record is in, or "" when it is, or none is wanted. A toolkit that is no longer
 // wanted stays until it is uninstalled. No process is started.
-func ToolkitMissing(c *lxc.Container, in *record.Installed, s config.Settings, driver version.Driver, arch string) string {
-	w := cudaWant(s, driver, arch)
+func ToolkitMissing(c *lxc.Container, in *record.Installed, s config.Settings, wanted version.Driver, arch string) string {
+	w := cudaWant(s, wanted, arch)
 	if w.None() {
 		return ""
 	}
@@ -47,16 +48,16 @@ func (r *run) toolkitMissing(wanted version.Driver) string {
 	return ToolkitMissing(r.container, r.installed, r.settings, wanted, r.trace.Facts.Host.Arch)
 }
 
-func (r *run) cudaWant(driver version.Driver) cuda.Want {
-	return cudaWant(r.settings, driver, r.trace.Facts.Host.Arch)
+func (r *run) cudaWant(wanted version.Driver) cuda.Want {
+	return cudaWant(r.settings, wanted, r.trace.Facts.Host.Arch)
 }
 
-func cudaWant(s config.Settings, driver version.Driver, arch string) cuda.Want {
+func cudaWant(s config.Settings, wanted version.Driver, arch string) cuda.Want {
 	return cuda.Want{
 		Toolkit:  s.CUDA.Toolkit,
 		Packages: s.CUDA.Packages,
 		RepoURL:  s.CUDA.RepoURL,
-		Driver:   driver,
+		Driver:   wanted,
 		Arch:     arch,
 		CacheDir: s.Cache.Dir,
 		Timeout:  2 * s.Install.Timeout,
@@ -74,6 +75,12 @@ func (w *work) toolkit(ctx context.Context) (string, error) {
 		w.Log.Warnf("%v; it is set up again", err)
 	}
 	want.Had = had
+	if want.Toolkit == cuda.Auto && w.trace.Plan.Verify == "nvidia-smi" {
+		// nvidia-smi has named the driver's version before: it works.
+		if want.Capability, err = driver.Capability(ctx, w.container); err != nil {
+			w.Log.Debugf("%v", err)
+		}
+	}
 	want.Save = w.saveToolkit
 	in, err := cuda.Install(ctx, w.container, want, w.Log)
 	if saved := w.saveToolkit(in); saved != nil && err == nil {

@@ -15,9 +15,9 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
 )
 
-// toolkitRepo serves a repository with a CUDA toolkit on loopback and returns
-// its URL.
-func toolkitRepo(t *testing.T) string {
+// toolkitRepo serves a repository with CUDA toolkits on loopback, each given by
+// its version and its compiler's, and returns its URL.
+func toolkitRepo(t *testing.T, toolkits ...[2]string) string {
 	t.Helper()
 	labtest.Program(t, "gpg")
 	dir := t.TempDir()
@@ -29,11 +29,16 @@ func toolkitRepo(t *testing.T) string {
 	key, err := cudatest.NewKey(t.Context(), home)
 	require.NoError(t, err)
 	const nvidia = "https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/"
-	packages := append(cudatest.Rest(), cudatest.Toolkit("12.8.1", "12.8.93", "570")...)
+	packages := cudatest.Rest()
+	for _, t := range toolkits {
+		packages = append(packages, cudatest.Toolkit(t[0], t[1], "570")...)
+	}
 	packages = append(packages, cudatest.Keyring(nvidia, "debian12", "x86_64", key))
 	require.NoError(t, cudatest.Write(t.Context(), filepath.Join(dir, "debian12", "x86_64"), key, packages))
 	return server.URL + "/debian12/x86_64/"
 }
+
+var cuda128, cuda130 = [2]string{"12.8.1", "12.8.93"}, [2]string{"13.0.2", "13.0.88"}
 
 // alone has the container ask nobody outside this machine for packages.
 func (g *guest) alone() {
@@ -43,7 +48,7 @@ func (g *guest) alone() {
 
 func TestAFailedToolkitCostsNoDriverAndIsTriedAlone(t *testing.T) {
 	n := newNode(t, newer)
-	repo := toolkitRepo(t)
+	repo := toolkitRepo(t, cuda128)
 	want := "[cuda]\ntoolkit = \"12.8\"\nrepo_url = %q\n[install]\nbackground = \"never\"\n"
 	n.configure(fmt.Sprintf(want, repo+"no-such-folder/"))
 	g := n.start(lab.Spec{Privileged: true, HostNet: true})
@@ -66,7 +71,7 @@ func TestAFailedToolkitCostsNoDriverAndIsTriedAlone(t *testing.T) {
 
 func TestToolkitComesWithTheDriverAndGoesWithIt(t *testing.T) {
 	n := newNode(t, newer)
-	n.configure(fmt.Sprintf("[cuda]\ntoolkit = \"12.8\"\nrepo_url = %q\n[install]\nbackground = \"never\"\n", toolkitRepo(t)))
+	n.configure(fmt.Sprintf("[cuda]\ntoolkit = \"12.8\"\nrepo_url = %q\n[install]\nbackground = \"never\"\n", toolkitRepo(t, cuda128)))
 	g := n.start(lab.Spec{Privileged: true, HostNet: true})
 	g.alone()
 	packages := g.sh("dpkg-query -W -f '${Package} '")
@@ -89,4 +94,21 @@ func TestToolkitComesWithTheDriverAndGoesWithIt(t *testing.T) {
 	g.unrecorded()
 	require.NoDirExists(t, g.file("var/lib/pve-nvidia-hook"))
 	require.Contains(t, n.run(0, "status", "--json", id), `"toolkit": ""`)
+}
+
+func TestAutoGivesAnOldGPUAToolkitThatCompilesForIt(t *testing.T) {
+	n := newNode(t, newer)
+	n.configure(fmt.Sprintf("[cuda]\ntoolkit = \"auto\"\nrepo_url = %q\n[install]\nbackground = \"never\"\n", toolkitRepo(t, cuda128, cuda130)))
+	g := n.start(lab.Spec{Privileged: true, HostNet: true})
+	g.alone()
+	g.sh("echo cap=6.1 >/etc/sample-nvidia-smi")
+	said := g.postStart(0)
+	require.Contains(t, said, "auto leaves out CUDA toolkit 13.0 and newer: they need GPUs of compute capability 7.5, the container has one of 6.1")
+	require.Contains(t, said, "CUDA toolkit 12.8 (nvcc 12.8.93) installed")
+	require.Contains(t, g.postStart(0), "is in place", "what was chosen stays")
+
+	g.sh("echo cap=unknown >/etc/sample-nvidia-smi")
+	said = n.run(0, "replay", fmt.Sprint(g.VMID), "post-start", "--force", "--log-level", "info")
+	require.Contains(t, said, "CUDA toolkit 13.0 (nvcc 13.0.88) installed")
+	require.NotContains(t, said, "compute capability")
 }

@@ -35,7 +35,7 @@ func (c *Cache) client(pinned bool) *retryablehttp.Client {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	transport := &http.Transport{
-		Proxy:                 c.proxy,
+		Proxy:                 Proxy(c.Proxy),
 		DialContext:           (&net.Dialer{Timeout: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   15 * time.Second,
 		ResponseHeaderTimeout: c.stall(),
@@ -143,20 +143,28 @@ func shown(u *url.URL) string {
 	return s
 }
 
-// proxy is the environment's, else Cache.Proxy for all but this machine itself.
-func (c *Cache) proxy(r *http.Request) (*url.URL, error) {
-	if c.Proxy == "" || proxyInEnvironment() {
-		return http.ProxyFromEnvironment(r)
+// Proxy tells the proxy of a request, as http.Transport asks: the environment's,
+// else setting, a URL, for all but this machine itself. Its errors show no URL,
+// which may hold a password.
+func Proxy(setting string) func(*http.Request) (*url.URL, error) {
+	return func(r *http.Request) (*url.URL, error) {
+		if setting == "" || proxyInEnvironment() {
+			u, err := http.ProxyFromEnvironment(r)
+			if err != nil {
+				return nil, errors.New("the proxy in the environment is no URL such as http://proxy:3128")
+			}
+			return u, nil
+		}
+		host := r.URL.Hostname()
+		if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+			return nil, nil
+		}
+		u, err := url.Parse(setting)
+		if err != nil || u.Host == "" {
+			return nil, errors.New("the proxy setting is no URL such as http://proxy:3128")
+		}
+		return u, nil
 	}
-	host := r.URL.Hostname()
-	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
-		return nil, nil
-	}
-	u, err := url.Parse(c.Proxy)
-	if err != nil || u.Host == "" {
-		return nil, errors.New("the proxy setting is no URL such as http://proxy:3128")
-	}
-	return u, nil
 }
 
 func proxyInEnvironment() bool {

@@ -72,6 +72,7 @@ func TestWrongFilePutThereIsRefusedAndLeftAlone(t *testing.T) {
 		beside, says string
 	}{
 		"other version":  {b: sample(t, v2), says: "580.142"},
+		"of equal size":  {b: relabel(good, "580.163.01"), says: "driver version 580.163.01"},
 		"flipped byte":   {b: flipped, says: "is refused"},
 		"cut off":        {b: good[:len(good)-1], says: "is refused"},
 		"empty":          {b: []byte{}, says: "empty"},

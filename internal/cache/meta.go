@@ -2,6 +2,7 @@ package cache
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -49,12 +50,20 @@ func readMeta(path string) (Meta, error) {
 	if err != nil {
 		return Meta{}, err
 	}
-	var m Meta
-	if err := json.Unmarshal(text, &m); err != nil {
+	m, err := parseMeta(text)
+	if err != nil {
 		return Meta{}, fmt.Errorf("read %s: %w", path, err)
 	}
+	return m, nil
+}
+
+func parseMeta(text []byte) (Meta, error) {
+	var m Meta
+	if err := json.Unmarshal(text, &m); err != nil {
+		return Meta{}, err
+	}
 	if !isSHA256(m.SHA256) || m.Size <= 0 || m.Verified == "" {
-		return Meta{}, fmt.Errorf("read %s: it says nothing useful", path)
+		return Meta{}, errors.New("it says nothing useful")
 	}
 	return m, nil
 }

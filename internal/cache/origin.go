@@ -3,10 +3,13 @@ package cache
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // origin tells where a partial download comes from. It stands beside it.
@@ -15,6 +18,19 @@ type origin struct {
 	ETag         string `json:"etag,omitempty"`
 	LastModified string `json:"last_modified,omitempty"`
 	Size         int64  `json:"size"`
+}
+
+// parseOrigin reads an origin by which a download can be gone on with.
+func parseOrigin(text []byte) (origin, error) {
+	var o origin
+	if err := json.Unmarshal(text, &o); err != nil {
+		return origin{}, err
+	}
+	// net/http refuses a request for a control character in a header, this one for ever.
+	if v := o.validator(); v == "" || o.Size <= 0 || strings.ContainsFunc(v, unicode.IsControl) {
+		return origin{}, errors.New("it offers nothing by which to resume")
+	}
+	return o, nil
 }
 
 // validator is what If-Range may carry (RFC 9110, 13.1.5): a strong ETag, or a

@@ -2,6 +2,11 @@ package cache
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -41,6 +46,58 @@ func FuzzContentRange(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, h string) { _, _, _ = contentRange(h) })
+}
+
+func FuzzMeta(f *testing.F) {
+	m := Meta{URL: "https://h/a.run", Size: 9, SHA256: sumOf(nil), Verified: bySum, At: time.Unix(1, 0).UTC(), Files: 2, Unpacked: 3,
+		Inode: 4, Changed: 5, Born: 6, TreeInode: 7, TreeMade: 8, Boot: "b"}
+	whole, err := json.Marshal(m)
+	require.NoError(f, err)
+	for _, s := range []string{string(whole), string(whole[:len(whole)-1]), string(whole) + "x", "", "null", "{}", "[]", `{"size":-1}`, `{"at":"never"}`,
+		strings.Replace(string(whole), `"size":9`, `"size":1e99`, 1), strings.Replace(string(whole), sumOf(nil), "../..", 1)} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		m, err := parseMeta(text)
+		if err != nil {
+			require.Zero(t, m)
+			return
+		}
+		require.True(t, isSHA256(m.SHA256))
+		require.Positive(t, m.Size)
+		require.NotEmpty(t, m.Verified)
+		// What is written anew is read as the same.
+		again, err := json.Marshal(m)
+		require.NoError(t, err)
+		read, err := parseMeta(again)
+		require.NoError(t, err)
+		require.True(t, m.At.Equal(read.At))
+		m.At, read.At = time.Time{}, time.Time{}
+		require.Equal(t, m, read)
+		require.False(t, m.whole(t.TempDir()), "no metadata makes a tree of a folder that is none")
+	})
+}
+
+func FuzzOrigin(f *testing.F) {
+	for _, s := range []string{`{"url":"x","etag":"\"v1\"","size":9}`, `{"last_modified":"` + monday + `","size":9}`, `{"etag":"W/\"v1\"","last_modified":"x","size":9}`,
+		`{"etag":"a\u0000b\r\nHost: c","size":9}`, `{"etag":"x","size":-1}`, "", "null", "[]"} {
+		f.Add([]byte(s))
+	}
+	nowhere := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, io.ErrClosedPipe }}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		o, err := parseOrigin(text)
+		if err != nil {
+			require.Zero(t, o)
+			return
+		}
+		require.Positive(t, o.Size)
+		require.False(t, strings.HasPrefix(o.validator(), "W/") && o.ETag != "", "RFC 9110, 13.1.5")
+		r, err := http.NewRequest(http.MethodGet, "http://example.invalid", nil)
+		require.NoError(t, err)
+		r.Header.Set("If-Range", o.validator())
+		_, err = nowhere.RoundTrip(r)
+		require.ErrorIs(t, err, io.ErrClosedPipe, "the request itself is a good one")
+	})
 }
 
 func TestProgressIsALineEveryFewSecondsOffATerminal(t *testing.T) {

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -84,8 +83,10 @@ func (s *source) prepare() error {
 		return localFault{errors.Join(fmt.Errorf("%s is not a regular file", s.p.part), err)}
 	}
 	text, err := ReadFile(s.p.origin, metaMost)
-	if err == nil && json.Unmarshal(text, &s.from) == nil && s.from.URL == key(s.url) &&
-		s.from.validator() != "" && s.from.Size > 0 && st.Size() > 0 && st.Size() <= s.from.Size {
+	if err == nil {
+		s.from, err = parseOrigin(text)
+	}
+	if err == nil && s.from.URL == key(s.url) && st.Size() > 0 && st.Size() <= s.from.Size {
 		s.back, s.size = st.Size(), s.from.Size
 		if s.back == s.size {
 			return nil // whole, only not verified yet

@@ -222,14 +222,15 @@ func (c *Cache) publish(p paths, m Meta, fetched, tree bool) error {
 	if err := syncDir(c.Dir); err != nil {
 		return err
 	}
-	if err := writeMeta(p.meta, m); err != nil {
-		return explainSpace(err, c.Dir)
-	}
+	// Before the metadata: with it there is nothing left to do, and so to sweep.
 	_ = os.Remove(p.origin)
 	if !fetched {
 		_ = os.Remove(p.part)
 	}
 	removeTrees(p)
+	if err := writeMeta(p.meta, m); err != nil {
+		return explainSpace(err, c.Dir)
+	}
 	return nil
 }
 

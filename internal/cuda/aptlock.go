@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // aptLocks are the files on which apt and dpkg hold a POSIX lock while they
@@ -65,7 +66,7 @@ func processName(pid int) string {
 	}
 	name := "a process"
 	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil {
-		name = printable(strings.TrimSpace(string(comm)), 40)
+		name = say.Clean(strings.TrimSpace(string(comm)), 40)
 	}
 	return fmt.Sprintf("%s (pid %d on the host)", name, pid)
 }

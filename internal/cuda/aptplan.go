@@ -9,6 +9,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // plan is what a package tool would do.
@@ -58,7 +59,7 @@ func (a *apt) simulate(ctx context.Context, names []string) (plan, error) {
 		}
 		if out.contains("Packages need to be removed") {
 			return p, hint.Errorf("remove them in the container yourself when they are not needed, or ask for other packages",
-				"installing %s would remove %s", strings.Join(names, ", "), printable(strings.Join(p.remove, ", "), 300))
+				"installing %s would remove %s", strings.Join(names, ", "), say.Clean(strings.Join(p.remove, ", "), 300))
 		}
 		return p, hint.Errorf("look with apt-get -s install in the container; cuda.packages and cuda.toolkit name what is installed",
 			"apt cannot install %s: %s", strings.Join(names, ", "), unmet(out))
@@ -80,7 +81,7 @@ func unmet(out output) string {
 	if len(why) > 6 {
 		why = why[:6]
 	}
-	return printable(strings.Join(why, "; "), 600)
+	return say.Clean(strings.Join(why, "; "), 600)
 }
 
 func refuseDriver(name string, names []string, why string) error {
@@ -88,7 +89,7 @@ func refuseDriver(name string, names []string, why string) error {
 		why = ": " + why
 	}
 	return hint.Errorf("ask for packages that do without the driver: cuda-toolkit-X-Y or parts of it, not cuda, cuda-runtime-X-Y or cuda-drivers",
-		"installing %s would bring in the driver package %s, but the driver comes from the host's run file%s", strings.Join(names, ", "), printable(name, 100), why)
+		"installing %s would bring in the driver package %s, but the driver comes from the host's run file%s", strings.Join(names, ", "), say.Clean(name, 100), why)
 }
 
 // "Need to get 3,012 MB/3,500 MB of archives." and "After this operation, 7,702
@@ -131,18 +132,8 @@ func (a *apt) room(ctx context.Context, names []string) error {
 	const spare = 64 << 20
 	if need := fetch + disk + spare; need > free {
 		return hint.Errorf("give the container a larger disk, or ask for parts of the toolkit: packages = [\"cuda-nvcc-12-8\", \"cuda-cudart-dev-12-8\"] and toolkit = \"\"",
-			"installing %s needs %s on the container's disk, there are %s", strings.Join(names, ", "), size(need), size(free))
+			"installing %s needs %s on the container's disk, there are %s", strings.Join(names, ", "), say.Bytes(int64(need)), say.Bytes(int64(free)))
 	}
-	a.log.Infof("installing %s: %s to fetch, %s on the disk", strings.Join(names, ", "), size(fetch), size(disk))
+	a.log.Infof("installing %s: %s to fetch, %s on the disk", strings.Join(names, ", "), say.Bytes(int64(fetch)), say.Bytes(int64(disk)))
 	return nil
-}
-
-func size(n uint64) string {
-	switch {
-	case n >= 1e9:
-		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
-	case n >= 1e6:
-		return fmt.Sprintf("%d MB", n/1e6)
-	}
-	return fmt.Sprintf("%d kB", (n+999)/1e3)
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // prune removes what an earlier run installed and nothing needs any more, for
@@ -100,7 +101,7 @@ func (a *apt) purge(ctx context.Context, names []string) error {
 	var others []string
 	for _, n := range append(p.remove, p.fresh...) {
 		if !slices.Contains(names, n) {
-			others = append(others, printable(n, 100))
+			others = append(others, say.Clean(n, 100))
 		}
 	}
 	if out.code != 0 || len(others) > 0 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // verdict is what apt-get update came to, as far as the CUDA repository goes.
@@ -21,6 +22,7 @@ const (
 	unreachable         // no network, no name resolution, no server
 	brokenIndex         // the server's files do not fit together
 	badKey              // signature missing, unknown or wrong
+	oldKey              // signed with a key that this apt believes no longer
 	hopeless            // apt cannot work at all
 )
 
@@ -28,13 +30,17 @@ const (
 var complaint = lazy.MustCompile(`^(E|W|Err|Error|Warning)(:| )`)
 
 var (
-	keyWords   = lazy.MustCompile(`NO_PUBKEY|Missing key|is not signed|EXPKEYSIG|KEYEXPIRED|REVKEYSIG|BADSIG|signature verification|signatures (couldn't|could not|were) |GPG error|OpenPGP signature|gpgv|sqv`)
-	indexWords = lazy.MustCompile(`Hash Sum mismatch|Hashes of|unexpected size|File too large|does not have a Release file|no longer has a Release|is expired|is not valid yet|Clearsigned file|NODATA|\b40[34] |Could not open file|Unable to parse|Splitting up|Encountered a section|Problem with MergeList|compressed data|decompress|looks corrupt|truncated`)
-	netWords   = lazy.MustCompile(`Could not connect|Unable to connect|Cannot initiate the connection|Could not resolve|failure resolving|wicked happened|unreachable|No route to host|Connection (failed|refused|reset|timed out)|timed out|Could not handshake|Undetermined Error`)
+	keyWords = lazy.MustCompile(`NO_PUBKEY|Missing key|is not signed|EXPKEYSIG|KEYEXPIRED|REVKEYSIG|BADSIG|signature verification|signatures (couldn't|could not|were) |GPG error|OpenPGP signature|gpgv|sqv`)
+	// apt 3 asks sqv, whose policy ends SHA-1 in February 2026. NVIDIA's key
+	// 3bf863cc (Debian up to 12, Ubuntu up to 24.04) is bound with it.
+	oldKeyWords = lazy.MustCompile(`SHA1 is not considered secure|Policy rejected`)
+	indexWords  = lazy.MustCompile(`Hash Sum mismatch|Hashes of|unexpected size|File too large|does not have a Release file|no longer has a Release|is expired|is not valid yet|Clearsigned file|NODATA|\b40[34] |Could not open file|Unable to parse|Splitting up|Encountered a section|Problem with MergeList|compressed data|decompress|looks corrupt|truncated`)
+	netWords    = lazy.MustCompile(`Could not connect|Unable to connect|Cannot initiate the connection|Could not resolve|failure resolving|wicked happened|unreachable|No route to host|Connection (failed|refused|reset|timed out)|timed out|Could not handshake|Undetermined Error`)
 	// Of these the whole beginning counts: a reason that a server gives stands further on.
-	lockWords  = lazy.MustCompile(`^\w+: (Could not get lock|Unable to lock|Unable to acquire)`)
-	twoKeys    = lazy.MustCompile(`^\w+: Conflicting values set for option Signed-By`)
-	afterwards = lazy.MustCompile(`^\w+: (Target .* is configured multiple times in |Some index files failed)`)
+	lockWords   = lazy.MustCompile(`^\w+: (Could not get lock|Unable to lock|Unable to acquire)`)
+	twoKeys     = lazy.MustCompile(`^\w+: Conflicting values set for option Signed-By`)
+	withinAYear = lazy.MustCompile(`^\w+: .*Policy will reject signature within a year`)
+	afterwards  = lazy.MustCompile(`^\w+: (Target .* is configured multiple times in |Some index files failed)`)
 )
 
 // judgeUpdate reads what apt-get update said. apt ends with 0 when it could not
@@ -60,7 +66,7 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 			return lockedOut, l, nil
 		case twoKeys.MatchString(l):
 			return hopeless, l, nil
-		case afterwards.MatchString(l):
+		case afterwards.MatchString(l), withinAYear.MatchString(l): // all is well until then
 			continue
 		}
 		to := &rest
@@ -79,7 +85,7 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 		for _, about := range []struct {
 			words *lazy.Regexp
 			verdict
-		}{{keyWords, badKey}, {netWords, unreachable}, {indexWords, brokenIndex}} {
+		}{{oldKeyWords, oldKey}, {keyWords, badKey}, {netWords, unreachable}, {indexWords, brokenIndex}} {
 			for _, l := range mine {
 				if about.words.MatchString(l) {
 					return about.verdict, l, rest
@@ -116,7 +122,7 @@ func (a *apt) update(ctx context.Context) error {
 		}
 		v, about, rest := judgeUpdate(out.code, out.lines, a.repo)
 		others = rest
-		about = printable(about, 400)
+		about = say.Clean(about, 400)
 		switch v {
 		case updated:
 			return false, nil
@@ -126,6 +132,9 @@ func (a *apt) update(ctx context.Context) error {
 			broken++ // a mirror in the middle of an update heals within moments
 			return broken < 3, hint.Errorf("the server's files do not fit together: try later, or set cuda.repo_url to another mirror",
 				"the package index of %s is broken: %s", a.repo, about)
+		case oldKey:
+			return false, hint.Errorf("set cuda.repo_url to NVIDIA's folder for the container's own operating system, or leave it empty: newer folders, such as debian13, have a newer key",
+				"the key of the repository %s is too old for the apt in the container: %s", a.repo, about)
 		case badKey:
 			return false, hint.Errorf("is "+a.repo+" really NVIDIA's? If its key has changed, delete "+a.keyringName()+" in the cache folder, so that it is fetched again, and the package cuda-keyring in the container",
 				"the package index of %s is not signed with the key of its cuda-keyring package: %s", a.repo, about)
@@ -133,7 +142,7 @@ func (a *apt) update(ctx context.Context) error {
 		return false, hint.Errorf("run apt-get update in the container and put right what it says", "apt-get update in the container: %s", about)
 	})
 	if err == nil && len(others) > 0 {
-		a.log.Warnf("apt-get update in the container complains of other repositories: %s", printable(others[0], 300))
+		a.log.Warnf("apt-get update in the container complains of other repositories: %s", say.Clean(others[0], 300))
 	}
 	return err
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -45,10 +46,14 @@ type Want struct {
 	Packages []string       // further packages
 	RepoURL  string         // "": NVIDIA's for the container's OS; may hold {distro} and {arch}
 	Driver   version.Driver // of the host; "" when it is not known
-	Arch     string         // x86_64 or aarch64
-	CacheDir string         // shared cache on the host, for NVIDIA's keyring package
-	Proxy    string         // http(s) proxy URL when the environment names none
-	Timeout  time.Duration  // for all of Install or Remove; 0: 30 minutes
+	// Capability is the lowest compute capability of the container's GPUs, such as
+	// "6.1", and limits "auto"; "" when it is not known. Current does not look at
+	// it: no file tells it, and nvidia-smi is a process.
+	Capability string
+	Arch       string        // x86_64 or aarch64
+	CacheDir   string        // shared cache on the host, for NVIDIA's keyring package
+	Proxy      string        // http(s) proxy URL when the environment names none
+	Timeout    time.Duration // for all of Install or Remove; 0: 30 minutes
 
 	NetworkWait time.Duration // how long to wait for network and repository; 0: 2 minutes
 	LockWait    time.Duration // how long to wait for another package tool; 0: 5 minutes
@@ -74,7 +79,7 @@ var packageForm = lazy.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(=[A-Za-z0
 func CheckPackages(names []string) error {
 	for _, n := range names {
 		if !packageForm.MatchString(n) {
-			return hint.Errorf("write a name such as nvtop or cuda-nvcc-12-8", "%q is no name of a package", printable(n, 80))
+			return hint.Errorf("write a name such as nvtop or cuda-nvcc-12-8", "%q is no name of a package", say.Clean(n, 80))
 		}
 		if IsDriver(n) {
 			return hint.Errorf("take it out of cuda.packages; for a toolkit without driver there is cuda-toolkit-X-Y, for parts of it cuda-nvcc-X-Y and its kin",
@@ -88,11 +93,8 @@ func CheckPackages(names []string) error {
 // what an earlier run installed into line with w. It changes nothing when all is there.
 //
 // What it returns is to be recorded, after an error too: it then names what was
-// put there so far, for the next run and for Remove. Wanted nothing, it removes what w.Had names.
+// put there so far, for the next run and for Remove.
 func Install(ctx context.Context, c Container, w Want, log Log) (Installed, error) {
-	if w.None() {
-		return Remove(ctx, c, w.Had, w, log)
-	}
 	j, cancel := newJob(ctx, c, w, log)
 	defer cancel()
 	err := j.install(j.ctx)
@@ -122,6 +124,10 @@ func (j *job) install(ctx context.Context) error {
 		j.log.Warnf("NVIDIA has no CUDA packages for %s: those for %s are used, as cuda.repo_url says", o, d.Folder)
 	}
 	j.distro, j.repo = d, repo
+	if w.Proxy != "" && j.proxyInside() == "" {
+		j.log.Warnf("the package tool in the container is not told the http_proxy of datacenter.cfg, which holds a password or is no URL: where it needs a proxy, set it in the container (%s)",
+			map[string]string{toolApt: "Acquire::http::Proxy in /etc/apt/apt.conf.d", toolDnf: "proxy in /etc/dnf/dnf.conf", toolZypper: "/etc/sysconfig/proxy"}[d.Tool])
+	}
 	j.in.OK = false
 	j.in.Toolkit, j.in.Packages, j.in.RepoURL, j.in.Driver = w.Toolkit, w.Packages, w.RepoURL, w.Driver
 	j.in.Distro, j.in.Tool, j.in.Repo = d.Folder, d.Tool, repo
@@ -137,7 +143,7 @@ func (j *job) install(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		chosen, err := choose(w.Toolkit, w.Driver, have)
+		chosen, err := choose(w.Toolkit, w.Driver, w.Capability, have)
 		if err != nil {
 			return err
 		}
@@ -147,6 +153,9 @@ func (j *job) install(ctx context.Context) error {
 		}
 		if note != "" {
 			j.log.Warnf("%s", note)
+		}
+		if w.Toolkit == Auto && len(compiling(w.Capability, have)) < len(have) {
+			j.log.Infof("auto leaves out CUDA toolkit %s and newer: they need GPUs of compute capability %s, the container has one of %s", firstTuring, turing, w.Capability)
 		}
 		release = chosen.Release
 		names = append([]string{toolkitPackage(release)}, names...)
@@ -197,7 +206,7 @@ func Remove(ctx context.Context, c Container, in Installed, w Want, log Log) (In
 func (j *job) remove(ctx context.Context) error {
 	m := j.manager()
 	if m == nil {
-		return fmt.Errorf("the record names the package tool %q, which this program does not know", printable(j.in.Tool, 40))
+		return fmt.Errorf("the record names the package tool %q, which this program does not know", say.Clean(j.in.Tool, 40))
 	}
 	if err := m.remove(ctx); err != nil {
 		return err

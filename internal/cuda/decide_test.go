@@ -21,7 +21,8 @@ func TestOSReleaseIsReadAsHostileInput(t *testing.T) {
 		"sid":         {"ID=debian\n", OS{ID: "debian"}, ""},
 		"quotes":      {"ID='x'\nPRETTY_NAME=\"a \\\"b\\\" \\$c\"\n", OS{ID: "x", Name: `a "b" $c`}, ""},
 		"no newline":  {"ID=debian", OS{ID: "debian"}, ""},
-		"control":     {"ID=debian\nPRETTY_NAME=\"a\x1b[2Jb\"\n", OS{ID: "debian", Name: "a?[2Jb"}, ""},
+		"control":     {"ID=debian\nPRETTY_NAME=\"a\x1b[2Jb\"\n", OS{ID: "debian", Name: `a\x1b[2Jb`}, ""},
+		"zero width":  {"ID=debian\nPRETTY_NAME=\"a\u200bb\"\n", OS{ID: "debian", Name: `a\u200bb`}, ""},
 		"traversal":   {"ID=debian\nVERSION_ID=../../x\n", OS{}, "VERSION_ID"},
 		"path in id":  {"ID=a/b\n", OS{}, "no usable ID"},
 		"empty":       {"", OS{}, "no usable ID"},
@@ -75,6 +76,9 @@ func TestEveryServedSystemHasItsFolder(t *testing.T) {
 		{"fedora", "42", "", "fedora42", toolDnf},
 		{"opensuse-leap", "15.6", "suse opensuse", "opensuse15", toolZypper},
 		{"sles", "15.6", "suse", "sles15", toolZypper},
+		{"opensuse-leap", "16.0", "suse opensuse", "suse16", toolZypper},
+		{"sles", "16.0", "suse", "suse16", toolZypper},
+		{"fedora", "43", "", "fedora43", toolDnf},
 		{"amzn", "2023", "centos rhel fedora", "amzn2023", toolDnf},
 	} {
 		o := OS{ID: c.id, Version: c.version, Like: strings.Fields(c.like)}
@@ -87,7 +91,7 @@ func TestEveryServedSystemHasItsFolder(t *testing.T) {
 		{"debian", "10", "", toolApt},
 		{"debian", "", "", toolApt},
 		{"ubuntu", "25.04", "debian", toolApt},
-		{"fedora", "43", "", toolDnf},
+		{"fedora", "38", "", toolDnf},
 		{"rhel", "7.9", "fedora", toolDnf},
 		{"linuxmint", "22", "ubuntu debian", toolApt},
 		{"opensuse-tumbleweed", "20260101", "opensuse suse", toolZypper},
@@ -106,6 +110,7 @@ func TestEveryServedSystemHasItsFolder(t *testing.T) {
 func TestRepositoryURL(t *testing.T) {
 	d12 := OS{ID: "debian", Version: "12"}
 	u24 := OS{ID: "ubuntu", Version: "24.04"}
+	slowroll := OS{ID: "opensuse-slowroll", Version: "20260101", Like: []string{"opensuse", "suse"}}
 	mint := OS{ID: "linuxmint", Version: "22", Like: []string{"ubuntu", "debian"}}
 	for _, c := range []struct {
 		name     string
@@ -125,6 +130,7 @@ func TestRepositoryURL(t *testing.T) {
 		{"another version", u24, "x86_64", repoBase + "ubuntu2204/x86_64/", "", []string{"ubuntu2204", "ubuntu2404"}},
 		{"another package tool", mint, "x86_64", repoBase + "rhel9/x86_64/", "", []string{"rhel9", "linuxmint22"}},
 		{"kin of one not served", mint, "x86_64", repoBase + "ubuntu2404/x86_64/", repoBase + "ubuntu2404/x86_64/", nil},
+		{"kin by another name", slowroll, "x86_64", repoBase + "suse16/x86_64/", repoBase + "suse16/x86_64/", nil},
 		{"another machine", d12, "x86_64", repoBase + "debian12/sbsa/", "", []string{"sbsa", "x86_64"}},
 		{"mirror", d12, "x86_64", "http://mirror.local:8080/nvidia/", "http://mirror.local:8080/nvidia/", nil},
 		{"template", d12, "aarch64", "https://mirror.local/{distro}/{arch}", "https://mirror.local/debian12/sbsa/", nil},
@@ -190,8 +196,10 @@ func TestAnOlderDriverIsRefusedWithTheOneNeeded(t *testing.T) {
 		{"12.8", "", "470.256.02", "needs driver 525.60.13", ""},
 		{"13.0", "", "575.57.08", "needs driver 580.65.06", ""},
 		{"13.3", "", "580.142", "", "needs 610.43.02"},
-		{"13.9", "", "580.142", "", "newer than this program knows"},
-		{"14.0", "", "610.43.01", "needs driver 610.43.02", ""},
+		{"13.4", "13.4.1-1", "580.142", "needs driver 610.43.02", ""},
+		{"13.5", "13.5.0-1", "610.10", "", "newer than this program knows"},
+		{"14.0", "", "595.71.05", "needs driver 610.43.02", ""},
+		{"14.0", "", "610.43.01", "", "newer than this program knows"},
 		{"14.0", "", "650.10", "", "newer than this program knows"},
 		{"11.0", "", "450.51.05", "", ""},
 		{"11.0", "", "450.51.04", "needs driver 450.51.05", ""},
@@ -226,17 +234,24 @@ func TestAutoTakesTheNewestThatTheDriverFullySupports(t *testing.T) {
 		"560.35.05": "12.6", "570.86.16": "12.6", "570.124.06": "12.8", "575.57.08": "12.9", "575.51.03": "12.8",
 		"580.65.06": "12.9", "580.95.05": "13.0", "580.142": "13.0", "610.43.02": "13.3", "700.1": "13.3",
 	} {
-		got, err := choose(Auto, driver, have)
+		got, err := choose(Auto, driver, "", have)
 		require.NoError(t, err, driver)
 		require.Equal(t, want, got.Release, driver)
 	}
-	_, err := choose(Auto, "535.54.03", have)
+	behind := collect([][2]string{{"cuda-toolkit-13-5", "13.5.0-1"}, {"cuda-toolkit-13-4", "13.4.1-1"}, {"cuda-toolkit-13-4", "13.4.2-1"}})
+	got, err := choose(Auto, "700.1", "", behind)
+	require.NoError(t, err, "a repository that begins behind the table")
+	require.Equal(t, available{"13.4", "13.4.2-1"}, got)
+	require.Zero(t, got.update(), "a build is no update")
+	_, err = choose(Auto, "580.142", "", behind)
+	require.ErrorContains(t, err, "no CUDA toolkit that driver 580.142 fully supports; it has 13.5, 13.4")
+	_, err = choose(Auto, "535.54.03", "", have)
 	require.ErrorContains(t, err, "supports 12.2")
-	_, err = choose(Auto, "", have)
+	_, err = choose(Auto, "", "", have)
 	require.Error(t, err)
-	_, err = choose("12.7", "580.142", have)
+	_, err = choose("12.7", "580.142", "", have)
 	require.ErrorContains(t, err, "13.9, 13.3, 13.0, 12.9, 12.8, 12.6")
-	_, err = choose("12.8", "580.142", nil)
+	_, err = choose("12.8", "580.142", "", nil)
 	require.ErrorContains(t, err, "it has none")
 	for _, s := range []string{"12.8", "auto", "", "13.10"} {
 		require.NoError(t, CheckToolkit(s))
@@ -246,10 +261,26 @@ func TestAutoTakesTheNewestThatTheDriverFullySupports(t *testing.T) {
 	}
 }
 
+func TestAutoLeavesOutWhatCannotCompileForTheOldestGPU(t *testing.T) {
+	have := collect([][2]string{{"cuda-toolkit-12-8", "12.8.1-1"}, {"cuda-toolkit-12-9", "12.9.1-1"}, {"cuda-toolkit-13-0", "13.0.2-1"}})
+	for capability, want := range map[string]string{"5.2": "12.9", "6.1": "12.9", "7.0": "12.9", "7.5": "13.0", "8.9": "13.0", "12.0": "13.0", "": "13.0"} {
+		got, err := choose(Auto, "580.142", capability, have)
+		require.NoError(t, err, capability)
+		require.Equal(t, want, got.Release, capability)
+	}
+	got, err := choose("13.0", "580.142", "6.1", have)
+	require.NoError(t, err, "asked for by name")
+	require.Equal(t, "13.0", got.Release)
+	_, err = choose(Auto, "580.142", "6.1", have[:1])
+	require.ErrorContains(t, err, "no CUDA toolkit before 13.0, as a GPU of compute capability 6.1 needs; it has 13.0")
+	require.NotEmpty(t, hint.Of(err))
+}
+
 func TestNvccVersion(t *testing.T) {
 	release, full, err := parseNvcc([]byte("nvcc: NVIDIA (R) Cuda compiler driver\nCopyright (c) 2005-2022 NVIDIA Corporation\nBuilt on Wed_Sep_21_10:33:58_PDT_2022\nCuda compilation tools, release 11.8, V11.8.89\nBuild cuda_11.8.r11.8/compiler.31833905_0\n"))
 	require.NoError(t, err)
 	require.Equal(t, "11.8 11.8.89", release+" "+full)
 	_, _, err = parseNvcc([]byte("hello\x1b[2J"))
-	require.ErrorContains(t, err, "hello?[2J")
+	require.ErrorContains(t, err, "hello")
+	require.NotContains(t, err.Error(), "\x1b")
 }

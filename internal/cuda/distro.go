@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -28,21 +29,25 @@ type family struct {
 	name     string   // for a person
 	ids      []string // ID of os-release
 	tool     string
-	prefix   string   // of NVIDIA's folder name
-	versions []string // VERSION_ID, as far as NVIDIA's folder name tells it apart
+	prefix   string            // of NVIDIA's folder name
+	versions []string          // VERSION_ID, as far as NVIDIA's folder name tells it apart
+	folders  map[string]string // of versions whose folder is not prefix and version
 }
+
+// suse16 is what SUSE's two systems share from version 16 on.
+var suse16 = map[string]string{"16": "suse16"}
 
 // families holds the folders of developer.download.nvidia.com/compute/cuda/repos
 // that are in public use; Ubuntu has its long-term releases there only, Fedora
 // not every release. Alma, Rocky, CentOS Stream and Oracle use Red Hat's.
 var families = []family{
-	{"Debian", []string{"debian"}, toolApt, "debian", []string{"11", "12", "13"}},
-	{"Ubuntu", []string{"ubuntu"}, toolApt, "ubuntu", []string{"20.04", "22.04", "24.04", "26.04"}},
-	{"RHEL, Alma, Rocky, CentOS Stream and Oracle", []string{"rhel", "almalinux", "rocky", "centos", "ol"}, toolDnf, "rhel", []string{"8", "9", "10"}},
-	{"Fedora", []string{"fedora"}, toolDnf, "fedora", []string{"39", "40", "41", "42", "44"}},
-	{"openSUSE Leap", []string{"opensuse-leap"}, toolZypper, "opensuse", []string{"15"}},
-	{"SLES", []string{"sles", "sles_sap", "sled"}, toolZypper, "sles", []string{"15"}},
-	{"Amazon Linux", []string{"amzn"}, toolDnf, "amzn", []string{"2023"}},
+	{"Debian", []string{"debian"}, toolApt, "debian", []string{"11", "12", "13"}, nil},
+	{"Ubuntu", []string{"ubuntu"}, toolApt, "ubuntu", []string{"20.04", "22.04", "24.04", "26.04"}, nil},
+	{"RHEL, Alma, Rocky, CentOS Stream and Oracle", []string{"rhel", "almalinux", "rocky", "centos", "ol"}, toolDnf, "rhel", []string{"8", "9", "10"}, nil},
+	{"Fedora", []string{"fedora"}, toolDnf, "fedora", []string{"39", "40", "41", "42", "43", "44"}, nil},
+	{"openSUSE Leap", []string{"opensuse-leap"}, toolZypper, "opensuse", []string{"15", "16"}, suse16},
+	{"SLES", []string{"sles", "sles_sap", "sled"}, toolZypper, "sles", []string{"15", "16"}, suse16},
+	{"Amazon Linux", []string{"amzn"}, toolDnf, "amzn", []string{"2023"}, nil},
 }
 
 // short is the part of VERSION_ID that NVIDIA's folder name carries: Ubuntu's
@@ -55,6 +60,14 @@ func (f family) short(version string) string {
 	return major
 }
 
+// folder is NVIDIA's name of a version.
+func (f family) folder(version string) string {
+	if name, ok := f.folders[f.short(version)]; ok {
+		return name
+	}
+	return f.prefix + f.short(version)
+}
+
 func (f family) serves(version string) bool {
 	return slices.ContainsFunc(f.versions, func(v string) bool { return f.short(v) == f.short(version) && version != "" })
 }
@@ -65,7 +78,7 @@ func (f family) serves(version string) bool {
 func FindDistro(o OS) Distro {
 	for _, f := range families {
 		if slices.Contains(f.ids, o.ID) {
-			return Distro{Folder: f.prefix + f.short(o.Version), Tool: f.tool, Served: f.serves(o.Version)}
+			return Distro{Folder: f.folder(o.Version), Tool: f.tool, Served: f.serves(o.Version)}
 		}
 	}
 	return Distro{Folder: strings.ReplaceAll(o.ID+o.Version, ".", ""), Tool: kinTool(o)}
@@ -113,7 +126,7 @@ func repoArch(arch string) (string, error) {
 	return "", fmt.Errorf("NVIDIA has no CUDA packages for the architecture %q", arch)
 }
 
-var folderForm = lazy.MustCompile(`^(?:wsl-)?(debian|ubuntu|rhel|fedora|opensuse|sles|amzn|azl|cm|kylin)[0-9]*$`)
+var folderForm = lazy.MustCompile(`^(?:wsl-)?(debian|ubuntu|rhel|fedora|opensuse|sles|suse|amzn|azl|cm|kylin)[0-9]*$`)
 
 // folderTool is the package tool of a folder of NVIDIA's, "" for one that is in no row.
 func folderTool(folder string) string {
@@ -122,7 +135,7 @@ func folderTool(folder string) string {
 		return ""
 	}
 	for _, f := range families {
-		if f.prefix == name[1] {
+		if f.prefix == name[1] || slices.Contains(slices.Collect(maps.Values(f.folders)), folder) {
 			return f.tool
 		}
 	}

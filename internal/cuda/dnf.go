@@ -91,6 +91,7 @@ func parseDnf(text string) plan {
 }
 
 func (d *dnf) install(ctx context.Context, names []string) error {
+	asked := bareNames(names)
 	names = rpmNames(names)
 	out, err := d.run(ctx, append([]string{"dnf", "install", "--assumeno", "--setopt=install_weak_deps=False"}, names...)...)
 	if err != nil {
@@ -106,7 +107,7 @@ func (d *dnf) install(ctx context.Context, names []string) error {
 	if err := judgeRPM(p, names); err != nil || p.empty() {
 		return err
 	}
-	if err := d.note(p.fresh, names); err != nil {
+	if err := d.note(p.fresh, asked); err != nil {
 		return err
 	}
 	out, err = d.run(ctx, d.command("install", names...)...)
@@ -114,7 +115,8 @@ func (d *dnf) install(ctx context.Context, names []string) error {
 }
 
 func (d *dnf) prune(ctx context.Context, names []string) error {
-	stale := slices.DeleteFunc(slices.Clone(d.in.Asked), func(n string) bool { return slices.Contains(rpmNames(names), n) })
+	keep := bareNames(names)
+	stale := slices.DeleteFunc(slices.Clone(d.in.Asked), func(n string) bool { return slices.Contains(keep, n) })
 	if len(stale) == 0 {
 		return nil
 	}

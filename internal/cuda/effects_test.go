@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -103,7 +104,11 @@ W: Some index files failed to download. They have been ignored, or old ones used
 		"no name": {0, "W: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/InRelease  Temporary failure resolving 'x'", unreachable, 0},
 		"key": {100, `W: GPG error: http://127.0.0.1:40404/debian12/x86_64  InRelease: The following signatures couldn't be verified because the public key is not available: NO_PUBKEY 0123
 E: The repository 'http://127.0.0.1:40404/debian12/x86_64  InRelease' is not signed.`, badKey, 0},
-		"key, apt 3":   {100, "W: OpenPGP signature verification failed: http://127.0.0.1:40404/debian12/x86_64  InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Missing key 01, which is needed to verify signature.", badKey, 0},
+		"key, apt 3": {100, "W: OpenPGP signature verification failed: http://127.0.0.1:40404/debian12/x86_64  InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Missing key 01, which is needed to verify signature.", badKey, 0},
+		"old key, apt 3": {100, `Err:2 http://127.0.0.1:40404/debian12/x86_64  InRelease
+  Sub-process /usr/bin/sqv returned an error code (1), error message is: Signing key on EB693B3035CD5710E231E123A4B469963BF863CC is not bound:            No binding signature at time 2026-02-10T20:05:37Z   because: Policy rejected non-revocation signature (PositiveCertification) requiring second pre-image resistance   because: SHA1 is not considered secure since 2026-02-01T00:00:00Z
+Error: The repository 'http://127.0.0.1:40404/debian12/x86_64  InRelease' is not signed.`, oldKey, 0},
+		"old key soon": {0, "Warning: http://127.0.0.1:40404/debian12/x86_64/InRelease: Policy will reject signature within a year, see --audit for details", updated, 0},
 		"words, apt 3": {100, "Error: The repository 'http://127.0.0.1:40404/debian12/x86_64  InRelease' is not signed.", badKey, 0},
 		"sum":          {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages.gz  Hash Sum mismatch", brokenIndex, 0},
 		"size":         {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages.gz  File has unexpected size (8 != 9). Mirror sync in progress? [IP: 127.0.0.1 40404]", brokenIndex, 0},
@@ -159,8 +164,6 @@ func TestTheSkipPathNoticesWhatIsWrong(t *testing.T) {
 		"auto, driver":    {func(in *Installed, w *Want, _ *folder) { in.Toolkit, w.Toolkit, w.Driver = Auto, Auto, "590.48.01" }, "590.48.01"},
 		"not finished":    {func(in *Installed, _ *Want, _ *folder) { in.OK = false }, "did not come to its end"},
 		"nothing there":   {func(in *Installed, _ *Want, _ *folder) { *in = Installed{} }, "no toolkit is installed"},
-		"not wanted":      {func(_ *Installed, w *Want, _ *folder) { *w = Want{} }, "wanted any more"},
-		"nothing at all":  {func(in *Installed, w *Want, _ *folder) { *in, *w = Installed{}, Want{} }, ""},
 		"nvcc gone":       {func(_ *Installed, _ *Want, c *folder) { c.Remove(nvcc) }, nvcc},
 		"nvcc changed":    {func(_ *Installed, _ *Want, c *folder) { c.set(nvcc, "longer than it was") }, "has changed"},
 		"pin gone":        {func(_ *Installed, _ *Want, c *folder) { c.Remove(pinFile) }, pinFile},
@@ -352,6 +355,49 @@ func TestFetchTriesAgainOnlyWhereThatHelps(t *testing.T) {
 	defer cancel()
 	_, err := j.cached(j.ctx, big.URL, "x.deb", checkDeb)
 	require.ErrorContains(t, err, "more than")
+}
+
+func TestAProxysPasswordStaysOnTheHost(t *testing.T) {
+	for name, c := range map[string]struct {
+		proxy string
+		told  bool
+	}{
+		"plain":     {"http://proxy.example:3128", true},
+		"login":     {"http://me:secret@proxy.example:3128", false},
+		"token":     {"http://secret@proxy.example:3128", false},
+		"no URL":    {"http://me:secret@proxy.example:port", false},
+		"no scheme": {"me:secret@proxy.example:3128", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFolder(t, map[string]string{"/etc/os-release": "ID=debian\nVERSION_ID=12\n"})
+			log := &logged{t: t}
+			w := Want{Toolkit: "12.8", Driver: "580.95.05", Arch: "x86_64", CacheDir: t.TempDir(), Proxy: c.proxy}
+			spy := &listening{folder: f}
+			_, err := Install(t.Context(), spy, w, log)
+			require.Error(t, err, "nothing is ready in the container")
+			require.NotEmpty(t, spy.env)
+			require.Equal(t, c.told, slices.Contains(spy.env, "https_proxy="+c.proxy))
+			require.NotContains(t, strings.Join(append(spy.env, log.lines...), "\n"), "secret")
+			require.Equal(t, !c.told, log.has("set it in the container (Acquire::http::Proxy"))
+		})
+	}
+	log := &logged{t: t}
+	j, cancel := newJob(t.Context(), nil, Want{CacheDir: t.TempDir(), Proxy: "http://me:secret@proxy.example:port", NetworkWait: 20 * time.Millisecond, step: time.Millisecond}, log)
+	defer cancel()
+	_, err := j.cached(j.ctx, "http://nvidia.example/x.deb", "x.deb", checkDeb)
+	require.ErrorContains(t, err, "the proxy setting is no URL")
+	require.NotContains(t, strings.Join(append(log.lines, err.Error()), "\n"), "secret")
+}
+
+// listening keeps the environment of the first command, which fails as all do.
+type listening struct {
+	*folder
+	env []string
+}
+
+func (l *listening) Run(_ context.Context, cmd lxc.Cmd) (lxc.Result, error) {
+	l.env = append(l.env, cmd.Env...)
+	return lxc.Result{Code: 1}, nil
 }
 
 func TestADeadlineIsSaidInWords(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -96,7 +95,7 @@ func (j *job) get(ctx context.Context, from string) (data []byte, again bool, er
 	if err != nil {
 		return nil, false, err
 	}
-	transport := &http.Transport{Proxy: j.proxy, DisableKeepAlives: true}
+	transport := &http.Transport{Proxy: cache.Proxy(j.w.Proxy), DisableKeepAlives: true}
 	client := &http.Client{Transport: transport, CheckRedirect: func(to *http.Request, via []*http.Request) error {
 		if len(via) > 5 {
 			return errors.New("more than 5 redirects")
@@ -123,18 +122,6 @@ func (j *job) get(ctx context.Context, from string) (data []byte, again bool, er
 		return nil, int64(len(data)) <= fetchLimit, fmt.Errorf("GET %s: %w", from, err)
 	}
 	return data, false, nil
-}
-
-// proxy is the environment's, else the configured one; never for loopback.
-func (j *job) proxy(req *http.Request) (*url.URL, error) {
-	if u, err := http.ProxyFromEnvironment(req); u != nil || err != nil {
-		return u, err
-	}
-	host := req.URL.Hostname()
-	if j.w.Proxy == "" || host == "localhost" || host == "127.0.0.1" || host == "::1" {
-		return nil, nil
-	}
-	return url.Parse(j.w.Proxy)
 }
 
 // checkDeb takes only what begins as a Debian package does (man 5 deb).

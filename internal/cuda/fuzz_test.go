@@ -218,7 +218,7 @@ func FuzzToolkitsOfARepository(f *testing.F) {
 				back := parseMadison(again.String())
 				require.Len(t, back, len(all))
 			}
-			chosen, err := choose(Auto, version.Driver("999.1"), all)
+			chosen, err := choose(Auto, version.Driver("999.1"), "", all)
 			if err != nil {
 				requireHarmless(t, err.Error(), 1<<16)
 				continue

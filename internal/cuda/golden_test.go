@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"flag"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -160,6 +161,7 @@ func TestWhatIsWrittenForDnfAndZypper(t *testing.T) {
 		"rhel9":      "ID=\"almalinux\"\nVERSION_ID=\"9.5\"\n",
 		"fedora42":   "ID=fedora\nVERSION_ID=42\n",
 		"opensuse15": "ID=\"opensuse-leap\"\nVERSION_ID=\"15.6\"\n",
+		"suse16":     "ID=\"sles\"\nVERSION_ID=\"16.0\"\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newFolder(t, map[string]string{"/etc/os-release": release})
@@ -187,6 +189,76 @@ func TestWhatIsWrittenForDnfAndZypper(t *testing.T) {
 			text.WriteString("== remove\n" + strings.Join(c.ran, "\n") + "\n")
 			golden(t, name+".golden", strings.ReplaceAll(text.String(), server.URL, "REPO"))
 			require.False(t, slices.ContainsFunc(c.ran, func(s string) bool { return strings.Contains(s, "remove") && strings.Contains(s, "users-own") }))
+		})
+	}
+}
+
+func TestAPackageOfAGivenVersionIsRemovedWithTheRest(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Write([]byte("gpgkey=https://example.org/D42D0685.pub\n"))
+	}))
+	defer server.Close()
+	for _, release := range []string{"ID=fedora\nVERSION_ID=42\n", "ID=sles\nVERSION_ID=15.6\n"} {
+		c := newFolder(t, map[string]string{"/etc/os-release": release})
+		usual := rpmWorld(c)
+		c.script = func(args []string) lxc.Result {
+			res := usual(args)
+			res.Stdout = []byte(strings.ReplaceAll(string(res.Stdout), "cuda-nvcc-12-8", "nvtop"))
+			return res
+		}
+		w := Want{Toolkit: "12.8", Packages: []string{"nvtop=3.0"}, RepoURL: server.URL + "/", Driver: "580.95.05", Arch: "x86_64", CacheDir: t.TempDir()}
+		in, err := Install(t.Context(), c, w, &logged{t: t})
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{"cuda-toolkit-12-8", "nvtop"}, in.Asked)
+
+		log := &logged{t: t}
+		w.Had, c.ran = in, nil
+		in, err = Install(t.Context(), c, w, log)
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{"cuda-toolkit-12-8", "nvtop"}, in.Asked, "it is still wanted")
+		require.False(t, log.has("stays in the container"))
+		require.NotContains(t, strings.Join(c.ran, "\n"), "dnf mark")
+
+		c.ran = nil
+		left, err := Remove(t.Context(), c, in, w, &logged{t: t})
+		require.NoError(t, err)
+		require.True(t, left.Empty())
+		require.Regexp(t, `(?m) remove .*\bnvtop\b`, strings.Join(c.ran, "\n"))
+	}
+}
+
+func TestWhatZypperOnlyInformsOfIsNoFailure(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Write([]byte("gpgkey=https://example.org/D42D0685.pub\n"))
+	}))
+	defer server.Close()
+	for code, c := range map[int]struct{ verb, says, err string }{
+		102: {" install ", "", ""},
+		103: {" install ", "", ""},
+		104: {" search ", "", "it has none"},
+		105: {" install ", "", "zypper install"},
+		106: {" refresh ", "skipped a repository", ""},
+		107: {" install ", "a package's script failed", ""},
+	} {
+		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			container := newFolder(t, map[string]string{"/etc/os-release": "ID=\"opensuse-leap\"\nVERSION_ID=\"15.6\"\n"})
+			usual := rpmWorld(container)
+			container.script = func(args []string) lxc.Result {
+				res := usual(args)
+				if strings.Contains(strings.Join(args, " "), c.verb) {
+					res.Code = code
+				}
+				return res
+			}
+			log := &logged{t: t}
+			in, err := Install(t.Context(), container, Want{Toolkit: "12.8", RepoURL: server.URL + "/", Driver: "580.95.05", Arch: "x86_64", CacheDir: t.TempDir()}, log)
+			if c.err != "" {
+				require.ErrorContains(t, err, c.err)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, "12.8.93", in.Version)
+			require.True(t, log.has(c.says))
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -54,7 +55,7 @@ func (in Installed) sane() bool {
 	notAdded := func(n string) bool { return !addedForm.MatchString(n) }
 	notOurs := func(f File) bool { return !slices.Contains(ourFiles, f.Path) }
 	for _, s := range append([]string{in.RepoURL, in.Version, in.Distro, in.Repo}, in.Packages...) {
-		if printable(s, 500) != s {
+		if say.Clean(s, 500) != s {
 			return false
 		}
 	}
@@ -75,12 +76,8 @@ func validDriver(v version.Driver) bool {
 // the names and sizes of nvcc and of the files that Install wrote. why says what differs.
 func Current(c Container, in Installed, w Want) (ok bool, why string) {
 	switch {
-	case w.None() && in.Empty():
-		return true, ""
 	case !in.sane():
 		return false, "the record of the toolkit is damaged"
-	case w.None():
-		return false, "no toolkit is wanted any more"
 	case in.Empty() && !in.OK:
 		return false, "no toolkit is installed"
 	case !in.OK:

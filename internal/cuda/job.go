@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // manager is a package tool at work for a job.
@@ -115,7 +117,7 @@ func (o output) tail(most int) string {
 		errs = errs[len(errs)-most:]
 	}
 	for i, l := range errs {
-		errs[i] = printable(strings.TrimSpace(l), 300)
+		errs[i] = say.Clean(strings.TrimSpace(l), 300)
 	}
 	return strings.Join(errs, "; ")
 }
@@ -183,11 +185,20 @@ func cmpErr(err, other error) error {
 func (j *job) env() []string {
 	env := []string{"LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "DEBIAN_PRIORITY=critical",
 		"NEEDRESTART_MODE=a", "UCF_FORCE_CONFFOLD=1", "TERM=dumb", "HOME=/root"}
-	if j.w.Proxy != "" {
+	if proxy := j.proxyInside(); proxy != "" {
 		// The package tool's own proxy setting in the container goes before these.
-		env = append(env, "http_proxy="+j.w.Proxy, "https_proxy="+j.w.Proxy, "no_proxy=localhost,127.0.0.1,::1")
+		env = append(env, "http_proxy="+proxy, "https_proxy="+proxy, "no_proxy=localhost,127.0.0.1,::1")
 	}
 	return env
+}
+
+// proxyInside is the proxy for programs in the container, whose root reads their
+// environment in /proc: none that holds a login of the host's.
+func (j *job) proxyInside() string {
+	if u, err := url.Parse(j.w.Proxy); err != nil || u.Host == "" || u.User != nil {
+		return ""
+	}
+	return j.w.Proxy
 }
 
 // put writes a file of ours and notes it, once more only when it differs.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // keyringFile is where NVIDIA's cuda-keyring package keeps the repository's key.
@@ -133,10 +134,10 @@ func judgeSources(all []source, repo string, ours func(file string) bool) (remar
 		if ours(s.file) {
 			continue
 		}
-		file, uri := printable(s.file, 200), printable(s.uri, 200)
+		file, uri := say.Clean(s.file, 200), say.Clean(s.uri, 200)
 		switch {
 		case sameRepo(s.uri, repo) && s.signedBy != keyringFile:
-			by := printable(s.signedBy, 200)
+			by := say.Clean(s.signedBy, 200)
 			if by == "" {
 				by = "no Signed-By"
 			}

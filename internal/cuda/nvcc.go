@@ -7,6 +7,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // nvccPath is where NVIDIA's packages put the compiler of a release.
@@ -20,9 +21,9 @@ var nvccForm = lazy.MustCompile(`release (\d{1,2}\.\d{1,2}), V(\S+)`)
 func parseNvcc(out []byte) (release, full string, err error) {
 	m := nvccForm.FindSubmatch(out)
 	if m == nil {
-		return "", "", fmt.Errorf("nvcc --version names no release: %q", printable(string(out), 200))
+		return "", "", fmt.Errorf("nvcc --version names no release: %q", say.Clean(string(out), 200))
 	}
-	return string(m[1]), printable(string(m[2]), 40), nil
+	return string(m[1]), say.Clean(string(m[2]), 40), nil
 }
 
 // verify runs nvcc and notes what it is.

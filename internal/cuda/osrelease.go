@@ -5,10 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // osReleaseLimit bounds what is read of a file that the container owns.
@@ -57,14 +56,14 @@ func ParseOSRelease(text []byte) (OS, error) {
 		case "VERSION_ID":
 			o.Version = value
 		case "PRETTY_NAME":
-			o.Name = printable(value, 80)
+			o.Name = say.Clean(value, 80)
 		}
 	}
 	if !osValue.MatchString(o.ID) {
-		return OS{}, fmt.Errorf("os-release has no usable ID line (%q)", printable(o.ID, 40))
+		return OS{}, fmt.Errorf("os-release has no usable ID line (%q)", say.Clean(o.ID, 40))
 	}
 	if o.Version != "" && !osValue.MatchString(o.Version) {
-		return OS{}, fmt.Errorf("os-release has no usable VERSION_ID (%q)", printable(o.Version, 40))
+		return OS{}, fmt.Errorf("os-release has no usable VERSION_ID (%q)", say.Clean(o.Version, 40))
 	}
 	return o, nil
 }
@@ -107,22 +106,4 @@ func readOS(c Container) (OS, error) {
 		return o, nil
 	}
 	return OS{}, errors.New("the container has no /etc/os-release")
-}
-
-// printable makes text of the container fit for a log: no control characters,
-// none that turn or hide text, at most most runes.
-func printable(s string, most int) string {
-	var b strings.Builder
-	n := 0
-	for _, r := range s {
-		if n++; n > most {
-			b.WriteString("...")
-			break
-		}
-		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) || r == utf8.RuneError {
-			r = '?'
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }

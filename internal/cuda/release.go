@@ -9,11 +9,12 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
 // Auto as the wanted toolkit is the newest that the repository has and the
-// driver fully supports.
+// driver fully supports, as the table below tells.
 const Auto = "auto"
 
 // known is the driver that NVIDIA ships with each toolkit release and its
@@ -44,6 +45,22 @@ var known = map[string][]version.Driver{
 	"11.0": {"450.51.05"},
 }
 
+// CUDA 13.0 ended Maxwell, Pascal and Volta (its release notes): it compiles only
+// for GPUs of Turing's compute capability or newer. What ended before needs no
+// such limit: Kepler's last driver, 470, is older than CUDA 12.
+const (
+	firstTuring = "13.0"
+	turing      = "7.5"
+)
+
+// compiling are the toolkits that can compile for a GPU of this compute capability.
+func compiling(capability string, have []available) []available {
+	if capability == "" || compareReleases(capability, turing) >= 0 {
+		return have
+	}
+	return slices.DeleteFunc(slices.Clone(have), func(a available) bool { return compareReleases(a.Release, firstTuring) >= 0 })
+}
+
 // floor is the oldest driver that runs any release of a major version at all,
 // by minor-version compatibility: code that the driver would have to compile
 // itself (PTX) can still fail on it.
@@ -57,7 +74,7 @@ func CheckToolkit(s string) error {
 	if s == "" || s == Auto || releaseForm.MatchString(s) {
 		return nil
 	}
-	return hint.Errorf(`write a release such as "12.8", "auto" or ""`, "%q is no CUDA toolkit release", printable(s, 40))
+	return hint.Errorf(`write a release such as "12.8", "auto" or ""`, "%q is no CUDA toolkit release", say.Clean(s, 40))
 }
 
 // parts are the two numbers of a release; 0, 0 when it is none.
@@ -83,9 +100,21 @@ type available struct {
 	Version string // newest version of its package there: 12.8.1-1
 }
 
+// firstBuilds is the release from which on the third number of a package's
+// version is a build: 13.4.1 is the first that came out of 13.4.
+const firstBuilds = "13.4"
+
 // update is the number of the update that a package version stands for: the
-// third part of 12.8.1-1.
+// third part of 12.8.1-1, as long as NVIDIA numbered updates.
 func (a available) update() int {
+	if compareReleases(a.Release, firstBuilds) >= 0 {
+		return 0
+	}
+	return a.third()
+}
+
+// third is the third number of the package's version. The newer the higher.
+func (a available) third() int {
 	rest, ok := strings.CutPrefix(a.Version, a.Release+".")
 	if !ok {
 		return 0
@@ -108,8 +137,11 @@ func fullDriver(release string, update int) version.Driver {
 	return drivers[max(0, min(update, len(drivers)-1))]
 }
 
-// leastDriver is the oldest driver that runs a release at all.
+// leastDriver is the oldest driver that runs a release at all, as far as is known.
 func leastDriver(release string) version.Driver {
+	if newerThanKnown(release) {
+		return fullDriver(newestKnown(), 99)
+	}
 	major, _ := parts(release)
 	full := fullDriver(release, 0)
 	if least, ok := floor[major]; ok {
@@ -117,10 +149,6 @@ func leastDriver(release string) version.Driver {
 			return full // 11.0 came with a driver older than its major version's floor
 		}
 		return least
-	}
-	if major > newestMajor() {
-		// Nothing is known of it but that it is newer than all that is known.
-		return fullDriver(newestKnown(), 99)
 	}
 	return "" // older than the table: every driver in use runs it
 }
@@ -135,7 +163,15 @@ func newestKnown() string {
 	return newest
 }
 
-func newestMajor() int { major, _ := parts(newestKnown()); return major }
+// newerThanKnown reports whether a release is newer than the table. Its driver is
+// not known. It is held to need one of the newest known release's branch.
+func newerThanKnown(release string) bool { return compareReleases(release, newestKnown()) > 0 }
+
+// branch is the first number of a driver version.
+func branch(v version.Driver) version.Driver {
+	first, _, _ := strings.Cut(string(v), ".")
+	return version.Driver(first)
+}
 
 // checkDriver refuses a release that the driver cannot run. note is for the log
 // when it runs but with limits.
@@ -145,16 +181,14 @@ func checkDriver(a available, driver version.Driver) (note string, err error) {
 	}
 	least := leastDriver(a.Release)
 	full := fullDriver(a.Release, a.update())
-	if least != "" && version.Compare(driver, least) < 0 {
+	newer := newerThanKnown(a.Release)
+	if !newer && version.Compare(driver, least) < 0 || newer && version.Compare(driver, branch(least)) < 0 {
 		text := "newest that this driver fully supports is " + newestFor(driver)
 		return "", hint.Errorf("upgrade the host's driver, or ask for an older toolkit: the "+text,
 			"CUDA toolkit %s needs driver %s or newer, the driver is %s", a.Release, least, driver)
 	}
-	if full == "" {
-		if compareReleases(a.Release, newestKnown()) > 0 {
-			note = fmt.Sprintf("CUDA toolkit %s is newer than this program knows: whether driver %s fully supports it is not known", a.Release, driver)
-		}
-		return note, nil
+	if newer {
+		return fmt.Sprintf("CUDA toolkit %s is newer than this program knows: whether driver %s fully supports it is not known", a.Release, driver), nil
 	}
 	if version.Compare(driver, full) < 0 {
 		note = fmt.Sprintf("CUDA toolkit %s runs on driver %s with limits (code that the driver compiles may fail); all of it needs %s", a.Release, driver, full)
@@ -174,7 +208,7 @@ func newestFor(driver version.Driver) string {
 }
 
 // choose picks the toolkit to install from what the repository has.
-func choose(wanted string, driver version.Driver, have []available) (available, error) {
+func choose(wanted string, driver version.Driver, capability string, have []available) (available, error) {
 	have = slices.Clone(have)
 	slices.SortFunc(have, func(a, b available) int { return compareReleases(b.Release, a.Release) })
 	if wanted != Auto {
@@ -189,11 +223,23 @@ func choose(wanted string, driver version.Driver, have []available) (available, 
 	if driver == "" {
 		return available{}, hint.Errorf(`set cuda.toolkit to a release such as "12.8"`, "no driver version to choose a CUDA toolkit for")
 	}
-	for _, a := range have {
+	usable := compiling(capability, have)
+	for _, a := range usable {
 		full := fullDriver(a.Release, a.update())
 		if full != "" && version.Compare(driver, full) >= 0 {
 			return a, nil
 		}
+	}
+	// A repository for a new operating system may begin behind the table. The
+	// oldest release that it has is the nearest to what is known.
+	for _, a := range slices.Backward(usable) {
+		if newerThanKnown(a.Release) && version.Compare(driver, fullDriver(newestKnown(), 99)) >= 0 {
+			return a, nil
+		}
+	}
+	if len(usable) == 0 && len(have) > 0 {
+		return available{}, hint.Errorf("use a container with an older operating system, whose repository has older toolkits, or one without that GPU",
+			"the repository has no CUDA toolkit before %s, as a GPU of compute capability %s needs; it has %s", firstTuring, capability, list(have))
 	}
 	return available{}, hint.Errorf("set cuda.toolkit to the release that you want, or upgrade the host's driver",
 		"the repository has no CUDA toolkit that driver %s fully supports; it has %s, and that driver supports %s", driver, list(have), newestFor(driver))
@@ -223,12 +269,12 @@ func collect(pairs [][2]string) []available {
 	best := map[string]available{}
 	for _, p := range pairs {
 		m := toolkitName.FindStringSubmatch(p[0])
-		a := available{Version: printable(strings.TrimSpace(p[1]), 40)}
+		a := available{Version: say.Clean(strings.TrimSpace(p[1]), 40)}
 		if m == nil || a.Version == "" {
 			continue
 		}
 		a.Release = m[1] + "." + m[2]
-		if old, ok := best[a.Release]; !ok || a.update() > old.update() {
+		if old, ok := best[a.Release]; !ok || a.third() > old.third() {
 			best[a.Release] = a
 		}
 	}

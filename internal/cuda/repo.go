@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // repoBase is where NVIDIA keeps its CUDA repositories.
@@ -31,14 +32,14 @@ func repoURL(o OS, machine, override string) (string, Distro, error) {
 	u, err := url.Parse(override)
 	switch {
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"),
-		strings.ContainsAny(override, " \t\r\n[]{}<>\"'\\") || printable(override, 1<<12) != override:
+		strings.ContainsAny(override, " \t\r\n[]{}<>\"'\\") || say.Clean(override, 1<<12) != override:
 		return "", d, hint.Errorf("give it as https://HOST/PATH/",
-			"cuda.repo_url %q is no URL of a package repository", printable(override, 200))
+			"cuda.repo_url %q is no URL of a package repository", say.Clean(override, 200))
 	case u.User != nil:
 		return "", d, hint.Errorf("use a mirror that needs no password, or a proxy that knows it",
 			"cuda.repo_url for %s holds a password, which every user of the container could read", u.Host)
 	case u.RawQuery != "" || u.Fragment != "":
-		return "", d, hint.Errorf("give it as https://HOST/PATH/", "cuda.repo_url %q has a query or fragment", printable(override, 200))
+		return "", d, hint.Errorf("give it as https://HOST/PATH/", "cuda.repo_url %q has a query or fragment", say.Clean(override, 200))
 	}
 	u.Host = strings.ToLower(u.Host)
 	u.Path = strings.TrimRight(u.Path, "/") + "/"

@@ -9,6 +9,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // What is written for dnf and zypper follows their manuals and NVIDIA's own
@@ -65,7 +66,7 @@ func judgeRPM(p plan, names []string) error {
 	}
 	if len(p.remove) > 0 {
 		return hint.Errorf("remove them in the container yourself when they are not needed, or ask for other packages",
-			"installing %s would remove %s", strings.Join(names, ", "), printable(strings.Join(p.remove, ", "), 300))
+			"installing %s would remove %s", strings.Join(names, ", "), say.Clean(strings.Join(p.remove, ", "), 300))
 	}
 	return nil
 }

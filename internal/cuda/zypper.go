@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 const zypperRepoFile = "/etc/zypp/repos.d/" + rpmRepoID + ".repo"
@@ -18,6 +19,34 @@ type zypper struct{ *job }
 func (z *zypper) command(verb string, more ...string) []string {
 	return append([]string{"env", fmt.Sprintf("ZYPP_LOCK_TIMEOUT=%d", int(z.w.LockWait/time.Second)),
 		"zypper", "--non-interactive", "--gpg-auto-import-keys", "--xmlout", verb}, more...)
+}
+
+// zypper's informational statuses (its manual, "EXIT CODES"): the work is done.
+const (
+	rebootNeeded  = 102 // a reboot is suggested
+	restartNeeded = 103 // zypper itself was updated
+	nothingFound  = 104
+	repoSkipped   = 106
+	scriptFailed  = 107 // a package's script, after its files were installed
+)
+
+func informs(code int) bool {
+	return slices.Contains([]int{rebootNeeded, restartNeeded, repoSkipped, scriptFailed}, code)
+}
+
+// must is the must of all, which knows what is no failure to zypper. Whether the
+// toolkit works is seen from nvcc.
+func (z *zypper) must(o output, err error, what string) error {
+	if err != nil || !informs(o.code) {
+		return must(o, err, what)
+	}
+	switch o.code {
+	case repoSkipped:
+		z.log.Warnf("%s in the container skipped a repository that it could not refresh: %s", what, o.tail(2))
+	case scriptFailed:
+		z.log.Warnf("%s in the container: a package's script failed: %s", what, o.tail(2))
+	}
+	return nil
 }
 
 // lock is a change of zypper's list of packages that it must not install: a
@@ -35,7 +64,7 @@ func (z *zypper) prepare(ctx context.Context) error {
 		return err
 	}
 	out, err := z.run(ctx, z.lock("addlock")...)
-	if err := must(out, err, "zypper addlock"); err != nil {
+	if err := z.must(out, err, "zypper addlock"); err != nil {
 		return err
 	}
 	return z.retry(ctx, "fetch the container's package lists", func() (bool, error) {
@@ -43,7 +72,7 @@ func (z *zypper) prepare(ctx context.Context) error {
 		if err != nil {
 			return false, err
 		}
-		return true, must(out, nil, "zypper refresh")
+		return true, z.must(out, nil, "zypper refresh")
 	})
 }
 
@@ -94,7 +123,10 @@ func parseZypper(text string) plan {
 
 func (z *zypper) toolkits(ctx context.Context) ([]available, error) {
 	out, err := z.run(ctx, z.command("search", "--details", "--type", "package", "--repo", rpmRepoID, "cuda-toolkit-*")...)
-	if err := must(out, err, "zypper search"); err != nil {
+	if err == nil && out.code == nothingFound {
+		return nil, nil
+	}
+	if err := z.must(out, err, "zypper search"); err != nil {
 		return nil, err
 	}
 	return parseZypperSearch(string(out.stdout)), nil
@@ -115,11 +147,11 @@ func (z *zypper) install(ctx context.Context, names []string) error {
 		return err
 	}
 	p := parseZypper(string(out.stdout))
-	if out.code != 0 {
+	if out.code != 0 && !informs(out.code) {
 		if name, ok := driverIn(out.lines); ok {
 			return refuseDriver(name, names, out.tail(4))
 		}
-		return must(out, nil, "zypper install --dry-run")
+		return z.must(out, nil, "zypper install --dry-run")
 	}
 	if err := judgeRPM(p, names); err != nil || p.empty() {
 		return err
@@ -128,14 +160,15 @@ func (z *zypper) install(ctx context.Context, names []string) error {
 		return err
 	}
 	out, err = z.run(ctx, z.command("install", append([]string{"--no-recommends", "--auto-agree-with-licenses"}, names...)...)...)
-	return must(out, err, "zypper install")
+	return z.must(out, err, "zypper install")
 }
 
 // prune leaves what an earlier run installed: zypper cannot tell what came in
 // with a package and is needed by nothing else now.
 func (z *zypper) prune(_ context.Context, names []string) error {
+	keep := bareNames(names)
 	for _, n := range z.in.Asked {
-		if !slices.Contains(names, n) {
+		if !slices.Contains(keep, n) {
 			z.log.Infof("%s of an earlier run stays in the container beside the new one", n)
 		}
 	}
@@ -150,16 +183,16 @@ func (z *zypper) remove(ctx context.Context) error {
 	}
 	if len(have) > 0 {
 		out, err := z.run(ctx, z.command("remove", append([]string{"--dry-run"}, have...)...)...)
-		if err := must(out, err, "zypper remove --dry-run"); err != nil {
+		if err := z.must(out, err, "zypper remove --dry-run"); err != nil {
 			return err
 		}
 		for _, n := range parseZypper(string(out.stdout)).remove {
 			if !slices.Contains(have, n) {
-				return fmt.Errorf("removing the toolkit's packages would remove %s too", printable(n, 100))
+				return fmt.Errorf("removing the toolkit's packages would remove %s too", say.Clean(n, 100))
 			}
 		}
 		out, err = z.run(ctx, z.command("remove", have...)...)
-		if err := must(out, err, "zypper remove"); err != nil {
+		if err := z.must(out, err, "zypper remove"); err != nil {
 			return err
 		}
 		if z.in.Added, err = z.rpmInstalled(ctx, z.in.Added); err != nil {
@@ -167,5 +200,5 @@ func (z *zypper) remove(ctx context.Context) error {
 		}
 	}
 	out, err := z.run(ctx, z.lock("removelock")...)
-	return must(out, err, "zypper removelock")
+	return z.must(out, err, "zypper removelock")
 }

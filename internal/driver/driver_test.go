@@ -52,6 +52,26 @@ func TestAnswersOfNvidiaSMI(t *testing.T) {
 	}
 }
 
+func TestTheLowestCapabilityCountsAndNonsenseDoesNot(t *testing.T) {
+	for name, c := range map[string]struct {
+		code   int
+		stdout string
+		want   string
+	}{
+		"one GPU":       {0, "6.1\n", "6.1"},
+		"two GPUs":      {0, "12.0\n7.0\n", "7.0"},
+		"by number":     {0, "10.0\n8.9\n", "8.9"},
+		"one not known": {0, "[N/A]\n8.6\n", "8.6"},
+		"worn infoROM":  {14, "6.1\nWARNING: infoROM is corrupted at gpu 0000:01:00.0\n", "6.1"},
+		"older one":     {2, "Field \"compute_cap\" is not a valid field to query.\n\n", ""},
+		"failed":        {255, "6.1\n", ""},
+		"no GPU":        {0, "No devices were found\n", ""},
+		"hostile":       {0, "\x1b[2J\n0.1\n6.1.1\n-6.1\n6.1 \x00\n123.4\n", ""},
+	} {
+		t.Run(name, func(t *testing.T) { require.Equal(t, c.want, lowest(c.code, c.stdout)) })
+	}
+}
+
 func TestDpkgStatus(t *testing.T) {
 	const status = `Package: libc6
 Status: install ok installed

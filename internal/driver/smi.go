@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -20,12 +21,7 @@ const smiTimeout = 90 * time.Second
 // SMI asks nvidia-smi in the container for the driver's version and compares it
 // with what is wanted. Each of its known failures has an explanation of its own.
 func SMI(ctx context.Context, c *lxc.Container, want version.Driver) error {
-	result, err := c.Run(ctx, lxc.Cmd{
-		Args:    []string{"nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"},
-		Timeout: smiTimeout,
-		Keep:    16 << 10,
-		Reap:    true,
-	})
+	result, err := query(ctx, c, "driver_version")
 	switch {
 	case errors.Is(err, lxc.ErrDeadline):
 		return hint.Errorf("look for Xid errors in the host's kernel log (dmesg | grep -i xid); a GPU that hangs needs a reset or a reboot of the host",
@@ -34,6 +30,46 @@ func SMI(ctx context.Context, c *lxc.Container, want version.Driver) error {
 		return fmt.Errorf("run nvidia-smi in the container: %w", err)
 	}
 	return judge(result.Code, string(result.Stdout), want)
+}
+
+// Capability asks nvidia-smi in the container for the lowest compute capability
+// of its GPUs, such as "6.1". It is "" when nvidia-smi does not say: older ones
+// do not know the query.
+func Capability(ctx context.Context, c *lxc.Container) (string, error) {
+	result, err := query(ctx, c, "compute_cap")
+	if err != nil {
+		return "", fmt.Errorf("ask nvidia-smi in the container for the compute capability: %w", err)
+	}
+	return lowest(result.Code, string(result.Stdout)), nil
+}
+
+var capability = lazy.MustCompile(`^[1-9][0-9]?\.[0-9]$`)
+
+// lowest reads the answer, a line for each GPU. Lines of another form, such as
+// "[N/A]", tell nothing.
+func lowest(code int, stdout string) string {
+	if code != 0 && code != corruptInfoROM {
+		return ""
+	}
+	least := ""
+	for line := range strings.Lines(stdout) {
+		line = strings.TrimSpace(line)
+		// Of one form with driver versions: numbers with a dot between them.
+		if capability.MatchString(line) && (least == "" || version.Compare(version.Driver(line), version.Driver(least)) < 0) {
+			least = line
+		}
+	}
+	return least
+}
+
+// query asks nvidia-smi for one property of each GPU.
+func query(ctx context.Context, c *lxc.Container, property string) (lxc.Result, error) {
+	return c.Run(ctx, lxc.Cmd{
+		Args:    []string{"nvidia-smi", "--query-gpu=" + property, "--format=csv,noheader"},
+		Timeout: smiTimeout,
+		Keep:    16 << 10,
+		Reap:    true,
+	})
 }
 
 // judge says what an answer of nvidia-smi means. It prints its failures to

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gofrs/flock"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
@@ -175,18 +177,11 @@ func Excludes(dir string) error {
 	fail := func(format string, args ...any) error {
 		return hint.Errorf(what, "the locks of %s (%s) "+format, append([]any{dir, kind(dir)}, args...)...)
 	}
-	path := filepath.Join(dir, fmt.Sprintf(".locktest-%d-%d", os.Getpid(), time.Now().UnixNano()))
-	one, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	one, two, err := openTwice(dir)
 	if err != nil {
 		return fail("cannot be tested: %w", err)
 	}
 	defer one.Close()
-	two, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
-	// At once, so that a process killed here leaves nothing: locks belong to open files, not to names.
-	_ = os.Remove(path)
-	if err != nil {
-		return fail("cannot be tested: %w", err)
-	}
 	defer two.Close()
 
 	if err := tryExclusive(one); err != nil {
@@ -202,6 +197,31 @@ func Excludes(dir string) error {
 		return fail("do not reach other nodes: it is mounted with %s", option)
 	}
 	return nil
+}
+
+// openTwice opens a new file in dir twice, as two processes would. Where the file
+// system can, the file never has a name, so that a process that is killed here
+// leaves nothing. Locks belong to open files, not to names.
+func openTwice(dir string) (one, two *os.File, err error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		one = os.NewFile(uintptr(fd), dir)
+		if two, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDWR, 0); err == nil {
+			return one, two, nil
+		}
+		one.Close()
+	}
+	path := filepath.Join(dir, fmt.Sprintf(".locktest-%d-%d", os.Getpid(), time.Now().UnixNano()))
+	if one, err = os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err != nil {
+		return nil, nil, err
+	}
+	two, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	_ = os.Remove(path)
+	if err != nil {
+		one.Close()
+		return nil, nil, err
+	}
+	return one, two, nil
 }
 
 func tryExclusive(f *os.File) error {

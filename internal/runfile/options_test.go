@@ -2,6 +2,7 @@ package runfile
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -82,4 +83,17 @@ func TestOptionLines(t *testing.T) {
 	} {
 		require.Equal(t, want, optionsIn(line), line)
 	}
+}
+
+func FuzzOptions(f *testing.F) {
+	for _, line := range []string{`    echo "  --no-kernel-modules"`, `  --systemd, --no-systemd`, `echo '  -s, --silent'`, `  --tmpdir=TMPDIR`, `    echo "  -"`, "  --", "    echo ", "\t echo \"\"\"  --x\xff",
+		`    echo "  -k KERNEL-NAME, --kernel-name=KERNEL"`, "  --" + strings.Repeat("x", 70), "  , , -, --a"} {
+		f.Add(line)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		for _, o := range optionsIn(line) {
+			require.Regexp(t, `^--[a-z0-9-]{2,64}$`, o)
+			require.Contains(t, line, o)
+		}
+	})
 }

@@ -1,9 +1,9 @@
 // Command torture tries hard to break the hook: it kills it at random moments on
 // real containers, pulls the container away from under it, starts many at once,
-// and runs the tests of everything hostile in their long form. At the end stands
-// a table of cases, tries and failures.
+// runs the tests of everything hostile in their long form, and looks for data
+// races. At the end stands a table of cases, tries and failures.
 //
-//	go run ./internal/torture                          everything; some 40 minutes
+//	go run ./internal/torture                          everything; about an hour
 //	go run ./internal/torture -only crashes -kills 50  one part
 //	go run ./internal/torture -seed 7                  the same random moments again
 //	go run ./internal/torture -markdown T              the table for the README

@@ -31,6 +31,7 @@
 //
 //	4 9 12 15 17 18 255  fail with this status and nvidia-smi's text for it
 //	version=X            claim to be version X
+//	cap=X                have a second GPU of this compute capability; cap=unknown: not know the query
 //	hang, hang-ignore-term, forever, daemon   as above (daemon is fork)
 //
 // Without that file nvidia-smi needs no GPU. It fails with 12 when there is no

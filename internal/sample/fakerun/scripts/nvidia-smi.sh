@@ -5,6 +5,7 @@ version=@VERSION@
 short=@SHORT@
 nvml=$short
 names_library=@NAMES_LIBRARY@
+cap=8.9
 PATH=$PATH:/usr/sbin:/usr/bin:/sbin:/bin
 
 # fail with the status and text that nvidia-smi has for it; all of them go to stdout.
@@ -57,6 +58,7 @@ if [ -r /etc/sample-nvidia-smi ]; then
             daemon) leave_daemon ;;
             forever) while :; do echo "$version"; done ;;
             version=*) said=${word#version=} ;;
+            cap=*) cap=${word#cap=} ;;
             *[!0-9]*) ;;
             *) fail "$word" ;;
         esac
@@ -95,6 +97,18 @@ case "$*" in
         esac
         echo "$version"
         echo "$version" ;;
+    *--query-gpu=compute_cap*)
+        if [ "$cap" = unknown ]; then
+            echo 'Field "compute_cap" is not a valid field to query.'
+            echo ""
+            exit 2
+        fi
+        case "$*" in
+            *noheader*) ;;
+            *) echo "compute_cap" ;;
+        esac
+        echo "8.9"
+        echo "$cap" ;;
     -L | --list-gpus)
         echo "GPU 0: NVIDIA Sample (UUID: GPU-00000000-0000-0000-0000-000000000000)"
         echo "GPU 1: NVIDIA Sample (UUID: GPU-00000000-0000-0000-0000-000000000001)" ;;
