@@ -80,12 +80,7 @@ func Decide(s config.Settings, f Facts) Plan {
 	if refusal != nil {
 		return *refusal
 	}
-	p := Plan{Wanted: wanted, Verify: s.Driver.Verify}
-	if f.Host.Module != wanted || s.GPUs == "none" {
-		// The user space is installed ahead of the module, or in a container
-		// that is given no GPU: nvidia-smi cannot work there.
-		p.Verify = "files"
-	}
+	p := Plan{Wanted: wanted, Verify: Verify(s, f.Host.Module, wanted)}
 	why := driverWork(f.Container, p)
 	verifyOnly := why == "" && f.Container.Verified == "files" && p.Verify == "nvidia-smi"
 	switch {
@@ -123,6 +118,16 @@ func Decide(s config.Settings, f Facts) Plan {
 	}
 	p.Steps = append(p.Steps, StepInstall, StepVerify)
 	return withToolkit(p, s, f)
+}
+
+// Verify is how a driver is verified: nvidia-smi or files.
+func Verify(s config.Settings, module, wanted version.Driver) string {
+	if module != wanted || s.GPUs == "none" {
+		// The user space is installed ahead of the module, or in a container
+		// that is given no GPU: nvidia-smi cannot work there.
+		return "files"
+	}
+	return s.Driver.Verify
 }
 
 // withToolkit ends a plan: the driver is recorded before the toolkit is tried,

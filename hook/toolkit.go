@@ -6,26 +6,28 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
-// toolkitMissing says why the wanted CUDA toolkit is not in the container, or
-// "" when it is, or none is wanted. A toolkit that is no longer wanted stays
-// until it is uninstalled. No process is started.
-func (r *run) toolkitMissing(wanted version.Driver) string {
-	w := r.cudaWant(wanted)
+// ToolkitMissing says why the wanted CUDA toolkit is not in a container, whose
+// record is in, or "" when it is, or none is wanted. A toolkit that is no longer
+// wanted stays until it is uninstalled. No process is started.
+func ToolkitMissing(c *lxc.Container, in *record.Installed, s config.Settings, wanted version.Driver, arch string) string {
+	w := cudaWant(s, wanted, arch)
 	if w.None() {
 		return ""
 	}
-	had, err := recordedToolkit(r.installed)
+	had, err := recordedToolkit(in)
 	if err != nil {
 		return err.Error()
 	}
-	if ok, why := cuda.Current(r.container, had, w); !ok {
+	if ok, why := cuda.Current(c, had, w); !ok {
 		return why
 	}
 	return ""
@@ -42,14 +44,21 @@ func recordedToolkit(in *record.Installed) (cuda.Installed, error) {
 	return had, nil
 }
 
+func (r *run) toolkitMissing(wanted version.Driver) string {
+	return ToolkitMissing(r.container, r.installed, r.settings, wanted, r.trace.Facts.Host.Arch)
+}
+
 func (r *run) cudaWant(wanted version.Driver) cuda.Want {
-	s := r.settings
+	return cudaWant(r.settings, wanted, r.trace.Facts.Host.Arch)
+}
+
+func cudaWant(s config.Settings, wanted version.Driver, arch string) cuda.Want {
 	return cuda.Want{
 		Toolkit:  s.CUDA.Toolkit,
 		Packages: s.CUDA.Packages,
 		RepoURL:  s.CUDA.RepoURL,
 		Driver:   wanted,
-		Arch:     r.trace.Facts.Host.Arch,
+		Arch:     arch,
 		CacheDir: s.Cache.Dir,
 		Timeout:  2 * s.Install.Timeout,
 	}

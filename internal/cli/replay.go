@@ -21,8 +21,9 @@ func (a *app) replay() *cobra.Command {
 		Use:   "replay VMID PHASE",
 		Short: "run a phase by hand, or decide again from a kept trace",
 		Long: `Run a phase of a container as Proxmox VE does, with debug output. The phases
-are pre-start, post-start, pre-stop and post-stop; all but post-start do nothing
-of their own. A chained hookscript is run too.
+are pre-start, post-start, pre-stop and post-stop; only post-start works on the
+container. When Proxmox VE calls the last two, what goes on in the background is
+ended; replay leaves that alone. A chained hookscript is run in every phase.
 
 With --trace FILE and no other arguments: decide again from the trace of an
 earlier run, and say whether today's program would do the same. Settings and
@@ -77,9 +78,12 @@ func (a *app) replayEvent(ctx context.Context, out io.Writer, e hook.Event, o ho
 	}
 	o.Config, o.Host, o.Log, o.Terminal = conf, a.host, log, isTerminal(os.Stderr)
 	failed := false
-	if e.Phase != hook.PhasePostStart {
+	switch e.Phase {
+	case hook.PhasePreStop, hook.PhasePostStop:
+		log.Infof("%s: a stop would end the work in the background, replay does not", e.Phase)
+	case hook.PhasePreStart:
 		log.Infof("%s: this program has nothing to do", e.Phase)
-	} else {
+	default:
 		t, err := hook.PostStart(ctx, e, o)
 		if err != nil {
 			if t.Plan.Held {

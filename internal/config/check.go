@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -151,11 +152,7 @@ func checkPeriod(v any) (any, string) {
 }
 
 func checkToolkit(s string) (string, string) {
-	if s == "" || s == "auto" {
-		return s, ""
-	}
-	major, minor, _ := strings.Cut(s, ".")
-	if !number(major, 2) || !number(minor, 2) {
+	if s != "" && s != cudapkg.Auto && !cudapkg.IsRelease(s) {
 		return "", quote(s) + " is no release of the toolkit"
 	}
 	return s, ""
@@ -163,11 +160,13 @@ func checkToolkit(s string) (string, string) {
 
 func checkPackage(s string) (string, string) {
 	name, version, pinned := strings.Cut(s, "=")
-	if len(name) == 0 || !strings.Contains(lower+digits, name[:1]) || !only(name, lower+digits+"+._-") {
+	switch {
+	case !cudapkg.IsName(name):
 		return "", quote(s) + " is no package name"
-	}
-	if pinned && (version == "" || strings.HasPrefix(version, "-") || !only(version, lower+upper+digits+".+:~-")) {
+	case pinned && !cudapkg.IsVersion(version):
 		return "", quote(s) + " names no version of a package"
+	case cudapkg.IsDriver(name):
+		return "", quote(s) + " belongs to the driver, which comes from the host's run file"
 	}
 	return s, ""
 }

@@ -60,15 +60,6 @@ func (s Settings) Origin(key string) string {
 // DefaultState is the state folder when nothing names another.
 const DefaultState = "/var/lib/pve-nvidia-hook"
 
-// Keys lists every key in the order of the documentation.
-func Keys() []string {
-	names := make([]string, len(keys))
-	for i := range keys {
-		names[i] = keys[i].name
-	}
-	return names
-}
-
 // defaults are the values that hold when no file says otherwise.
 func defaults(vmid int) Settings {
 	s := Settings{VMID: vmid, GPUs: "all", Wanted: true}

@@ -225,8 +225,8 @@ func TestShippedFileIsTheDefaultsAndNamesEveryKey(t *testing.T) {
 	origins := s.origins
 	s.origins = nil
 	require.Equal(t, defaults(101), s)
-	for _, key := range Keys() {
-		require.Contains(t, origins[key], "config.toml:", "%s is not in packaging/config.toml", key)
+	for _, k := range keys {
+		require.Contains(t, origins[k.name], "config.toml:", "%s is not in packaging/config.toml", k.name)
 	}
 	require.Equal(t, defaults(101), mustFor(t, mustLoad(t, map[string]string{"config.toml": string(data)}), 101))
 }

@@ -131,6 +131,16 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 			func(_ *hostFacts, f *guestFacts) { f.inside.record.Verified = "files" },
 			"warning record: only the files of driver 580.142 were checked so far",
 		},
+		"toolkit to come": {
+			func(_ *hostFacts, f *guestFacts) {
+				f.settings.CUDA.Toolkit, f.inside.toolkit = "12.8", "no toolkit is installed"
+			},
+			"problem toolkit: the CUDA toolkit is not as wanted: no toolkit is installed | pve-nvidia-hook apply 101",
+		},
+		"left by a run that was killed": {
+			func(_ *hostFacts, f *guestFacts) { f.inside.stage = true },
+			"warning stage: a run that was killed has left its files in /var/lib/pve-nvidia-hook/stage in the container | pve-nvidia-hook apply --force 101",
+		},
 		"orphans": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.orphans = []string{"/a", "/b", "/c", "/d"} },
 			"problem orphans: libraries of another driver are left: /a, /b, /c and 1 more;",
@@ -196,6 +206,18 @@ func TestWhatIsNoFaultInside(t *testing.T) {
 	f.next.Dev = map[int]string{0: "/dev/nvidia0,mode=0666", 1: "/dev/nvidiactl,mode=0666", 2: "/dev/nvidia-uvm,mode=0666", 3: "/dev/nvidia-modeset,mode=0666"}
 	f.hostHas["/dev/nvidia-modeset"] = true
 	require.Empty(t, lines(checkGuest(h, f)), "a node that comes with the next start is not missing now")
+}
+
+func TestWhatTheHookWouldLeaveAloneIsNoFault(t *testing.T) {
+	h, f := well(t)
+	f.inside.record.Verified, f.settings.GPUs = "files", "none"
+	require.Empty(t, lines(checkRecord(h, f)), "without a GPU nvidia-smi is never asked")
+	f.settings.GPUs, f.settings.Driver.Version = "all", "590.48.01"
+	require.Empty(t, lines(checkRecord(h, f)), "nor ahead of the host's module")
+	f.inside.toolkit = "no toolkit is wanted any more"
+	require.Empty(t, lines(checkToolkit(h, f)), "it stays until uninstall")
+	f.inside.stage, f.holder = true, "pid 7 on pve1"
+	require.Empty(t, lines(checkStage(f)), "a run works there")
 }
 
 func TestRoomOfTheCacheIsForWhatIsNotThere(t *testing.T) {

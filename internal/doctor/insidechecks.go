@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
@@ -18,7 +19,9 @@ func checkInside(h hostFacts, f guestFacts) []Finding {
 	}
 	all := checkInsideNodes(h, f)
 	all = append(all, checkVersions(h, f)...)
-	all = append(all, checkRecord(f)...)
+	all = append(all, checkRecord(h, f)...)
+	all = append(all, checkToolkit(h, f)...)
+	all = append(all, checkStage(f)...)
 	all = append(all, checkOrphans(f)...)
 	all = append(all, checkObstacles(f)...)
 	all = append(all, checkDisk(h, f)...)
@@ -143,7 +146,7 @@ func or(s, other string) string {
 }
 
 // checkRecord compares what a run has recorded with what is there.
-func checkRecord(f guestFacts) []Finding {
+func checkRecord(h hostFacts, f guestFacts) []Finding {
 	out := findings{check: "record"}
 	in, have := f.inside.record, f.inside.found.Version()
 	switch {
@@ -158,13 +161,35 @@ func checkRecord(f guestFacts) []Finding {
 		out.add(Problem, f.apply(false), "its record is stale: it names driver %s, but %s is there", in.Version, have)
 	case f.inside.differs != "":
 		out.add(Problem, f.apply(false), "it is not as driver %s was installed: %s", in.Version, f.inside.differs)
-	case in.Verified == "files" && f.settings.Driver.Verify != "files":
+	case in.Verified == "files" && hook.Verify(f.settings, h.module, f.wanted(h)) == "nvidia-smi":
 		out.add(Warning, f.apply(false), "only the files of driver %s were checked so far, nvidia-smi was not run", in.Version)
 	}
 	if len(out.list) == 0 {
 		return out.orOK("its files are as recorded at %s", when(in.At))
 	}
 	return out.list
+}
+
+// checkToolkit says of the CUDA toolkit what a start would do about it.
+func checkToolkit(h hostFacts, f guestFacts) []Finding {
+	const check = "toolkit"
+	asked := f.settings.CUDA.Toolkit != "" || len(f.settings.CUDA.Packages) > 0
+	switch {
+	case !asked, !f.settings.Wanted, f.settingsError != "", f.wanted(h) == "":
+		return nil
+	case f.inside.toolkit != "":
+		return one(check, Problem, f.apply(false), "the CUDA toolkit is not as wanted: %s", f.inside.toolkit)
+	}
+	return one(check, OK, "", "the CUDA toolkit is as wanted")
+}
+
+// checkStage finds what a run that was killed has left in the container.
+func checkStage(f guestFacts) []Finding {
+	if !f.inside.stage || f.holder != "" || f.lockError != "" {
+		return nil
+	}
+	return one("stage", Warning, fmt.Sprintf("pve-nvidia-hook apply --force %d", f.vmid),
+		"a run that was killed has left its files in %s in the container", stage)
 }
 
 func checkOrphans(f guestFacts) []Finding {

@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
@@ -29,6 +31,8 @@ type insideFacts struct {
 	record      *record.Installed
 	recordError string
 	differs     string // how the files differ from the record
+	toolkit     string // why the wanted CUDA toolkit is not there
+	stage       bool   // the folder of an installation is there
 	orphans     []string
 	blockers    []driver.Blocker
 	free        uint64 // bytes in /usr
@@ -50,6 +54,9 @@ func (n insideNode) char() bool { return n.mode&fs.ModeCharDevice != 0 }
 // that never answers holds the goroutine that asks it, and nobody else.
 const insideLimit = 30 * time.Second
 
+// stage is where driver works in a container; it goes with the end of a run.
+const stage = record.Folder + "/stage"
+
 // Most entries of a folder of /dev that are looked at; a host has some hundreds.
 const devMost = 10000
 
@@ -61,9 +68,9 @@ func (f *guestFacts) lookInside(ctx context.Context, h hostFacts) {
 		err   error
 	}
 	done := make(chan answer, 1)
-	vmid, lxcPath, wanted := f.vmid, f.settings.Paths.LXC, f.wanted(h)
+	settings, wanted := f.settings, f.wanted(h)
 	go func() {
-		facts, err := lookInto(ctx, lxcPath, vmid, h.arch, wanted)
+		facts, err := lookInto(ctx, settings, h.arch, wanted)
 		done <- answer{facts, err}
 	}()
 	var a answer
@@ -76,10 +83,14 @@ func (f *guestFacts) lookInside(ctx context.Context, h hostFacts) {
 	f.unknown = errors.Is(a.err, lxc.ErrUnknown)
 	f.running = !errors.Is(a.err, lxc.ErrNotRunning)
 	f.insideError, f.insideHint = text(a.err), hint.Of(a.err)
+	if f.inside != nil && f.inside.stage && f.holder == "" {
+		// A run may have begun since it was asked for.
+		f.holder, _ = hook.Busy(ctx, f.settings, f.vmid)
+	}
 }
 
-func lookInto(ctx context.Context, lxcPath string, vmid int, arch string, wanted version.Driver) (*insideFacts, error) {
-	c, err := lxc.Open(ctx, lxcPath, vmid)
+func lookInto(ctx context.Context, s config.Settings, arch string, wanted version.Driver) (*insideFacts, error) {
+	c, err := lxc.Open(ctx, s.Paths.LXC, s.VMID)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +104,9 @@ func lookInto(ctx context.Context, lxcPath string, vmid int, arch string, wanted
 	if f.record != nil && f.record.Version != "" {
 		f.differs = driver.Differs(c, f.record)
 	}
+	f.toolkit = hook.ToolkitMissing(c, f.record, s, wanted, arch)
+	_, err = c.Lstat(stage)
+	f.stage = err == nil
 	keep := f.found.CUDA // what is in use is no orphan, also where another is wanted
 	if keep == "" {
 		keep = wanted

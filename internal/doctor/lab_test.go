@@ -64,6 +64,7 @@ mkdir -p /var/lib/pve-nvidia-hook
 echo '{"format":1,"version":"550.163.01","files":[]}' >/var/lib/pve-nvidia-hook/installed.json
 printf 'Package: libcuda1\nStatus: install ok installed\n\n' >>/var/lib/dpkg/status
 rm -f /sbin/ldconfig /usr/sbin/ldconfig
+mkdir /var/lib/pve-nvidia-hook/stage
 `
 
 func TestFaultsOfARunningContainerAreFound(t *testing.T) {
@@ -77,7 +78,7 @@ func TestFaultsOfARunningContainerAreFound(t *testing.T) {
 	defer cancel()
 	out, err := c.Attach(ctx, "sh", "-c", fmt.Sprintf(faulty, arch(t)))
 	require.NoError(t, err, out)
-	n.file("config.toml", fmt.Sprintf("[cache]\ndir = %q\n[paths]\nstate = %q\nrun = %q\nlxc = %q\n",
+	n.file("config.toml", fmt.Sprintf("[containers.101]\ntoolkit = \"12.8\"\n[cache]\ndir = %q\n[paths]\nstate = %q\nrun = %q\nlxc = %q\n",
 		n.path("cache"), n.path("state"), n.path("run"), l.Path))
 
 	said := lines(n.examine().Findings)
@@ -88,6 +89,8 @@ func TestFaultsOfARunningContainerAreFound(t *testing.T) {
 		"101 problem orphans: libraries of another driver are left: /usr/lib/" + arch(t) + "-linux-gnu/libcuda.so.535.54.03;",
 		"101 problem obstacles: NVIDIA's installer needs ldconfig in the container",
 		"101 problem obstacles: distribution packages of the driver are installed: libcuda1",
+		"101 problem toolkit: the CUDA toolkit is not as wanted: no toolkit is installed | pve-nvidia-hook apply 101",
+		"101 warning stage: a run that was killed has left its files in /var/lib/pve-nvidia-hook/stage in the container | pve-nvidia-hook apply --force 101",
 		"101 warning memory: its memory limit is 256 MiB",
 	} {
 		require.Contains(t, said, want)

@@ -42,14 +42,10 @@ type Snapshot struct {
 
 // Section is what this program reads of one section.
 type Section struct {
-	Hostname, Hookscript, OSType, Arch, Features, Lock string
+	Hostname, Hookscript string
 
-	Unprivileged bool
-	Template     bool
-	Dev          map[int]string // devN, such as "/dev/nvidia0,mode=0666"
-	MP           map[int]string // mpN
-	LXC          []KV           // raw lxc.* lines in their order
-	IDMap        []string       // the values of lxc.idmap
+	Dev map[int]string // devN, such as "/dev/nvidia0,mode=0666"
+	LXC []KV           // raw lxc.* lines in their order
 }
 
 // KV is a raw LXC setting.
@@ -82,9 +78,6 @@ func ParseConf(r io.Reader, vm bool) (Conf, error) {
 			continue
 		} else if m := lxcLine.FindStringSubmatch(line); m != nil {
 			at.LXC = append(at.LXC, KV{m[1], m[2]})
-			if m[1] == "lxc.idmap" {
-				at.IDMap = append(at.IDMap, m[2])
-			}
 		} else if m := valueLine.FindStringSubmatch(line); m != nil {
 			if at == &c.Pending && m[1]+m[2] == "delete" {
 				c.Delete = deletions(m[3])
@@ -123,11 +116,8 @@ func (s *Section) set(key, number, value string) {
 		if err != nil || n > maxDev {
 			return
 		}
-		switch key {
-		case "dev":
+		if key == "dev" {
 			put(&s.Dev, n, value)
-		case "mp":
-			put(&s.MP, n, value)
 		}
 		return
 	}
@@ -136,18 +126,6 @@ func (s *Section) set(key, number, value string) {
 		s.Hostname = value
 	case "hookscript":
 		s.Hookscript = value
-	case "ostype":
-		s.OSType = value
-	case "arch":
-		s.Arch = value
-	case "features":
-		s.Features = value
-	case "lock":
-		s.Lock = value
-	case "unprivileged":
-		s.Unprivileged = truth(value)
-	case "template":
-		s.Template = truth(value)
 	}
 }
 

@@ -50,14 +50,8 @@ func TestLiveSectionEndsWhereTheNextBegins(t *testing.T) {
 	c := parse(t, full)
 	require.Equal(t, "local:snippets/mine.sh", c.Hookscript)
 	require.Equal(t, "web", c.Hostname)
-	require.Equal(t, "debian", c.OSType)
-	require.Equal(t, "amd64", c.Arch)
-	require.Equal(t, "nesting=1", c.Features)
-	require.True(t, c.Unprivileged)
 	require.Equal(t, map[int]string{0: "/dev/nvidia0,mode=0666", 11: "path=/dev/dri/renderD128,gid=104"}, c.Dev)
 	require.Equal(t, "/dev/dri/renderD128", devPath(c.Dev[11]))
-	require.Len(t, c.MP, 1)
-	require.Equal(t, []string{"u 0 100000 65536", "g 0 100000 65536"}, c.IDMap)
 	require.Len(t, c.LXC, 3)
 }
 

@@ -20,7 +20,6 @@ type Want struct {
 // Plan is what enable or disable changes of one container, and what it says.
 type Plan struct {
 	VMID     int
-	Name     string
 	Set      []KV     // options of pct set
 	Revert   []string // keys whose pending value is taken back
 	Delete   []string // keys that go out of the live configuration
@@ -89,7 +88,7 @@ func dev(n int) string { return "dev" + strconv.Itoa(n) }
 // state is what earlier runs have put there: of that, what is no longer wanted
 // goes. All else is the user's and stays.
 func PlanEnable(c Conf, state State, w Want) (Plan, error) {
-	p := Plan{VMID: c.VMID, Name: c.Hostname, State: State{Dev: map[int]string{}}}
+	p := Plan{VMID: c.VMID, State: State{Dev: map[int]string{}}}
 	next := c.Next()
 	if err := p.hookscript(next.Hookscript, state, w); err != nil {
 		return p, err
@@ -222,7 +221,7 @@ func freeNumber(c Conf, next Section, entry string) (int, bool) {
 // PlanDisable decides how to undo what enable did: the hookscript goes, or the
 // chained one comes back, and those entries go that stand as enable put them.
 func PlanDisable(c Conf, state State) Plan {
-	p := Plan{VMID: c.VMID, Name: c.Hostname, State: State{Dev: map[int]string{}}}
+	p := Plan{VMID: c.VMID, State: State{Dev: map[int]string{}}}
 	next := c.Next()
 	switch {
 	case next.Hookscript == "":
