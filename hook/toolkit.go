@@ -8,6 +8,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
@@ -75,7 +76,7 @@ func (w *work) toolkit(ctx context.Context) (string, error) {
 		w.Log.Warnf("%v; it is set up again", err)
 	}
 	want.Had = had
-	if want.Toolkit == cuda.Auto && w.trace.Plan.Verify == "nvidia-smi" {
+	if want.Toolkit == cudapkg.Auto && w.trace.Plan.Verify == "nvidia-smi" {
 		// nvidia-smi has named the driver's version before: it works.
 		if want.Capability, err = driver.Capability(ctx, w.container); err != nil {
 			w.Log.Debugf("%v", err)

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda/cudatest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
 )
@@ -32,7 +33,7 @@ func TestToolkitInARealContainer(t *testing.T) {
 		require.Contains(t, b.in("bash", "-lc", "nvcc --version"), "release 12.8, V12.8.93")
 		require.Equal(t, []string{"cuda-keyring", "cuda-toolkit-12-8", "nvidia-container-toolkit"}, b.had.Asked)
 		for _, n := range strings.Fields(b.packages()) {
-			require.False(t, IsDriver(n), n)
+			require.False(t, cudapkg.IsDriver(n), n)
 		}
 		require.Equal(t, pinText(), readIn(t, b, pinFile))
 		require.Equal(t, "# Written by pve-nvidia-hook.\ndeb [signed-by="+keyringFile+"] "+b.repo("a")+" /\n", readIn(t, b, ownList))
@@ -66,9 +67,9 @@ func TestToolkitInARealContainer(t *testing.T) {
 		require.NotContains(t, b.had.Added, "cuda-toolkit-12-8")
 	}))
 	t.Run("AutoTakesTheNewestThatTheDriverSupports", b.with(func(t *testing.T) {
-		require.NoError(t, b.install(func(w *Want) { w.Toolkit = Auto }))
+		require.NoError(t, b.install(func(w *Want) { w.Toolkit = cudapkg.Auto }))
 		require.Equal(t, "13.0", b.had.Release) // the repository has 13.3 as well
-		ok, why := Current(b.c, b.had, Want{Toolkit: Auto, RepoURL: b.want.RepoURL, Driver: "610.43.02"})
+		ok, why := Current(b.c, b.had, Want{Toolkit: cudapkg.Auto, RepoURL: b.want.RepoURL, Driver: "610.43.02"})
 		require.False(t, ok)
 		require.Contains(t, why, "610.43.02")
 	}))

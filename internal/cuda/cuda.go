@@ -10,10 +10,11 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -73,15 +74,14 @@ func (w Want) None() bool { return w.Toolkit == "" && len(w.Packages) == 0 }
 
 // packageForm is the form of a package name in all three package worlds, with
 // the version that apt and dnf take behind it.
-var packageForm = lazy.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(=[A-Za-z0-9][A-Za-z0-9+.:~_-]{0,127})?$`)
-
 // CheckPackages says whether names can stand as further packages.
 func CheckPackages(names []string) error {
 	for _, n := range names {
-		if !packageForm.MatchString(n) {
+		name, version, pinned := strings.Cut(n, "=")
+		if !cudapkg.IsName(name) || pinned && !cudapkg.IsVersion(version) {
 			return hint.Errorf("write a name such as nvtop or cuda-nvcc-12-8", "%q is no name of a package", say.Clean(n, 80))
 		}
-		if IsDriver(n) {
+		if cudapkg.IsDriver(n) {
 			return hint.Errorf("take it out of cuda.packages; for a toolkit without driver there is cuda-toolkit-X-Y, for parts of it cuda-nvcc-X-Y and its kin",
 				"package %s belongs to the NVIDIA driver, which comes from the host's run file", n)
 		}
@@ -106,7 +106,7 @@ func (j *job) install(ctx context.Context) error {
 	if err := errors.Join(CheckToolkit(w.Toolkit), CheckPackages(w.Packages)); err != nil {
 		return err
 	}
-	if w.Toolkit != "" && w.Toolkit != Auto {
+	if w.Toolkit != "" && w.Toolkit != cudapkg.Auto {
 		if _, err := checkDriver(available{Release: w.Toolkit}, w.Driver); err != nil {
 			return err
 		}
@@ -154,7 +154,7 @@ func (j *job) install(ctx context.Context) error {
 		if note != "" {
 			j.log.Warnf("%s", note)
 		}
-		if w.Toolkit == Auto && len(compiling(w.Capability, have)) < len(have) {
+		if w.Toolkit == cudapkg.Auto && len(compiling(w.Capability, have)) < len(have) {
 			j.log.Infof("auto leaves out CUDA toolkit %s and newer: they need GPUs of compute capability %s, the container has one of %s", firstTuring, turing, w.Capability)
 		}
 		release = chosen.Release

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
@@ -166,14 +167,14 @@ func TestDriverPackagesAreTold(t *testing.T) {
 		libnvidia-glcore libnvidia-nvvm4 libnvidia-ml libnvidia-cfg libnvidia-fbc libnvidia-gpucomp libnvcuvid1 libnvoptix1 libcudadebugger1
 		nvidia-utils-570 nvidia-compute-utils-570 nvidia-headless-570 nvidia-dkms-570 nvidia-firmware-570-570.124.06 firmware-nvidia-gsp xserver-xorg-video-nvidia
 		kmod-nvidia-open-dkms nvidia-compute-G06 nvidia-libXNVCtrl`) {
-		require.True(t, IsDriver(n), n)
+		require.True(t, cudapkg.IsDriver(n), n)
 	}
 	for _, n := range strings.Fields(`cuda-toolkit cuda-toolkit-12-8 cuda-toolkit-13 cuda-nvcc-12-8 cuda-cudart-dev-12-8 cuda-cudart-12-8 cuda-libraries-12-8 cuda-keyring
 		cuda-compat-12-8 cuda-toolkit-config-common cuda-toolkit-12-8-config-common
 		libnvjitlink-12-8 libnvjpeg-12-8 libnvvm-13-0 libnvptxcompiler-13-0 libnvfatbin-12-8 libnpp-12-8 libcublas-12-8 libcufft-12-8
 		nvidia-container-toolkit nvidia-container-toolkit-base libnvidia-container1 libnvidia-container-tools libnvidia-container-dev
 		nvidia-cuda-toolkit nvtop build-essential libcudnn9-cuda-12`) {
-		require.False(t, IsDriver(n), n)
+		require.False(t, cudapkg.IsDriver(n), n)
 	}
 	require.NoError(t, CheckPackages([]string{"nvtop", "cuda-nvcc-12-8", "libstdc++6", "x=1:2.0~rc1-1"}))
 	for _, n := range []string{"-o", "--reinstall", "", "a b", "a;b", "./x.deb", "x\ny", "cuda-drivers", "libcuda1=5"} {
@@ -234,20 +235,20 @@ func TestAutoTakesTheNewestThatTheDriverFullySupports(t *testing.T) {
 		"560.35.05": "12.6", "570.86.16": "12.6", "570.124.06": "12.8", "575.57.08": "12.9", "575.51.03": "12.8",
 		"580.65.06": "12.9", "580.95.05": "13.0", "580.142": "13.0", "610.43.02": "13.3", "700.1": "13.3",
 	} {
-		got, err := choose(Auto, driver, "", have)
+		got, err := choose(cudapkg.Auto, driver, "", have)
 		require.NoError(t, err, driver)
 		require.Equal(t, want, got.Release, driver)
 	}
 	behind := collect([][2]string{{"cuda-toolkit-13-5", "13.5.0-1"}, {"cuda-toolkit-13-4", "13.4.1-1"}, {"cuda-toolkit-13-4", "13.4.2-1"}})
-	got, err := choose(Auto, "700.1", "", behind)
+	got, err := choose(cudapkg.Auto, "700.1", "", behind)
 	require.NoError(t, err, "a repository that begins behind the table")
 	require.Equal(t, available{"13.4", "13.4.2-1"}, got)
 	require.Zero(t, got.update(), "a build is no update")
-	_, err = choose(Auto, "580.142", "", behind)
+	_, err = choose(cudapkg.Auto, "580.142", "", behind)
 	require.ErrorContains(t, err, "no CUDA toolkit that driver 580.142 fully supports; it has 13.5, 13.4")
-	_, err = choose(Auto, "535.54.03", "", have)
+	_, err = choose(cudapkg.Auto, "535.54.03", "", have)
 	require.ErrorContains(t, err, "supports 12.2")
-	_, err = choose(Auto, "", "", have)
+	_, err = choose(cudapkg.Auto, "", "", have)
 	require.Error(t, err)
 	_, err = choose("12.7", "580.142", "", have)
 	require.ErrorContains(t, err, "13.9, 13.3, 13.0, 12.9, 12.8, 12.6")
@@ -264,14 +265,14 @@ func TestAutoTakesTheNewestThatTheDriverFullySupports(t *testing.T) {
 func TestAutoLeavesOutWhatCannotCompileForTheOldestGPU(t *testing.T) {
 	have := collect([][2]string{{"cuda-toolkit-12-8", "12.8.1-1"}, {"cuda-toolkit-12-9", "12.9.1-1"}, {"cuda-toolkit-13-0", "13.0.2-1"}})
 	for capability, want := range map[string]string{"5.2": "12.9", "6.1": "12.9", "7.0": "12.9", "7.5": "13.0", "8.9": "13.0", "12.0": "13.0", "": "13.0"} {
-		got, err := choose(Auto, "580.142", capability, have)
+		got, err := choose(cudapkg.Auto, "580.142", capability, have)
 		require.NoError(t, err, capability)
 		require.Equal(t, want, got.Release, capability)
 	}
 	got, err := choose("13.0", "580.142", "6.1", have)
 	require.NoError(t, err, "asked for by name")
 	require.Equal(t, "13.0", got.Release)
-	_, err = choose(Auto, "580.142", "6.1", have[:1])
+	_, err = choose(cudapkg.Auto, "580.142", "6.1", have[:1])
 	require.ErrorContains(t, err, "no CUDA toolkit before 13.0, as a GPU of compute capability 6.1 needs; it has 13.0")
 	require.NotEmpty(t, hint.Of(err))
 }

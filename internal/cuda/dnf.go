@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"context"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"slices"
 	"strings"
 )
@@ -27,7 +28,7 @@ func (d *dnf) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.put(dnfRepoFile, rpmRepoText(d.repo, key, rpmDriver)); err != nil {
+	if err := d.put(dnfRepoFile, rpmRepoText(d.repo, key, cudapkg.RPMDriver)); err != nil {
 		return err
 	}
 	err = d.retry(ctx, "fetch the container's package lists", func() (bool, error) {

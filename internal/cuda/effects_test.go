@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
@@ -155,13 +156,15 @@ func TestTheSkipPathNoticesWhatIsWrong(t *testing.T) {
 		change func(*Installed, *Want, *folder)
 		why    string
 	}{
-		"all well":        {func(*Installed, *Want, *folder) {}, ""},
-		"newer driver":    {func(_ *Installed, w *Want, _ *folder) { w.Driver = "610.43.02" }, ""},
-		"old driver":      {func(_ *Installed, w *Want, _ *folder) { w.Driver = "470.256.02" }, "needs driver 525.60.13"},
-		"other release":   {func(_ *Installed, w *Want, _ *folder) { w.Toolkit = "12.9" }, "12.9"},
-		"other packages":  {func(_ *Installed, w *Want, _ *folder) { w.Packages = nil }, "packages"},
-		"other mirror":    {func(_ *Installed, w *Want, _ *folder) { w.RepoURL = "https://x/" }, "repository"},
-		"auto, driver":    {func(in *Installed, w *Want, _ *folder) { in.Toolkit, w.Toolkit, w.Driver = Auto, Auto, "590.48.01" }, "590.48.01"},
+		"all well":       {func(*Installed, *Want, *folder) {}, ""},
+		"newer driver":   {func(_ *Installed, w *Want, _ *folder) { w.Driver = "610.43.02" }, ""},
+		"old driver":     {func(_ *Installed, w *Want, _ *folder) { w.Driver = "470.256.02" }, "needs driver 525.60.13"},
+		"other release":  {func(_ *Installed, w *Want, _ *folder) { w.Toolkit = "12.9" }, "12.9"},
+		"other packages": {func(_ *Installed, w *Want, _ *folder) { w.Packages = nil }, "packages"},
+		"other mirror":   {func(_ *Installed, w *Want, _ *folder) { w.RepoURL = "https://x/" }, "repository"},
+		"auto, driver": {func(in *Installed, w *Want, _ *folder) {
+			in.Toolkit, w.Toolkit, w.Driver = cudapkg.Auto, cudapkg.Auto, "590.48.01"
+		}, "590.48.01"},
 		"not finished":    {func(in *Installed, _ *Want, _ *folder) { in.OK = false }, "did not come to its end"},
 		"nothing there":   {func(in *Installed, _ *Want, _ *folder) { *in = Installed{} }, "no toolkit is installed"},
 		"nvcc gone":       {func(_ *Installed, _ *Want, c *folder) { c.Remove(nvcc) }, nvcc},

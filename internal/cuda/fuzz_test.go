@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
@@ -160,7 +161,7 @@ func FuzzKeyName(f *testing.F) {
 			return ok && value[strings.LastIndexByte(value, '/')+1:] == key
 		})
 		require.True(t, whole, "%q is but a part of the name", key)
-		for _, drivers := range [][]string{nil, rpmDriver} {
+		for _, drivers := range [][]string{nil, cudapkg.RPMDriver} {
 			again, err := parseKeyName([]byte(rpmRepoText(repo, key, drivers)))
 			require.NoError(t, err)
 			require.Equal(t, key, again)
@@ -218,7 +219,7 @@ func FuzzToolkitsOfARepository(f *testing.F) {
 				back := parseMadison(again.String())
 				require.Len(t, back, len(all))
 			}
-			chosen, err := choose(Auto, version.Driver("999.1"), "", all)
+			chosen, err := choose(cudapkg.Auto, version.Driver("999.1"), "", all)
 			if err != nil {
 				requireHarmless(t, err.Error(), 1<<16)
 				continue

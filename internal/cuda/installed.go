@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -88,7 +89,7 @@ func Current(c Container, in Installed, w Want) (ok bool, why string) {
 		return false, "other packages are wanted"
 	case in.RepoURL != w.RepoURL:
 		return false, "another repository is wanted"
-	case w.Toolkit == Auto && in.Driver != w.Driver:
+	case w.Toolkit == cudapkg.Auto && in.Driver != w.Driver:
 		return false, fmt.Sprintf("the toolkit was chosen for driver %s, the driver is %s", in.Driver, w.Driver)
 	}
 	if in.Release != "" {

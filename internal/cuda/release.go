@@ -7,15 +7,12 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
-
-// Auto as the wanted toolkit is the newest that the repository has and the
-// driver fully supports, as the table below tells.
-const Auto = "auto"
 
 // known is the driver that NVIDIA ships with each toolkit release and its
 // updates (CUDA release notes, table of toolkit and corresponding driver
@@ -66,12 +63,12 @@ func compiling(capability string, have []available) []available {
 // itself (PTX) can still fail on it.
 var floor = map[int]version.Driver{13: "580.65.06", 12: "525.60.13", 11: "450.80.02"}
 
-var releaseForm = lazy.MustCompile(`^([1-9][0-9]?)\.([0-9]{1,2})$`)
+var releaseForm = lazy.MustCompile(`^([1-9][0-9]?)\.(0|[1-9][0-9]?)$`)
 
 // CheckToolkit says whether s can stand as the wanted toolkit: "", "auto" or a
 // release such as "12.8".
 func CheckToolkit(s string) error {
-	if s == "" || s == Auto || releaseForm.MatchString(s) {
+	if s == "" || s == cudapkg.Auto || cudapkg.IsRelease(s) {
 		return nil
 	}
 	return hint.Errorf(`write a release such as "12.8", "auto" or ""`, "%q is no CUDA toolkit release", say.Clean(s, 40))
@@ -211,7 +208,7 @@ func newestFor(driver version.Driver) string {
 func choose(wanted string, driver version.Driver, capability string, have []available) (available, error) {
 	have = slices.Clone(have)
 	slices.SortFunc(have, func(a, b available) int { return compareReleases(b.Release, a.Release) })
-	if wanted != Auto {
+	if wanted != cudapkg.Auto {
 		for _, a := range have {
 			if a.Release == wanted {
 				return a, nil

@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"os"
 	"strings"
 	"testing"
@@ -23,7 +24,7 @@ func TestToolkitOnDebian13(t *testing.T) {
 		was := b.state()
 		require.NoError(t, b.install(func(w *Want) { w.Toolkit, w.Packages = "12.8", []string{"nvidia-container-toolkit"} }))
 		b.same(was)
-		require.NoError(t, b.install(func(w *Want) { w.Toolkit = Auto }))
+		require.NoError(t, b.install(func(w *Want) { w.Toolkit = cudapkg.Auto }))
 		require.Equal(t, "13.0", b.had.Release)
 		require.NotContains(t, b.packages(), "12-8")
 	}))

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
@@ -52,7 +53,7 @@ func (z *zypper) must(o output, err error, what string) error {
 // lock is a change of zypper's list of packages that it must not install: a
 // repository file has no such line for zypper.
 func (z *zypper) lock(verb string) []string {
-	return z.command(verb, append([]string{"--type", "package", "--repo", rpmRepoID}, rpmDriver...)...)
+	return z.command(verb, append([]string{"--type", "package", "--repo", rpmRepoID}, cudapkg.RPMDriver...)...)
 }
 
 func (z *zypper) prepare(ctx context.Context) error {
