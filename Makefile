@@ -45,7 +45,7 @@ check:
 bench: bench-packages
 	$(GO) run ./internal/bench $(BENCH)
 
-torture: torture-packages
+torture: torture-packages bin/promtool
 	PVE_NVIDIA_HOOK_NEED_LXC=1 $(GO) run ./internal/torture $(TORTURE)
 
 FUZZTIME ?= 30s
