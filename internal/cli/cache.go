@@ -61,10 +61,10 @@ func (a *app) cacheList() *cobra.Command {
 		Use:   "list",
 		Short: "list run files: size, how verified, last used",
 		Long: `List the run files of the cache, the newest version first. STATE is ready
-(verified, and unchanged since), unverified (put there by hand, verified when it is
-first used), changed (verified again before it is used), damaged, or partial (a
-download that was broken off or is under way). UNPACKED is the size of the tree
-that containers install from, "-" when there is none yet.`,
+(verified, and unchanged since), unverified (put there by hand, verified when
+it is first used), changed (verified again before it is used), damaged, or
+partial (a download that was broken off or is under way). UNPACKED is the size
+of the tree that containers install from, "-" when there is none yet.`,
 		Example: "  pve-nvidia-hook cache list --json",
 		Args:    args(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -93,9 +93,9 @@ func (a *app) cacheFetch() *cobra.Command {
 		Use:   "fetch VERSION",
 		Short: "fetch, verify and unpack a run file ahead of time",
 		Long: `Fetch the run file of a driver version from the configured URLs into the cache,
-verify and unpack it, so that the next installation finds it there. VERSION "host"
-is that of the loaded kernel module. A file that is there already is not fetched
-again.`,
+verify and unpack it, so that the next installation finds it there. VERSION
+"host" is that of the loaded kernel module. A file that is there already is not
+fetched again.`,
 		Example: "  pve-nvidia-hook cache fetch 580.76.05\n  pve-nvidia-hook cache fetch host",
 		Args:    args(1, 1, "a driver version"),
 		RunE: func(c *cobra.Command, words []string) error {
@@ -219,8 +219,8 @@ func (a *app) cacheVerify() *cobra.Command {
 		Short: "read run files again and compare their checksums",
 		Long: `Read all run files of the cache, or those of the versions named, from the first
 byte to the last and compare their checksums; look whether their trees are
-complete. A damaged file is marked and not used again as it is. The exit status is
-1 when one is not in order.`,
+complete. A damaged file is marked and not used again as it is. The exit status
+is 1 when one is not in order.`,
 		Example: "  pve-nvidia-hook cache verify",
 		Args:    args(0, -1, "driver versions"),
 		RunE: func(c *cobra.Command, words []string) error {

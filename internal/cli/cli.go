@@ -61,7 +61,7 @@ func Main(ctx context.Context, args []string) int {
 func Root() *cobra.Command {
 	a := &app{}
 	root := &cobra.Command{
-		Use:   say.Program,
+		Use:   say.Program + " VMID PHASE",
 		Short: "keep NVIDIA's user space in LXC containers equal to the host's kernel module",
 		Long: `pve-nvidia-hook is a hookscript of Proxmox VE for LXC containers. When a
 container starts, it installs the user space of NVIDIA's driver in it, of the
@@ -69,21 +69,26 @@ very version of the host's kernel module, verifies it with nvidia-smi and
 records it, so that the next start has nothing to do.
 
 Proxmox calls it with a VMID and a phase. Everything else is for people:`,
-		Example: `  pve-nvidia-hook enable 101 --gpus all    make container 101 follow the host's driver
-  pve-nvidia-hook status                   wanted and installed version of every container
-  pve-nvidia-hook doctor 101               what is wrong, and what to do about it`,
+		Example: `  pve-nvidia-hook enable 101 --gpus all  make container 101 follow the host
+  pve-nvidia-hook status                 wanted and installed driver versions
+  pve-nvidia-hook doctor 101             what is wrong, and what to do about it`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
-		Version:           version.Program,
-		Args:              known,
-		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
-		PersistentPreRunE: func(*cobra.Command, []string) error { return a.prepare() },
+		// The call by Proxmox has no flags.
+		DisableFlagsInUseLine: true,
+		Version:               version.Program,
+		Args:                  known,
+		RunE:                  func(c *cobra.Command, _ []string) error { return c.Help() },
+		PersistentPreRunE:     func(*cobra.Command, []string) error { return a.prepare() },
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.configFile, "config", "", "configuration `file` (default "+config.DefaultFile+", or $"+hook.EnvConfig+")")
+	flags.StringVar(&a.configFile, "config", "", "configuration `file`, also by $"+hook.EnvConfig+"\n(default "+config.DefaultFile+")")
 	flags.StringVar(&a.logLevel, "log-level", "", "debug, info, warning or error")
 	flags.StringVar(&a.logFormat, "log-format", "text", "text or json")
+	root.SetUsageTemplate(strings.NewReplacer(
+		".FlagUsages", ".FlagUsagesWrapped 80", "for more information about", "for more about",
+	).Replace(root.UsageTemplate()))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})

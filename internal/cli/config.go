@@ -17,8 +17,9 @@ func (a *app) config() *cobra.Command {
 		Use:   "config",
 		Short: "check the configuration and show what holds for a container",
 		Long: `The files are read in this order, and the later wins: built-in defaults,
-/etc/pve/pve-nvidia-hook.toml for the cluster, Phoenix files where they are named,
-and /etc/pve-nvidia-hook/config.toml; [containers.VMID] wins over what holds for all.`,
+/etc/pve/pve-nvidia-hook.toml for the cluster, Phoenix files where they are
+named, and /etc/pve-nvidia-hook/config.toml; [containers.VMID] wins over what
+holds for all.`,
 		Args: known,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -32,13 +33,14 @@ func (a *app) configCheck() *cobra.Command {
 		Use:   "check [VMID]",
 		Short: "report every mistake of every configuration file",
 		Long: `Read all configuration files as the hook does and report every mistake at once,
-each with its file and line: unknown keys, values that cannot be, and settings that
-contradict each other in what holds for a container in the end. With a VMID, of
-these contradictions only those of that container. The exit status is 1 when there
-is a mistake.
+each with its file and line: unknown keys, values that cannot be, and settings
+that contradict each other in what holds for a container in the end. With a
+VMID, of these contradictions only those of that container. The exit status is
+1 when there is a mistake.
 
-The JSON is a list of objects with file, line (absent: the file as a whole), key,
-what (is wrong) and allowed (instead); it is empty when there is no mistake.`,
+The JSON is a list of objects with file, line (absent: the file as a whole),
+key, what (is wrong) and allowed (instead); it is empty when there is no
+mistake.`,
 		Example: "  pve-nvidia-hook config check --config /root/new.toml\n  pve-nvidia-hook config check 101 --json",
 		Args:    args(0, 1, "at most one VMID"),
 		RunE: func(c *cobra.Command, words []string) error {
@@ -90,9 +92,10 @@ func mistakesJSON(w io.Writer, err error) error {
 func (a *app) configShow() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use:     "show [VMID]",
-		Short:   "print every setting with its origin",
-		Long:    "Print every setting that holds for a container, or for containers that no file names, with the place that it comes from. Credentials in URLs are not shown.",
+		Use:   "show [VMID]",
+		Short: "print every setting with its origin",
+		Long: `Print every setting that holds for a container, or for containers that no file
+names, with the place that it comes from. Credentials in URLs are not shown.`,
 		Example: "  pve-nvidia-hook config show\n  pve-nvidia-hook config show 101 --json",
 		Args:    args(0, 1, "at most one VMID"),
 		RunE: func(c *cobra.Command, words []string) error {

@@ -35,7 +35,7 @@ The exit status is 0 when the phase went well or today's decision is the same,
 1 when it failed, was refused or is another.`,
 		Example: `  pve-nvidia-hook replay 101 post-start --dry-run
   pve-nvidia-hook replay 101 post-start --force
-  pve-nvidia-hook replay --trace /var/lib/pve-nvidia-hook/runs/101/20260301T101502.123456Z.json`,
+  pve-nvidia-hook replay --trace runs/101/20260301T101502.123456Z.json`,
 		Args: func(_ *cobra.Command, words []string) error {
 			if trace != "" {
 				return args(0, 0, "no VMID and phase beside --trace")(nil, words)
