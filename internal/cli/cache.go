@@ -14,6 +14,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -114,7 +115,7 @@ fetched again.`,
 			want := cache.Want{Version: v, Arch: arch, URLs: s.Driver.URLs, SHA256: pin(s, v), RequireChecksum: s.Driver.RequireChecksum, Tree: true}
 			entry, err := store.Get(c.Context(), want)
 			if err != nil {
-				return err
+				return stopped(c.Context(), err, "fetch "+cache.FileName(v, arch), "the same command goes on where this one ended")
 			}
 			defer entry.Release()
 			if asJSON {
@@ -161,6 +162,14 @@ func (a *app) versionArg(word string) (version.Driver, error) {
 	return v, err
 }
 
+// stopped says in a word that Ctrl-C was the end of it.
+func stopped(ctx context.Context, err error, what, then string) error {
+	if errors.Is(ctx.Err(), context.Canceled) && errors.Is(err, context.Canceled) {
+		return hint.Errorf(then, "%s: interrupted", what)
+	}
+	return err
+}
+
 // find returns the cache's item of a version.
 func find(c *cache.Cache, v version.Driver, arch string) (cache.Item, error) {
 	items, err := c.List()
@@ -199,7 +208,7 @@ complete, not where it comes from.`,
 			want := cache.Want{Version: h.Version, Arch: h.Arch, SHA256: pin(s, h.Version), RequireChecksum: s.Driver.RequireChecksum, Tree: true}
 			item, err := store.Add(c.Context(), words[0], want)
 			if err != nil {
-				return err
+				return stopped(c.Context(), err, "add "+words[0], "nothing of it is kept; the same command begins anew")
 			}
 			if asJSON {
 				return say.JSON(c.OutOrStdout(), item)
@@ -253,7 +262,7 @@ is 1 when one is not in order.`,
 						n++
 					}
 				}
-				fmt.Fprintf(c.OutOrStdout(), "verified: %d files\n", n)
+				fmt.Fprintf(c.OutOrStdout(), "verified: %s\n", plural(n, "file"))
 			}
 			return nil
 		},
@@ -278,6 +287,9 @@ func (a *app) verifyItems(ctx context.Context, store *cache.Cache, versions []ve
 		}
 		if it.State != cache.Partial {
 			after, err := store.Verify(ctx, it.Version, it.Arch)
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return nil, false, stopped(ctx, ctx.Err(), "verify "+it.Path, "the same command begins anew")
+			}
 			if err != nil {
 				a.log.Fail(err)
 				failed = true

@@ -41,9 +41,6 @@ wants are not known here: give a higher --keep there.`,
 			if !c.Flags().Changed("keep") {
 				keep = s.Cache.Keep
 			}
-			if keep < 0 {
-				return usage{fmt.Errorf("--keep %d: expected 0 or more", keep)}
-			}
 			wanted, err := a.wanted(conf)
 			if err != nil {
 				return err
@@ -61,7 +58,7 @@ wants are not known here: give a higher --keep there.`,
 			return errors.Join(printPruned(c.OutOrStdout(), items, asJSON, dryRun), err)
 		},
 	}
-	c.Flags().IntVar(&keep, "keep", 0, "keep `N` versions in place of cache.keep")
+	numberFlag(c.Flags(), &keep, "keep", 0, 1, 1000, "keep `N` versions in place of cache.keep")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be removed, remove nothing")
 	jsonFlag(c, &asJSON)
 	return c

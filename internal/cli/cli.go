@@ -108,6 +108,10 @@ func known(c *cobra.Command, args []string) error {
 	if _, err := vmid.Parse(args[0]); err == nil {
 		return usage{fmt.Errorf("a hookscript call is a VMID and a phase, without flags; by hand: %s replay %s post-start", say.Program, args[0])}
 	}
+	if args[0] == "" { // every command begins with it; a variable of the caller's was empty
+		_, err := vmid.Parse(args[0])
+		return usage{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
+	}
 	text := fmt.Sprintf("unknown command %q", say.Clean(args[0], 40))
 	c.SuggestionsMinimumDistance = 2 // two letters wrong, or two swapped
 	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
@@ -120,10 +124,18 @@ func known(c *cobra.Command, args []string) error {
 func args(least, most int, what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) < least || most >= 0 && len(args) > most {
-			return usage{fmt.Errorf("expected %s, got %d words", what, len(args))}
+			return usage{fmt.Errorf("expected %s, got %s", what, plural(len(args), "word"))}
 		}
 		return nil
 	}
+}
+
+// plural is "1 word" or "2 words".
+func plural(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func (a *app) prepare() error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -120,10 +121,11 @@ func decideAgain(out io.Writer, in io.Reader, file string) error {
 		in = f
 	}
 	t, err := hook.ReadTrace(in)
-	if err != nil {
+	var unreadable *fs.PathError
+	if errors.As(err, &unreadable) {
 		return err
 	}
-	if t.VMID == 0 || t.Phase == "" {
+	if err != nil || t.VMID == 0 || t.Phase == "" {
 		return hint.Errorf("traces lie below the state folder, in runs/VMID", "%s is no trace of this program", say.Clean(file, 200))
 	}
 	fmt.Fprintf(out, "container %d, %s at %s, by program %s: %s\n", t.VMID, say.Clean(string(t.Phase), 40),
