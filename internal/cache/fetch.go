@@ -145,6 +145,13 @@ func (c *Cache) transfer(ctx context.Context, u *url.URL, p paths, w Want, sum, 
 		if errors.As(err, &bad) && s.back > 0 {
 			return fmt.Errorf("%w: what an earlier run has left of it was of no use: %w", errRestart, err)
 		}
+		if bad.error != nil {
+			from := "driver.sha256"
+			if how == bySum {
+				from = "its published .sha256sum"
+			}
+			err = whose(err, from)
+		}
 		if bad.error != nil && strings.HasPrefix(s.kind, "text/html") {
 			err = fmt.Errorf("the server sent a web page instead of a run file: %w", err)
 		}

@@ -129,7 +129,7 @@ fetched again.`,
 			if entry.Fetched {
 				did = "was fetched"
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s %s: %s, verified by %s\n", entry.RunFile, did, say.Bytes(entry.Meta.Size), entry.Meta.Verified)
+			fmt.Fprintf(c.OutOrStdout(), "%s %s: %s, verified by %s\n", entry.RunFile, did, say.Bytes(entry.Meta.Size), cache.Proof(entry.Meta.Verified))
 			return nil
 		},
 	}
@@ -213,7 +213,7 @@ complete, not where it comes from.`,
 			if asJSON {
 				return say.JSON(c.OutOrStdout(), item)
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s: %s, verified by %s\n", item.Path, say.Bytes(item.Size), item.Verified)
+			fmt.Fprintf(c.OutOrStdout(), "%s: %s, verified by %s\n", item.Path, say.Bytes(item.Size), cache.Proof(item.Verified))
 			return nil
 		},
 	}
