@@ -13,6 +13,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -151,7 +152,18 @@ func (a *app) prepare() error {
 	return nil
 }
 
-func (a *app) load() (*config.Config, error) { return hook.LoadConfig(a.configFile) }
+func (a *app) load() (*config.Config, error) {
+	conf, err := hook.LoadConfig(a.configFile)
+	return conf, a.checkHint(err)
+}
+
+// checkHint has the hint of a mistake check the file that was named, and no other.
+func (a *app) checkHint(err error) error {
+	if mistakes := (config.Mistakes{}); a.configFile != "" && errors.As(err, &mistakes) {
+		return hint.Wrap(err, "correct what is named, then see: pve-nvidia-hook config check --config "+say.Clean(a.configFile, 200))
+	}
+	return err
+}
 
 func vmids(words []string) ([]int, error) {
 	var ids []int

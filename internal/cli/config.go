@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
@@ -58,6 +61,9 @@ mistake.`,
 			}
 			if asJSON {
 				return mistakesJSON(c.OutOrStdout(), err)
+			}
+			if mistakes := (config.Mistakes{}); errors.As(err, &mistakes) {
+				return hint.Wrap(err, "correct what is named, and check again")
 			}
 			if err != nil {
 				return err
@@ -113,7 +119,7 @@ names, with the place that it comes from. Credentials in URLs are not shown.`,
 			}
 			settings, err := conf.For(vmid)
 			if err != nil {
-				return err
+				return a.checkHint(err)
 			}
 			rows := settings.Rows()
 			if asJSON {
@@ -122,11 +128,31 @@ names, with the place that it comes from. Credentials in URLs are not shown.`,
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "KEY\tVALUE\tFROM")
 			for _, r := range rows {
-				fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, say.Clean(r.Text(), 300), r.Origin)
+				lines := texts(r)
+				fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, say.Clean(lines[0], 300), r.Origin)
+				for _, l := range lines[1:] {
+					fmt.Fprintf(w, "\t%s\t\n", say.Clean(l, 300))
+				}
 			}
 			return w.Flush()
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+// texts is a setting's value as TOML has it, each URL or other member of a list
+// on a line of its own.
+func texts(r config.Row) []string {
+	list, ok := r.Value.([]string)
+	if !ok || len(list) < 2 {
+		return []string{r.Text()}
+	}
+	lines := make([]string, len(list))
+	for i, s := range list {
+		lines[i] = " " + strconv.Quote(s) + ","
+	}
+	last := len(lines) - 1
+	lines[0], lines[last] = "["+lines[0][1:], strings.TrimSuffix(lines[last], ",")+"]"
+	return lines
 }
