@@ -39,6 +39,9 @@ type usage struct{ error }
 // problems found, 2 wrong usage.
 func Main(ctx context.Context, args []string) int {
 	root := Root()
+	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		plainFlags(root)
+	}
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var wrong usage
@@ -98,6 +101,7 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 		a.enable(), a.disable(), a.devices(),
 		a.cache(), a.config(), a.version(),
 	)
+	a.complete(root)
 	return root
 }
 
