@@ -161,6 +161,9 @@ func findSource(dir, runFile, version string) (source, error) {
 // offer puts one of NVIDIA's run files, and its .sha256sum where there is one, by
 // their proper names where the mirror serves them.
 func offer(src source, runFile, version string) (source, error) {
+	if _, err := os.Stat(runFile); err != nil {
+		return src, err
+	}
 	h, err := cache.HeaderOf(runFile)
 	if err != nil {
 		return src, err
