@@ -6,6 +6,7 @@
 #   make torture kills, faults, hostile containers and races, at length (TORTURE='-kills 300')
 #   make fuzz    each parser for FUZZTIME (30s)
 #   make deb     the Debian packages, in dist/
+#   make clean-lab   remove the base roots of throwaway containers (up to 400 MB each)
 #
 # demo, test and bench need root and Debian's packages; they install what is missing.
 
@@ -16,7 +17,7 @@ TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg gpg-agent dpkg-dev l
 # The race detector needs a C compiler.
 TORTURE_PACKAGES = $(TEST_PACKAGES) gcc libc6-dev
 
-.PHONY: all build demo test check bench torture fuzz lab-packages test-packages torture-packages bench-packages clean
+.PHONY: all build demo test check bench torture fuzz lab-packages test-packages torture-packages bench-packages clean clean-lab
 
 all: build
 
@@ -66,3 +67,6 @@ torture-packages:
 
 clean:
 	rm -rf bin dist
+
+clean-lab:
+	@$(GO) run ./internal/demo -clean

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -80,6 +81,9 @@ func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
 	if err := c.checkWritable(); err != nil {
 		return Item{}, err
 	}
+	if v, arch, ending, ok := parseName(filepath.Base(name)); ok && ending == endRun && (v != h.Version || arch != h.Arch) {
+		c.log().Warnf("%s is not what its name says: by its header it is driver %s for %s", name, h.Version, h.Arch)
+	}
 	p := c.paths(w.Version, w.Arch)
 	l, err := c.lock(ctx, p, lock.Options{})
 	if err != nil {
@@ -107,8 +111,13 @@ func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
 		_ = os.Remove(p.part)
 		removeTrees(p)
 		var bad contentFault
-		if errors.As(err, &bad) && how == byPin && hint.Of(err) == "" {
-			err = hint.Wrap(err, "driver.sha256 pins another file: correct it, or give the file that it is the checksum of")
+		if errors.As(err, &bad) && hint.Of(err) == "" {
+			switch how {
+			case byPin:
+				err = hint.Wrap(whose(err, "driver.sha256"), "driver.sha256 pins another file: correct it, or give the file that it is the checksum of")
+			case bySum:
+				err = hint.Wrap(whose(err, name+".sha256sum"), "download the file and its .sha256sum again, or remove the .sha256sum if it is of another file")
+			}
 		}
 		return Item{}, err
 	}

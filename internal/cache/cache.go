@@ -4,7 +4,9 @@
 package cache
 
 import (
+	"context"
 	"io"
+	"net"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
@@ -24,6 +26,7 @@ type Cache struct {
 	Stall time.Duration // a transfer that brings next to nothing for so long is broken off; 0: 60 s
 
 	pace pace
+	dial func(ctx context.Context, network, address string) (net.Conn, error) // nil: net.Dialer's
 }
 
 // pace is how patiently requests are repeated.

@@ -36,7 +36,7 @@ func (c *Cache) client(pinned bool) *retryablehttp.Client {
 	protocols.SetHTTP1(true)
 	transport := &http.Transport{
 		Proxy:                 Proxy(c.Proxy),
-		DialContext:           (&net.Dialer{Timeout: 15 * time.Second}).DialContext,
+		DialContext:           c.dialer(),
 		TLSHandshakeTimeout:   15 * time.Second,
 		ResponseHeaderTimeout: c.stall(),
 		IdleConnTimeout:       30 * time.Second,
@@ -74,7 +74,7 @@ func (c *Cache) client(pinned bool) *retryablehttp.Client {
 			return min(retryablehttp.DefaultBackoff(least, most, attempt, r), most) // Retry-After may say an hour
 		},
 		CheckRetry: func(ctx context.Context, r *http.Response, err error) (bool, error) {
-			if errors.Is(err, errRedirect) {
+			if errors.Is(err, errRedirect) || noSuchHost(err) {
 				return false, nil
 			}
 			if err != nil {
@@ -130,8 +130,27 @@ func bare(err error) error {
 // "dial tcp: lookup example.com on 192.0.2.1:53: read udp 192.0.2.7:53612->192.0.2.1:53: i/o timeout".
 type unresolved struct{ *net.DNSError }
 
+func (e unresolved) Unwrap() error { return e.DNSError }
+
 func (e unresolved) Error() string {
+	if e.IsNotFound {
+		return "cannot reach " + e.Name + ": no such host"
+	}
 	return "cannot resolve " + e.Name + ": " + strings.TrimSpace(e.Err[strings.LastIndex(e.Err, ": ")+1:])
+}
+
+// noSuchHost reports whether a name server knows no such name, which asking again
+// does not change. No answer, or one that it failed to find, is another matter.
+func noSuchHost(err error) bool {
+	var d *net.DNSError
+	return errors.As(err, &d) && d.IsNotFound
+}
+
+func (c *Cache) dialer() func(context.Context, string, string) (net.Conn, error) {
+	if c.dial != nil {
+		return c.dial
+	}
+	return (&net.Dialer{Timeout: 15 * time.Second}).DialContext
 }
 
 // shown is a URL fit for logs and files: without credentials and query.

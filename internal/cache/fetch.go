@@ -17,25 +17,56 @@ const restartsMost = 3 // of one URL, when a transfer could not be continued
 
 // fetch downloads the wanted file from the first URL that has a good one.
 func (c *Cache) fetch(ctx context.Context, p paths, w Want) error {
-	var errs []error
+	var errs failures
 	for _, template := range w.URLs {
 		u, err := fill(template, w)
+		if err == nil && errs.gone(u) {
+			continue
+		}
+		if n := len(errs.list); n > 0 {
+			c.log().Warnf("fetch %s: %v; trying the next URL", p.file(), errs.list[n-1])
+		}
 		if err == nil {
 			if err = c.fetchFrom(ctx, u, p, w); err == nil {
 				return nil
 			}
-			err = fmt.Errorf("%s: %w", shown(u), err)
+			err = errs.from(u, err)
 		}
 		var here localFault
 		if ctx.Err() != nil || errors.As(err, &here) {
 			return fmt.Errorf("fetch %s: %w", p.file(), err)
 		}
-		if len(errs)+1 < len(w.URLs) {
-			c.log().Warnf("fetch %s: %v; trying the next URL", p.file(), err)
-		}
-		errs = append(errs, err)
+		errs.add(err)
 	}
-	return hint.Errorf(adviceFor(errs), "fetch %s: %w", p.file(), joined(errs))
+	return hint.Errorf(adviceFor(errs.list), "fetch %s: %w", p.file(), joined(errs.list))
+}
+
+// failures are those of the URLs that were tried in one fetch.
+type failures struct {
+	list  []error
+	hosts map[string]bool // those of URLs whose name, or whose proxy's, does not exist
+}
+
+// gone reports whether there is no use in asking the host of u again.
+func (f *failures) gone(u *url.URL) bool { return f.hosts[u.Host] }
+
+// from says where an error is from: a URL, or a host that does not exist.
+func (f *failures) from(u *url.URL, err error) error {
+	if _, whole := err.(unresolved); !whole || !noSuchHost(err) {
+		return fmt.Errorf("%s: %w", shown(u), err)
+	}
+	if f.hosts == nil {
+		f.hosts = map[string]bool{}
+	}
+	f.hosts[u.Host] = true
+	return hint.Wrap(err, "check the network, the name server and the proxy (https_proxy, or http_proxy in /etc/pve/datacenter.cfg)")
+}
+
+// add leaves out what was said already: the proxy of all URLs may be what is missing.
+func (f *failures) add(err error) {
+	if n := len(f.list); n == 0 || f.list[n-1].Error() != err.Error() {
+		f.list = append(f.list, err)
+	}
 }
 
 // byHand is the way that always works, without any network.
@@ -113,6 +144,13 @@ func (c *Cache) transfer(ctx context.Context, u *url.URL, p paths, w Want, sum, 
 		var bad contentFault
 		if errors.As(err, &bad) && s.back > 0 {
 			return fmt.Errorf("%w: what an earlier run has left of it was of no use: %w", errRestart, err)
+		}
+		if bad.error != nil {
+			from := "driver.sha256"
+			if how == bySum {
+				from = "its published .sha256sum"
+			}
+			err = whose(err, from)
 		}
 		if bad.error != nil && strings.HasPrefix(s.kind, "text/html") {
 			err = fmt.Errorf("the server sent a web page instead of a run file: %w", err)

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -292,19 +293,66 @@ func TestFailingServerIsAskedAgain(t *testing.T) {
 	require.Equal(t, 3, s.count(runName))
 }
 
+// unresolvable is a dialer in whose world no name is resolved.
+func unresolvable(why net.DNSError, asked *[]string) func(context.Context, string, string) (net.Conn, error) {
+	return func(_ context.Context, _, address string) (net.Conn, error) {
+		failed := why
+		failed.Name, _, _ = net.SplitHostPort(address)
+		if asked != nil {
+			*asked = append(*asked, failed.Name)
+		}
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &failed}
+	}
+}
+
+func TestHostThatDoesNotExistIsAskedForOnce(t *testing.T) {
+	for _, w := range []Want{{}, {SHA256: strings.Repeat("0", 64)}, {RequireChecksum: true}} {
+		c, said := newCache(t)
+		var asked []string
+		c.dial = unresolvable(net.DNSError{Err: "no such host", IsNotFound: true}, &asked)
+		w.Version, w.Arch = v1, "x86_64"
+		w.URLs = []string{"https://first.invalid/a/{file}", "https://first.invalid/b/{file}"}
+		_, err := c.Get(testContext(t), w)
+		require.EqualError(t, err, "fetch "+runName+": cannot reach first.invalid: no such host")
+		require.Contains(t, hint.Of(err), "check the network, the name server and the proxy ")
+		require.Contains(t, hint.Of(err), "pve-nvidia-hook cache add FILE")
+		require.Equal(t, []string{"first.invalid"}, asked)
+		require.Empty(t, said.text())
+
+		w.URLs = append(w.URLs, "https://second.invalid/{file}")
+		_, err = c.Get(testContext(t), w)
+		require.EqualError(t, err, "fetch "+runName+": cannot reach first.invalid: no such host;\ncannot reach second.invalid: no such host")
+		require.Equal(t, []string{"first.invalid", "first.invalid", "second.invalid"}, asked)
+	}
+}
+
+func TestNameServerThatFailsIsAskedAgain(t *testing.T) {
+	for _, why := range []net.DNSError{
+		{Err: "i/o timeout", IsTimeout: true, IsTemporary: true},
+		{Err: "server misbehaving", IsTemporary: true}, // SERVFAIL
+	} {
+		c, _ := newCache(t)
+		var asked []string
+		c.dial = unresolvable(why, &asked)
+		_, err := c.Get(testContext(t), want(v1, "https://first.invalid/{file}"))
+		require.ErrorContains(t, err, "cannot resolve first.invalid: "+why.Err)
+		require.Len(t, asked, 4)
+	}
+}
+
 func TestWhatCannotBeReachedIsSaidInShort(t *testing.T) {
 	c, said := newCache(t)
 	long := strings.Repeat("folder/", 5) + "{file}"
-	// RFC 6761 keeps .invalid from ever being resolved.
+	c.dial = unresolvable(net.DNSError{Err: "read udp 192.0.2.7:53612->192.0.2.1:53: i/o timeout", IsTimeout: true, IsTemporary: true}, nil)
 	_, err := c.Get(testContext(t), want(v1, "https://first.invalid/"+long, "https://second.invalid/"+long))
 	lines := strings.Split(err.Error(), "\n")
 	require.Len(t, lines, 2, "one a URL")
 	for i, host := range []string{"first.invalid", "second.invalid"} {
-		require.Contains(t, lines[i], ": its .sha256sum: cannot resolve "+host+": ")
+		require.Contains(t, lines[i], ": its .sha256sum: cannot resolve "+host+": i/o timeout")
 		require.Equal(t, 1, strings.Count(lines[i], "https://"), lines[i])
 		require.Less(t, len(lines[i]), 250)
 	}
-	require.Regexp(t, `info asking again for https://first.invalid/.*\.run\.sha256sum: cannot resolve first.invalid: `, said.text())
+	require.Regexp(t, `info asking again for https://first.invalid/.*\.run\.sha256sum: cannot resolve first.invalid: i/o timeout`, said.text())
 
 	c, said = newCache(t)
 	s := serve(t, true).offer(v1, sample(t, v1))

@@ -21,6 +21,15 @@ const (
 	byHeader = "header md5 only"
 )
 
+// Proof is what Meta.Verified tells a reader who does not know that the header's
+// checksum travels in the file itself.
+func Proof(verified string) string {
+	if verified == byHeader {
+		return verified + ", which proves that it is whole, not where it is from"
+	}
+	return verified
+}
+
 // Meta stands beside a run file as its .json.
 type Meta struct {
 	URL      string    `json:"url,omitempty"` // without credentials; "" when it was put there by hand

@@ -62,6 +62,9 @@ func (c *Cache) publishedSum(ctx context.Context, u *url.URL, p paths) (string, 
 	cl := c.client(false)
 	defer cl.HTTPClient.CloseIdleConnections()
 	r, err := request(ctx, cl, &at, nil)
+	if noSuchHost(err) {
+		return "", err // of the host, not of this file
+	}
 	if err != nil {
 		return "", fmt.Errorf("its .sha256sum: %w", err)
 	}
@@ -86,9 +89,12 @@ func (c *Cache) publishedSum(ctx context.Context, u *url.URL, p paths) (string, 
 
 // anySum returns the first checksum that one of the URLs offers.
 func (c *Cache) anySum(ctx context.Context, p paths, w Want) (string, error) {
-	var errs []error
+	var errs failures
 	for _, template := range w.URLs {
 		u, err := fill(template, w)
+		if err == nil && errs.gone(u) {
+			continue
+		}
 		if err == nil && u.Scheme != "https" {
 			err = fmt.Errorf("%s: a checksum from plain http proves nothing", shown(u))
 		}
@@ -97,15 +103,15 @@ func (c *Cache) anySum(ctx context.Context, p paths, w Want) (string, error) {
 			if sum, err = c.publishedSum(ctx, u, p); err == nil {
 				return sum, nil
 			}
-			err = fmt.Errorf("%s: %w", shown(u), err)
+			err = errs.from(u, err)
 		}
 		if ctx.Err() != nil {
 			return "", err
 		}
-		errs = append(errs, err)
+		errs.add(err)
 	}
 	return "", hint.Errorf("pin driver.sha256, put the checksum beside the file as "+p.file()+".sha256sum, or set driver.require_checksum = false",
-		"a checksum is required and none was found: %w", joined(errs))
+		"a checksum is required and none was found: %w", joined(errs.list))
 }
 
 // fill makes the URL of a wanted file from a template.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
@@ -53,6 +54,14 @@ func (c *Cache) read(ctx context.Context, r io.Reader, dir string, w runfile.Wan
 		return rep, contentFault{err}
 	}
 	return rep, localFault{explainSpace(err, c.Dir)}
+}
+
+// whose says where the checksum is from that a file does not have.
+func whose(err error, from string) error {
+	if !strings.Contains(err.Error(), "sha256 is ") { // it was not the checksum
+		return err
+	}
+	return fmt.Errorf("%w (from %s)", err, from)
 }
 
 func runWant(w Want, sum string, size int64) runfile.Want {

@@ -52,8 +52,6 @@ refused, or is not running.`,
 				return err
 			case all == (len(ids) > 0):
 				return usage{errors.New("name the containers, or give --all instead")}
-			case jobs < 1 || jobs > 64:
-				return usage{fmt.Errorf("--jobs %d: expected 1 to 64", jobs)}
 			}
 			conf, err := a.load()
 			if err != nil {
@@ -78,7 +76,7 @@ refused, or is not running.`,
 	}
 	f := c.Flags()
 	f.BoolVar(&all, "all", false, "all running containers that follow the host")
-	f.IntVar(&jobs, "jobs", defaultJobs, "work on `N` containers at once")
+	numberFlag(f, &jobs, "jobs", defaultJobs, 1, 64, "work on `N` containers at once")
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
 	f.BoolVar(&force, "force", false, "install again, whatever is there")
 	return c

@@ -14,6 +14,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -61,10 +62,10 @@ func (a *app) cacheList() *cobra.Command {
 		Use:   "list",
 		Short: "list run files: size, how verified, last used",
 		Long: `List the run files of the cache, the newest version first. STATE is ready
-(verified, and unchanged since), unverified (put there by hand, verified when it is
-first used), changed (verified again before it is used), damaged, or partial (a
-download that was broken off or is under way). UNPACKED is the size of the tree
-that containers install from, "-" when there is none yet.`,
+(verified, and unchanged since), unverified (put there by hand, verified when
+it is first used), changed (verified again before it is used), damaged, or
+partial (a download that was broken off or is under way). UNPACKED is the size
+of the tree that containers install from, "-" when there is none yet.`,
 		Example: "  pve-nvidia-hook cache list --json",
 		Args:    args(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -93,9 +94,9 @@ func (a *app) cacheFetch() *cobra.Command {
 		Use:   "fetch VERSION",
 		Short: "fetch, verify and unpack a run file ahead of time",
 		Long: `Fetch the run file of a driver version from the configured URLs into the cache,
-verify and unpack it, so that the next installation finds it there. VERSION "host"
-is that of the loaded kernel module. A file that is there already is not fetched
-again.`,
+verify and unpack it, so that the next installation finds it there. VERSION
+"host" is that of the loaded kernel module. A file that is there already is not
+fetched again.`,
 		Example: "  pve-nvidia-hook cache fetch 580.76.05\n  pve-nvidia-hook cache fetch host",
 		Args:    args(1, 1, "a driver version"),
 		RunE: func(c *cobra.Command, words []string) error {
@@ -114,7 +115,7 @@ again.`,
 			want := cache.Want{Version: v, Arch: arch, URLs: s.Driver.URLs, SHA256: pin(s, v), RequireChecksum: s.Driver.RequireChecksum, Tree: true}
 			entry, err := store.Get(c.Context(), want)
 			if err != nil {
-				return err
+				return stopped(c.Context(), err, "fetch "+cache.FileName(v, arch), "the same command goes on where this one ended")
 			}
 			defer entry.Release()
 			if asJSON {
@@ -128,7 +129,7 @@ again.`,
 			if entry.Fetched {
 				did = "was fetched"
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s %s: %s, verified by %s\n", entry.RunFile, did, say.Bytes(entry.Meta.Size), entry.Meta.Verified)
+			fmt.Fprintf(c.OutOrStdout(), "%s %s: %s, verified by %s\n", entry.RunFile, did, say.Bytes(entry.Meta.Size), cache.Proof(entry.Meta.Verified))
 			return nil
 		},
 	}
@@ -159,6 +160,14 @@ func (a *app) versionArg(word string) (version.Driver, error) {
 		err = errors.New("no NVIDIA kernel module is loaded on this host; name the version")
 	}
 	return v, err
+}
+
+// stopped says in a word that Ctrl-C was the end of it.
+func stopped(ctx context.Context, err error, what, then string) error {
+	if errors.Is(ctx.Err(), context.Canceled) && errors.Is(err, context.Canceled) {
+		return hint.Errorf(then, "%s: interrupted", what)
+	}
+	return err
 }
 
 // find returns the cache's item of a version.
@@ -199,12 +208,12 @@ complete, not where it comes from.`,
 			want := cache.Want{Version: h.Version, Arch: h.Arch, SHA256: pin(s, h.Version), RequireChecksum: s.Driver.RequireChecksum, Tree: true}
 			item, err := store.Add(c.Context(), words[0], want)
 			if err != nil {
-				return err
+				return stopped(c.Context(), err, "add "+words[0], "nothing of it is kept; the same command begins anew")
 			}
 			if asJSON {
 				return say.JSON(c.OutOrStdout(), item)
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s: %s, verified by %s\n", item.Path, say.Bytes(item.Size), item.Verified)
+			fmt.Fprintf(c.OutOrStdout(), "%s: %s, verified by %s\n", item.Path, say.Bytes(item.Size), cache.Proof(item.Verified))
 			return nil
 		},
 	}
@@ -219,8 +228,8 @@ func (a *app) cacheVerify() *cobra.Command {
 		Short: "read run files again and compare their checksums",
 		Long: `Read all run files of the cache, or those of the versions named, from the first
 byte to the last and compare their checksums; look whether their trees are
-complete. A damaged file is marked and not used again as it is. The exit status is
-1 when one is not in order.`,
+complete. A damaged file is marked and not used again as it is. The exit status
+is 1 when one is not in order.`,
 		Example: "  pve-nvidia-hook cache verify",
 		Args:    args(0, -1, "driver versions"),
 		RunE: func(c *cobra.Command, words []string) error {
@@ -253,7 +262,7 @@ complete. A damaged file is marked and not used again as it is. The exit status 
 						n++
 					}
 				}
-				fmt.Fprintf(c.OutOrStdout(), "verified: %d files\n", n)
+				fmt.Fprintf(c.OutOrStdout(), "verified: %s\n", plural(n, "file"))
 			}
 			return nil
 		},
@@ -278,6 +287,9 @@ func (a *app) verifyItems(ctx context.Context, store *cache.Cache, versions []ve
 		}
 		if it.State != cache.Partial {
 			after, err := store.Verify(ctx, it.Version, it.Arch)
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return nil, false, stopped(ctx, ctx.Err(), "verify "+it.Path, "the same command begins anew")
+			}
 			if err != nil {
 				a.log.Fail(err)
 				failed = true

@@ -22,14 +22,15 @@ func (a *app) cachePrune() *cobra.Command {
 		Use:   "prune",
 		Short: "remove run files that nobody needs any more",
 		Long: `Remove all run files and their trees but those used last (cache.keep), those
-whose version a container's settings or the loaded kernel module want, and those in
-use by a run. Partial downloads that nobody works on go too, and so do files that
-this program has fetched and that are damaged or have changed since (a changed one
-that is wanted is verified again instead): none of them counts as one to keep. Nor
-does a damaged or changed file that was put there by hand, but it stays and is named.
+whose version a container's settings or the loaded kernel module want, and
+those in use by a run. Partial downloads that nobody works on go too, and so do
+files that this program has fetched and that are damaged or have changed since
+(a changed one that is wanted is verified again instead): none of them counts
+as one to keep. Nor does a damaged or changed file that was put there by hand,
+but it stays and is named.
 
-On a cache that several nodes share the versions that another node's module wants
-are not known here: give a higher --keep there.`,
+On a cache that several nodes share the versions that another node's module
+wants are not known here: give a higher --keep there.`,
 		Example: "  pve-nvidia-hook cache prune --dry-run\n  pve-nvidia-hook cache prune --keep 1",
 		Args:    args(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -39,9 +40,6 @@ are not known here: give a higher --keep there.`,
 			}
 			if !c.Flags().Changed("keep") {
 				keep = s.Cache.Keep
-			}
-			if keep < 0 {
-				return usage{fmt.Errorf("--keep %d: expected 0 or more", keep)}
 			}
 			wanted, err := a.wanted(conf)
 			if err != nil {
@@ -60,7 +58,7 @@ are not known here: give a higher --keep there.`,
 			return errors.Join(printPruned(c.OutOrStdout(), items, asJSON, dryRun), err)
 		},
 	}
-	c.Flags().IntVar(&keep, "keep", 0, "keep `N` versions in place of cache.keep")
+	numberFlag(c.Flags(), &keep, "keep", 0, 1, 1000, "keep `N` versions in place of cache.keep")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be removed, remove nothing")
 	jsonFlag(c, &asJSON)
 	return c

@@ -13,6 +13,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -38,6 +39,9 @@ type usage struct{ error }
 // problems found, 2 wrong usage.
 func Main(ctx context.Context, args []string) int {
 	root := Root()
+	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		plainFlags(root)
+	}
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var wrong usage
@@ -61,7 +65,7 @@ func Main(ctx context.Context, args []string) int {
 func Root() *cobra.Command {
 	a := &app{}
 	root := &cobra.Command{
-		Use:   say.Program,
+		Use:   say.Program + " VMID PHASE",
 		Short: "keep NVIDIA's user space in LXC containers equal to the host's kernel module",
 		Long: `pve-nvidia-hook is a hookscript of Proxmox VE for LXC containers. When a
 container starts, it installs the user space of NVIDIA's driver in it, of the
@@ -69,21 +73,26 @@ very version of the host's kernel module, verifies it with nvidia-smi and
 records it, so that the next start has nothing to do.
 
 Proxmox calls it with a VMID and a phase. Everything else is for people:`,
-		Example: `  pve-nvidia-hook enable 101 --gpus all    make container 101 follow the host's driver
-  pve-nvidia-hook status                   wanted and installed version of every container
-  pve-nvidia-hook doctor 101               what is wrong, and what to do about it`,
+		Example: `  pve-nvidia-hook enable 101 --gpus all  make container 101 follow the host
+  pve-nvidia-hook status                 wanted and installed driver versions
+  pve-nvidia-hook doctor 101             what is wrong, and what to do about it`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
-		Version:           version.Program,
-		Args:              known,
-		RunE:              func(c *cobra.Command, _ []string) error { return c.Help() },
-		PersistentPreRunE: func(*cobra.Command, []string) error { return a.prepare() },
+		// The call by Proxmox has no flags.
+		DisableFlagsInUseLine: true,
+		Version:               version.Program,
+		Args:                  known,
+		RunE:                  func(c *cobra.Command, _ []string) error { return c.Help() },
+		PersistentPreRunE:     func(*cobra.Command, []string) error { return a.prepare() },
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.configFile, "config", "", "configuration `file` (default "+config.DefaultFile+", or $"+hook.EnvConfig+")")
+	flags.StringVar(&a.configFile, "config", "", "configuration `file`, also by $"+hook.EnvConfig+"\n(default "+config.DefaultFile+")")
 	flags.StringVar(&a.logLevel, "log-level", "", "debug, info, warning or error")
 	flags.StringVar(&a.logFormat, "log-format", "text", "text or json")
+	root.SetUsageTemplate(strings.NewReplacer(
+		".FlagUsages", ".FlagUsagesWrapped 80", "for more information about", "for more about",
+	).Replace(root.UsageTemplate()))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})
@@ -92,6 +101,7 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 		a.enable(), a.disable(), a.devices(),
 		a.cache(), a.config(), a.version(),
 	)
+	a.complete(root)
 	return root
 }
 
@@ -102,6 +112,10 @@ func known(c *cobra.Command, args []string) error {
 	}
 	if _, err := vmid.Parse(args[0]); err == nil {
 		return usage{fmt.Errorf("a hookscript call is a VMID and a phase, without flags; by hand: %s replay %s post-start", say.Program, args[0])}
+	}
+	if args[0] == "" { // every command begins with it; a variable of the caller's was empty
+		_, err := vmid.Parse(args[0])
+		return usage{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	}
 	text := fmt.Sprintf("unknown command %q", say.Clean(args[0], 40))
 	c.SuggestionsMinimumDistance = 2 // two letters wrong, or two swapped
@@ -115,10 +129,18 @@ func known(c *cobra.Command, args []string) error {
 func args(least, most int, what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) < least || most >= 0 && len(args) > most {
-			return usage{fmt.Errorf("expected %s, got %d words", what, len(args))}
+			return usage{fmt.Errorf("expected %s, got %s", what, plural(len(args), "word"))}
 		}
 		return nil
 	}
+}
+
+// plural is "1 word" or "2 words".
+func plural(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func (a *app) prepare() error {
@@ -134,7 +156,18 @@ func (a *app) prepare() error {
 	return nil
 }
 
-func (a *app) load() (*config.Config, error) { return hook.LoadConfig(a.configFile) }
+func (a *app) load() (*config.Config, error) {
+	conf, err := hook.LoadConfig(a.configFile)
+	return conf, a.checkHint(err)
+}
+
+// checkHint has the hint of a mistake check the file that was named, and no other.
+func (a *app) checkHint(err error) error {
+	if mistakes := (config.Mistakes{}); a.configFile != "" && errors.As(err, &mistakes) {
+		return hint.Wrap(err, "correct what is named, then see: pve-nvidia-hook config check --config "+say.Clean(a.configFile, 200))
+	}
+	return err
+}
 
 func vmids(words []string) ([]int, error) {
 	var ids []int

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
@@ -17,8 +20,9 @@ func (a *app) config() *cobra.Command {
 		Use:   "config",
 		Short: "check the configuration and show what holds for a container",
 		Long: `The files are read in this order, and the later wins: built-in defaults,
-/etc/pve/pve-nvidia-hook.toml for the cluster, Phoenix files where they are named,
-and /etc/pve-nvidia-hook/config.toml; [containers.VMID] wins over what holds for all.`,
+/etc/pve/pve-nvidia-hook.toml for the cluster, Phoenix files where they are
+named, and /etc/pve-nvidia-hook/config.toml; [containers.VMID] wins over what
+holds for all.`,
 		Args: known,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -32,13 +36,14 @@ func (a *app) configCheck() *cobra.Command {
 		Use:   "check [VMID]",
 		Short: "report every mistake of every configuration file",
 		Long: `Read all configuration files as the hook does and report every mistake at once,
-each with its file and line: unknown keys, values that cannot be, and settings that
-contradict each other in what holds for a container in the end. With a VMID, of
-these contradictions only those of that container. The exit status is 1 when there
-is a mistake.
+each with its file and line: unknown keys, values that cannot be, and settings
+that contradict each other in what holds for a container in the end. With a
+VMID, of these contradictions only those of that container. The exit status is
+1 when there is a mistake.
 
-The JSON is a list of objects with file, line (absent: the file as a whole), key,
-what (is wrong) and allowed (instead); it is empty when there is no mistake.`,
+The JSON is a list of objects with file, line (absent: the file as a whole),
+key, what (is wrong) and allowed (instead); it is empty when there is no
+mistake.`,
 		Example: "  pve-nvidia-hook config check --config /root/new.toml\n  pve-nvidia-hook config check 101 --json",
 		Args:    args(0, 1, "at most one VMID"),
 		RunE: func(c *cobra.Command, words []string) error {
@@ -56,6 +61,9 @@ what (is wrong) and allowed (instead); it is empty when there is no mistake.`,
 			}
 			if asJSON {
 				return mistakesJSON(c.OutOrStdout(), err)
+			}
+			if mistakes := (config.Mistakes{}); errors.As(err, &mistakes) {
+				return hint.Wrap(err, "correct what is named, and check again")
 			}
 			if err != nil {
 				return err
@@ -90,9 +98,10 @@ func mistakesJSON(w io.Writer, err error) error {
 func (a *app) configShow() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use:     "show [VMID]",
-		Short:   "print every setting with its origin",
-		Long:    "Print every setting that holds for a container, or for containers that no file names, with the place that it comes from. Credentials in URLs are not shown.",
+		Use:   "show [VMID]",
+		Short: "print every setting with its origin",
+		Long: `Print every setting that holds for a container, or for containers that no file
+names, with the place that it comes from. Credentials in URLs are not shown.`,
 		Example: "  pve-nvidia-hook config show\n  pve-nvidia-hook config show 101 --json",
 		Args:    args(0, 1, "at most one VMID"),
 		RunE: func(c *cobra.Command, words []string) error {
@@ -110,7 +119,7 @@ func (a *app) configShow() *cobra.Command {
 			}
 			settings, err := conf.For(vmid)
 			if err != nil {
-				return err
+				return a.checkHint(err)
 			}
 			rows := settings.Rows()
 			if asJSON {
@@ -119,11 +128,31 @@ func (a *app) configShow() *cobra.Command {
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "KEY\tVALUE\tFROM")
 			for _, r := range rows {
-				fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, say.Clean(r.Text(), 300), r.Origin)
+				lines := texts(r)
+				fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, say.Clean(lines[0], 300), r.Origin)
+				for _, l := range lines[1:] {
+					fmt.Fprintf(w, "\t%s\t\n", say.Clean(l, 300))
+				}
 			}
 			return w.Flush()
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+// texts is a setting's value as TOML has it, each URL or other member of a list
+// on a line of its own.
+func texts(r config.Row) []string {
+	list, ok := r.Value.([]string)
+	if !ok || len(list) < 2 {
+		return []string{r.Text()}
+	}
+	lines := make([]string, len(list))
+	for i, s := range list {
+		lines[i] = " " + strconv.Quote(s) + ","
+	}
+	last := len(lines) - 1
+	lines[0], lines[last] = "["+lines[0][1:], strings.TrimSuffix(lines[last], ",")+"]"
+	return lines
 }

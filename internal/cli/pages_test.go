@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
@@ -40,7 +41,7 @@ func parses(t *testing.T, line string, whole bool) (isOurs bool) {
 			continue // what a run has said: "pve-nvidia-hook 101: driver ..."
 		}
 		isOurs = true
-		if len(words) == 1 || hook.IsCall(words[1:]) {
+		if len(words) == 1 || hook.IsCall(words[1:]) || strings.HasSuffix(words[1], ":") { // "101:" begins what it says
 			continue
 		}
 		c, rest, err := root.Find(words[1:])
@@ -99,4 +100,38 @@ func TestExamplesOfTheHelpAreCommandLinesOfTheProgram(t *testing.T) {
 		}
 	}
 	visit(Root())
+}
+
+func TestHelpFitsIntoEightyColumns(t *testing.T) {
+	var visit func(c *cobra.Command)
+	visit = func(c *cobra.Command) {
+		if c.Name() == "completion" { // cobra's own
+			return
+		}
+		var out strings.Builder
+		c.SetOut(&out)
+		require.NoError(t, c.Help())
+		for line := range strings.Lines(out.String()) {
+			if line = strings.TrimRight(line, "\n"); !tooWide[c.Name()] {
+				require.LessOrEqual(t, utf8.RuneCountInString(line), 80, "%s: %s", c.CommandPath(), line)
+			}
+		}
+		for _, sub := range c.Commands() {
+			visit(sub)
+		}
+	}
+	root := Root()
+	root.InitDefaultHelpFlag()
+	visit(root)
+}
+
+// tooWide are the commands whose texts are still to be wrapped.
+var tooWide = map[string]bool{"disable": true, "enable": true, "status": true, "uninstall": true}
+
+func TestHelpBeginsWithTheCallByProxmox(t *testing.T) {
+	var out strings.Builder
+	root := Root()
+	root.SetOut(&out)
+	require.NoError(t, root.Help())
+	require.Contains(t, out.String(), "Usage:\n  pve-nvidia-hook VMID PHASE\n  pve-nvidia-hook [command]\n")
 }

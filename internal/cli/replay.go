@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -36,7 +37,7 @@ The exit status is 0 when the phase went well or today's decision is the same,
 1 when it failed, was refused or is another.`,
 		Example: `  pve-nvidia-hook replay 101 post-start --dry-run
   pve-nvidia-hook replay 101 post-start --force
-  pve-nvidia-hook replay --trace /var/lib/pve-nvidia-hook/runs/101/20260301T101502.123456Z.json`,
+  pve-nvidia-hook replay --trace runs/101/20260301T101502.123456Z.json`,
 		Args: func(_ *cobra.Command, words []string) error {
 			if trace != "" {
 				return args(0, 0, "no VMID and phase beside --trace")(nil, words)
@@ -124,10 +125,11 @@ func decideAgain(out io.Writer, in io.Reader, file string) error {
 		in = f
 	}
 	t, err := hook.ReadTrace(in)
-	if err != nil {
+	var unreadable *fs.PathError
+	if errors.As(err, &unreadable) {
 		return err
 	}
-	if t.VMID == 0 || t.Phase == "" {
+	if err != nil || t.VMID == 0 || t.Phase == "" {
 		return hint.Errorf("traces lie below the state folder, in runs/VMID", "%s is no trace of this program", say.Clean(file, 200))
 	}
 	fmt.Fprintf(out, "container %d, %s at %s, by program %s: %s\n", t.VMID, say.Clean(string(t.Phase), 40),

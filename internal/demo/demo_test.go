@@ -14,8 +14,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
 )
 
 // home gives the demo a folder of its own for all that it makes, beside which
@@ -110,4 +112,34 @@ func TestDemoLeavesNothingWhetherItEndsOrIsInterrupted(t *testing.T) {
 	require.Contains(t, out.String(), "interrupted; everything that it made is removed")
 	require.NotContains(t, out.String(), "is installed")
 	require.Empty(t, left(t, home), out.String())
+}
+
+func TestWrongFileOrVersionIsRefusedBeforeAnythingIsMade(t *testing.T) {
+	arch, err := host.Arch()
+	require.NoError(t, err)
+	other := map[string]string{"x86_64": "aarch64", "aarch64": "x86_64"}[arch]
+	dir := t.TempDir()
+	ours, err := fakerun.Write(dir, fakerun.Spec{Version: "580.142", Arch: arch, NoDecompressor: true})
+	require.NoError(t, err)
+	foreign, err := fakerun.Write(dir, fakerun.Spec{Version: "580.142", Arch: other, NoDecompressor: true})
+	require.NoError(t, err)
+	bad := filepath.Join(dir, "NVIDIA-Linux-x86_64-580.142-bad.run")
+	require.NoError(t, os.WriteFile(bad, []byte("<html>"), 0o644))
+	for _, c := range []struct{ file, version, why string }{
+		{filepath.Join(dir, "none.run"), "", "none.run: no such file or directory"},
+		{bad, "", "read run file header: "},
+		{foreign, "", "the file is for " + other + ", wanted " + arch},
+		{ours, "570.1", "the file is driver version 580.142, wanted 570.1"},
+		{"", "abc", `"abc" is no driver version such as 580.142 or 580.76.05`},
+		{"", "580", `"580" is no driver version such as 580.142 or 580.76.05`},
+	} {
+		_, err := findSource(t.TempDir(), c.file, c.version)
+		require.ErrorContains(t, err, c.why)
+	}
+
+	src, err := findSource(t.TempDir(), ours, "580.142")
+	require.NoError(t, err)
+	require.Equal(t, "580.142", src.version)
+	require.FileExists(t, filepath.Join(src.samples, filepath.Base(ours)))
+	require.FileExists(t, filepath.Join(src.samples, filepath.Base(ours)+".sha256sum"))
 }

@@ -1,10 +1,12 @@
 // Command demo shows the main job on a real, unprivileged, throwaway container:
 // the first start installs and verifies the driver, the second one skips. It
-// removes all that it made, also on failure and on Ctrl-C.
+// removes all that it made, also on failure and on Ctrl-C, but the base root that
+// containers stand on, which is kept for the next time.
 //
 //	go run ./internal/demo                    a sample run file from a mirror on loopback
 //	go run ./internal/demo -runfile FILE      one of NVIDIA's own
 //	go run ./internal/demo -version 580.76.05 the same, fetched from NVIDIA
+//	go run ./internal/demo -clean             remove the base roots
 package main
 
 import (
@@ -22,11 +24,14 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/rig"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+	driver "github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
 const vmid = 101
@@ -36,12 +41,18 @@ var errLeft = errors.New("not all that the demo made is removed")
 func main() {
 	runFile := flag.String("runfile", "", "one of NVIDIA's run files")
 	version := flag.String("version", "", "fetch this version from NVIDIA")
+	clean := flag.Bool("clean", false, "remove the base roots, which are kept for the next time, and end")
 	program := flag.String("program", "", "the built program (default: build it)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	err := demo(ctx, *runFile, *version, *program)
+	var err error
+	if *clean {
+		err = lab.Clean(ctx)
+	} else {
+		err = demo(ctx, *runFile, *version, *program)
+	}
 	if err != nil && ctx.Err() != nil && !errors.Is(err, errLeft) {
-		fmt.Fprintln(os.Stderr, "demo: interrupted; everything that it made is removed")
+		fmt.Fprintln(os.Stderr, "demo: interrupted; everything that it made is removed but the base root (make clean-lab removes it)")
 		os.Exit(130)
 	}
 	stop()
@@ -98,7 +109,7 @@ func demo(ctx context.Context, runFile, version, program string) (err error) {
 		return err
 	}
 	defer r.Close()
-	if err := configure(r, src, version != ""); err != nil {
+	if err := configure(r, src, runFile == "" && version != ""); err != nil {
 		return err
 	}
 	first, err := start(ctx, r, "first start: no driver in the container")
@@ -117,8 +128,8 @@ func demo(ctx context.Context, runFile, version, program string) (err error) {
 	} else if err != nil {
 		return err
 	}
-	say(fmt.Sprintf("done: installed in %.2f s, skipped in %.3f s; everything that the demo made is being removed",
-		first.Seconds(), second.Seconds()))
+	say(fmt.Sprintf("done: installed in %.2f s, skipped in %.3f s; everything that the demo made is being removed but the base root in %s, some 400 MB kept for the next time: make clean-lab removes it",
+		first.Seconds(), second.Seconds(), lab.Dir()))
 	return nil
 }
 
@@ -127,20 +138,16 @@ func findSource(dir, runFile, version string) (source, error) {
 	if err := os.Mkdir(src.samples, 0o755); err != nil {
 		return src, err
 	}
-	switch {
-	case runFile != "":
-		m := regexp.MustCompile(`-(\d+\.\d+(?:\.\d+)?)\.run$`).FindStringSubmatch(runFile)
-		if m == nil {
-			return src, fmt.Errorf("%s is not named as NVIDIA names its run files: NVIDIA-Linux-x86_64-VERSION.run", runFile)
-		}
-		abs, err := filepath.Abs(runFile)
-		if err != nil {
+	if version != "" {
+		if _, err := driver.Parse(version); err != nil {
 			return src, err
 		}
-		src.version, src.real = m[1], true
-		return src, os.Symlink(abs, filepath.Join(src.samples, filepath.Base(runFile)))
-	case version != "":
 		src.version, src.real = version, true
+	}
+	if runFile != "" {
+		return offer(src, runFile, version)
+	}
+	if version != "" {
 		return src, nil
 	}
 	say("writing a sample run file in NVIDIA's format, served by https on loopback")
@@ -149,6 +156,39 @@ func findSource(dir, runFile, version string) (source, error) {
 		fmt.Println("  " + filepath.Base(path))
 	}
 	return src, err
+}
+
+// offer puts one of NVIDIA's run files, and its .sha256sum where there is one, by
+// their proper names where the mirror serves them.
+func offer(src source, runFile, version string) (source, error) {
+	if _, err := os.Stat(runFile); err != nil {
+		return src, err
+	}
+	h, err := cache.HeaderOf(runFile)
+	if err != nil {
+		return src, err
+	}
+	arch, err := host.Arch()
+	if err != nil {
+		return src, err
+	}
+	want := runfile.Want{Version: driver.Driver(version), Arch: arch}
+	if err := h.Check(want); err != nil {
+		return src, fmt.Errorf("%s: %w", runFile, err)
+	}
+	abs, err := filepath.Abs(runFile)
+	if err != nil {
+		return src, err
+	}
+	src.version, src.real = string(h.Version), true
+	served := filepath.Join(src.samples, cache.FileName(h.Version, h.Arch))
+	if err := os.Symlink(abs, served); err != nil {
+		return src, err
+	}
+	if _, err := os.Stat(abs + ".sha256sum"); err != nil {
+		return src, nil // the hook says that there is none
+	}
+	return src, os.Symlink(abs+".sha256sum", served+".sha256sum")
 }
 
 // onGPU reports whether the host runs the demo's driver: then the real

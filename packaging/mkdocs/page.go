@@ -47,10 +47,12 @@ func command(add func(string, ...any), c *cobra.Command) {
 			said = sentence(c.Short)
 		}
 		add("%s", text(said))
-		flags(add, c.NonInheritedFlags())
+		// Before the options: after a definition go-md2man takes a block for a part
+		// of it, and fills its lines into one.
 		if c.Example != "" {
 			add("```\n%s\n```", strings.Trim(c.Example, "\n"))
 		}
+		flags(add, c.NonInheritedFlags())
 	}
 	for _, sub := range c.Commands() {
 		command(add, sub)
@@ -74,9 +76,10 @@ func flags(add func(string, ...any), set *pflag.FlagSet) {
 		switch f.DefValue {
 		case "", "0", "false", "[]", "0s":
 		default:
-			def = " Default: " + text(f.DefValue) + "."
+			def = " (default: " + text(f.DefValue) + ")"
 		}
-		add("%s\n: %s%s", name, sentence(text(usage)), def)
+		// No sentence of it: a capital would be wrong where the text begins with a value.
+		add("%s\n: %s%s", name, text(usage), def)
 	})
 }
 
