@@ -316,7 +316,7 @@ func TestMissingRecordOfEnableIsNamed(t *testing.T) {
 func TestNoGPUChosenIsNoFault(t *testing.T) {
 	n := newNode(t)
 	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hookscript: local:snippets/pve-nvidia-hook\n")
-	n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook"}`)
+	n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","none":true}`)
 	require.Empty(t, lines(n.examine().Findings))
 }
 

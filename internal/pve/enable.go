@@ -68,7 +68,7 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 			return err
 		}
 	}
-	want := Want{Devices: devices, Chain: o.Chain}
+	want := Want{Devices: devices, None: strings.TrimSpace(o.GPUs) == "none", Chain: o.Chain}
 	if o.Storage != "" {
 		want.Volume = o.Storage + ":snippets/" + snippet.Name
 	}
@@ -187,12 +187,18 @@ func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
 
 // change runs pct for one container. What it is about to set is written down
 // before, so that nothing is ever set that nobody remembers; what came of it is
-// written down afterwards, from the configuration as it then stands.
+// written down afterwards, from the configuration as it then stands. Where pct
+// has changed nothing, what was written down before stands again: an enable that
+// failed must not read like one that was asked for no devices.
 func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 	if j.plan.Empty() {
 		return j.plan.State.write(o.State, j.guest.VMID)
 	}
-	intent := State{Hookscript: j.plan.State.Hookscript, Chain: j.plan.State.Chain, Dev: maps.Clone(j.state.Dev)}
+	was, err := ReadState(o.State, j.guest.VMID)
+	if err != nil {
+		return err
+	}
+	intent := State{Hookscript: j.plan.State.Hookscript, Chain: j.plan.State.Chain, Dev: maps.Clone(j.state.Dev), None: j.plan.State.None}
 	if intent.Hookscript == "" { // disable: the chained one is still needed while the hook stands
 		intent.Hookscript, intent.Chain = j.state.Hookscript, j.state.Chain
 	}
@@ -223,7 +229,11 @@ func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 			break
 		}
 	}
-	if err := settle(intent, now.Conf).write(o.State, j.guest.VMID); err != nil {
+	stands := settle(intent, now.Conf)
+	if failed != nil && reflect.DeepEqual(j.guest.Conf, now.Conf) {
+		stands = was
+	}
+	if err := stands.write(o.State, j.guest.VMID); err != nil {
 		return errors.Join(failed, err)
 	}
 	if failed != nil && !reflect.DeepEqual(j.guest.Conf, now.Conf) {
@@ -245,7 +255,7 @@ func settle(intent State, now Conf) State {
 		}
 	}
 	if Ours(next.Hookscript) {
-		s.Hookscript, s.Chain = next.Hookscript, intent.Chain
+		s.Hookscript, s.Chain, s.None = next.Hookscript, intent.Chain, intent.None
 	}
 	return s
 }

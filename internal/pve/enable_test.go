@@ -336,6 +336,23 @@ func TestDeviceThatIsGoneLeavesTheHookscript(t *testing.T) {
 	require.Equal(t, "arch: amd64\nhookscript: local:snippets/pve-nvidia-hook\nhostname: db\nostype: debian\n", n.conf(102))
 }
 
+func TestEnableThatFailedIsNoChoiceOfNoGPU(t *testing.T) {
+	n := newNode(t)
+	n.file("etc/pve/nodes/pve1/lxc/102.conf", "hostname: db\nhookscript: local:snippets/pve-nvidia-hook\n")
+	right := n.o.Pct
+	n.o.Pct = saying(t, "CT is locked (backup)\n")
+	_, err := n.enable(102)
+	require.Error(t, err)
+	require.NoFileExists(t, stateFile(n.o.State, 102))
+
+	n.o.Pct, n.o.GPUs = right, "none"
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	state, err := ReadState(n.o.State, 102)
+	require.NoError(t, err)
+	require.Equal(t, State{Hookscript: DefaultVolume, None: true}, state)
+}
+
 func TestMissingDeviceThatGoesIsNoFailure(t *testing.T) {
 	n := newNode(t)
 	_, err := n.enable(102)

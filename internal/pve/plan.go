@@ -14,6 +14,7 @@ import (
 type Want struct {
 	Volume  string   // the hookscript to set; "" keeps the one of this program that stands, else DefaultVolume
 	Devices []Device // the nodes that the container gets
+	None    bool     // no devices are what was asked for
 	Chain   bool     // another hookscript may be replaced and is run after this program's
 }
 
@@ -89,7 +90,7 @@ func dev(n int) string { return "dev" + strconv.Itoa(n) }
 // state is what earlier runs have put there: of that, what is no longer wanted
 // goes. All else is the user's and stays.
 func PlanEnable(c Conf, state State, w Want) (Plan, error) {
-	p := Plan{VMID: c.VMID, Name: c.Hostname, State: State{Dev: map[int]string{}}}
+	p := Plan{VMID: c.VMID, Name: c.Hostname, State: State{Dev: map[int]string{}, None: w.None}}
 	next := c.Next()
 	if err := p.hookscript(next.Hookscript, state, w); err != nil {
 		return p, err
