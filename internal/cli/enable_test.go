@@ -106,6 +106,20 @@ func TestEnableMakesTheHostsNodesFirst(t *testing.T) {
 	require.Contains(t, said, "all 5 device nodes are in place")
 }
 
+func TestEnableThatIsRefusedChangesNothing(t *testing.T) {
+	for _, args := range [][]string{{"101", "--gpus", "0,x"}, {"555"}, {"101", "555"}, {"101"}} {
+		root := pveNode(t, "")
+		if len(args) == 1 && args[0] == "101" { // a machine without pct
+			t.Setenv("PATH", t.TempDir())
+		}
+		said, err := typed(t, append([]string{"enable"}, args...)...)
+		require.Error(t, err)
+		require.Empty(t, said)
+		require.NoDirExists(t, filepath.Join(root, "dev"))
+		require.NoDirExists(t, filepath.Join(root, "var"))
+	}
+}
+
 func TestUnitLeavesAGPUAloneThatNoContainerHas(t *testing.T) {
 	root := pveNode(t, "")
 	require.NoError(t, os.RemoveAll(filepath.Join(root, "proc/driver")))

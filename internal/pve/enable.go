@@ -41,6 +41,29 @@ type job struct {
 	plan  Plan
 }
 
+// Check says why Enable would refuse the containers, their hookscripts or the
+// choice of GPUs. It changes nothing, and needs no device nodes.
+func Check(o Options, vmids []int) error {
+	if gpus := strings.TrimSpace(o.GPUs); gpus != "none" {
+		if _, err := parseGPUs(gpus, nil); err != nil {
+			return err
+		}
+	}
+	if err := o.able(); err != nil {
+		return err
+	}
+	guests, err := o.find(vmids)
+	if err != nil {
+		return err
+	}
+	for _, g := range guests {
+		if _, err := PlanEnable(g.Conf, State{}, Want{Chain: o.Chain}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Enable makes containers of this node use the hook: it puts the snippet in
 // its place, sets the hookscript and adds the device entries, and says on out
 // what it does. All containers are looked at before the first is changed;
@@ -160,8 +183,14 @@ func Disable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
 	var errs []error
 	for _, j := range jobs {
-		for _, line := range j.plan.Lines {
-			fmt.Fprintf(out, "container %s: %s\n", j.guest, line)
+		if o.DryRun {
+			j.say("would ", out)
+		} else if err := o.change(ctx, j, out); err != nil {
+			errs = append(errs, fmt.Errorf("container %s: %w", j.guest, err))
+			if ctx.Err() != nil {
+				break
+			}
+			continue
 		}
 		for _, line := range j.plan.Warnings {
 			fmt.Fprintf(out, "container %s: warning: %s\n", j.guest, line)
@@ -173,16 +202,20 @@ func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
 			for _, args := range j.plan.Calls() {
 				fmt.Fprintf(out, "container %s: would run: pct %s\n", j.guest, strings.Join(args, " "))
 			}
-			continue
-		}
-		if err := o.change(ctx, j, out); err != nil {
-			errs = append(errs, fmt.Errorf("container %s: %w", j.guest, err))
-		}
-		if ctx.Err() != nil {
-			break
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// say tells what is changed and what is left. would stands before a change that
+// is not made.
+func (j job) say(would string, out io.Writer) {
+	for _, line := range j.plan.Lines {
+		if slices.ContainsFunc(changing, func(word string) bool { return strings.HasPrefix(line, word) }) {
+			line = would + line
+		}
+		fmt.Fprintf(out, "container %s: %s\n", j.guest, line)
+	}
 }
 
 // change runs pct for one container. What it is about to set is written down
@@ -192,6 +225,7 @@ func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
 // failed must not read like one that was asked for no devices.
 func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 	if j.plan.Empty() {
+		j.say("", out)
 		return j.plan.State.write(o.State, j.guest.VMID)
 	}
 	was, err := ReadState(o.State, j.guest.VMID)
@@ -208,15 +242,11 @@ func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 	if err := intent.write(o.State, j.guest.VMID); err != nil {
 		return err
 	}
-	pct := o.Pct
-	if pct == "" {
-		pct = "pct"
-	}
 	var failed error
 	now := j.guest
 	for _, args := range j.plan.Calls() {
 		before := now.Conf
-		failed = runPct(ctx, pct, args)
+		failed = runPct(ctx, o.pct(), args)
 		var found bool
 		var err error
 		now, found, err = Find(o.Root, j.guest.VMID)
@@ -237,7 +267,10 @@ func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 		return errors.Join(failed, err)
 	}
 	if failed != nil && !reflect.DeepEqual(j.guest.Conf, now.Conf) {
-		fmt.Fprintf(out, "container %s: only part of it is done, the rest failed\n", j.guest)
+		fmt.Fprintf(out, "container %s: only part of it is done (see pct config %d), the rest failed\n", j.guest, j.guest.VMID)
+	}
+	if failed == nil {
+		j.say("", out)
 	}
 	if failed == nil && now.Conf.Waits() {
 		fmt.Fprintf(out, "container %s: part of it waits for its next start: pct reboot %d\n", j.guest, j.guest.VMID)

@@ -25,7 +25,7 @@ type Plan struct {
 	Set      []KV     // options of pct set
 	Revert   []string // keys whose pending value is taken back
 	Delete   []string // keys that go out of the live configuration
-	Lines    []string // what is changed and what is left, in words
+	Lines    []string // what is changed and what is left, in words; those of a change begin with changing
 	Warnings []string
 	State    State // what this program has put there, afterwards
 }
@@ -60,6 +60,9 @@ func (p Plan) Calls() [][]string {
 	}
 	return calls
 }
+
+// changing are the words that a line about a change begins with.
+var changing = []string{"set ", "remove "}
 
 func (p *Plan) set(key, value, why string) {
 	p.Set = append(p.Set, KV{key, value})
