@@ -17,6 +17,9 @@ func checkGuest(h hostFacts, f guestFacts) []Finding {
 	all := checkSettings(f)
 	all = append(all, checkHook(h, f)...)
 	all = append(all, checkStarts(h, f)...)
+	if f.unwanted() {
+		return append(all, checkLock(f)...) // only what keeps it from starting concerns it
+	}
 	all = append(all, checkEntries(h, f)...)
 	all = append(all, checkModes(f)...)
 	all = append(all, checkRules(h, f)...)
@@ -24,6 +27,9 @@ func checkGuest(h hostFacts, f guestFacts) []Finding {
 	all = append(all, checkInside(h, f)...)
 	return append(all, checkRuns(f)...)
 }
+
+// unwanted reports whether somebody has chosen that no driver comes into the container.
+func (f guestFacts) unwanted() bool { return f.settingsError == "" && !f.settings.Wanted }
 
 // checkThere returns a finding when there is nothing more to look at here.
 func checkThere(h hostFacts, f guestFacts) []Finding {
@@ -52,8 +58,8 @@ func checkSettings(f guestFacts) []Finding {
 	if f.settingsError != "" {
 		return one(check, Problem, "pve-nvidia-hook config check", "the settings of this container have mistakes: nothing is installed in it")
 	}
-	if !f.settings.Wanted {
-		return one(check, Warning, fmt.Sprintf("pve-nvidia-hook config show %d", f.vmid), "no driver is wanted in this container: %s", f.settings.WhyNot)
+	if f.unwanted() {
+		return one(check, OK, "", "no driver is wanted in this container: %s", f.settings.WhyNot)
 	}
 	return one(check, OK, "", "a driver is wanted in this container")
 }
@@ -70,7 +76,7 @@ func checkHook(h hostFacts, f guestFacts) []Finding {
 	}
 	next := f.next.Hookscript
 	switch {
-	case pve.Ours(next):
+	case pve.Ours(next), f.unwanted():
 	case next != "" && f.state.Hookscript != "":
 		out.add(Problem, enable+" --chain", "the hookscript was overwritten: it is %s instead of %s, so the driver no longer follows the host", next, f.state.Hookscript)
 	case f.state.Hookscript != "":
@@ -98,6 +104,9 @@ func checkHook(h hostFacts, f guestFacts) []Finding {
 	}
 	// It is run in every phase, and its failure is the hook's.
 	out.file(f.chain, "put it back, or drop it: take chain out of the configuration, pve-nvidia-hook disable "+fmt.Sprint(f.vmid)+", then enable")
+	if len(out.list) == 0 && !pve.Ours(next) {
+		return nil // nobody wants it
+	}
 	return out.orOK("its hookscript is set and its file is in place")
 }
 

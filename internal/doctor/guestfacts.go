@@ -188,7 +188,7 @@ func (f *guestFacts) lookRuns(ctx context.Context) {
 
 // wanted is the driver that the container should have, or "" when that is not known.
 func (f guestFacts) wanted(h hostFacts) version.Driver {
-	if f.settingsError != "" {
+	if f.settingsError != "" || f.unwanted() {
 		return ""
 	}
 	if f.settings.Driver.Version != "host" {

@@ -58,6 +58,22 @@ func TestNothingIsFoundInAContainerThatIsWell(t *testing.T) {
 	require.Empty(t, lines(checkGuest(h, f)))
 }
 
+func TestDriverThatIsSwitchedOffIsNoFault(t *testing.T) {
+	h, f := well(t)
+	f.settings.Wanted, f.settings.WhyNot = false, "enabled is false in x.toml:1"
+	f.inside.found, f.inside.record, f.inside.nodes = driver.Found{}, nil, nil
+	f.last = lastRun{At: f.now, Result: "failed"}
+	for _, hookscript := range []string{pve.DefaultVolume, ""} {
+		f.next.Hookscript, f.next.Dev = hookscript, nil
+		found := checkGuest(h, f)
+		require.Empty(t, lines(found))
+		require.Equal(t, "no driver is wanted in this container: enabled is false in x.toml:1", found[0].What)
+	}
+
+	f.hostHas["/dev/nvidia0"], f.next.Dev = false, f.live.Dev
+	require.Contains(t, lines(checkGuest(h, f)), "the container does not start", "what keeps it from starting is told")
+}
+
 func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil func(*hostFacts, *guestFacts)
