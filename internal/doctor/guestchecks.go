@@ -14,6 +14,7 @@ func checkGuest(h hostFacts, f guestFacts) []Finding {
 	if missing := checkThere(h, f); missing != nil {
 		return missing
 	}
+	f.told = f.inside != nil && f.refusedFor(h)
 	all := checkSettings(f)
 	all = append(all, checkHook(h, f)...)
 	all = append(all, checkStarts(h, f)...)
@@ -155,11 +156,33 @@ func (f guestFacts) mend() string {
 		return ""
 	}
 	what = strings.ReplaceAll(or(what, "mend the cause"), "VMID", strconv.Itoa(f.vmid))
-	retry := fmt.Sprintf("pve-nvidia-hook apply --force %d", f.vmid)
-	if strings.Contains(what, retry) {
+	apply := fmt.Sprintf("pve-nvidia-hook apply %d", f.vmid)
+	waits := f.waits()
+	if waits { // what mends it need not end that time
+		apply = fmt.Sprintf("pve-nvidia-hook apply --force %d", f.vmid)
+	}
+	switch {
+	case waits && strings.Contains(what, "does it again"):
+		return apply
+	case strings.Contains(what, apply), !waits && (strings.Contains(what, "next start") || strings.Contains(what, "pve-nvidia-hook apply")):
 		return what
 	}
-	return what + "; then: " + retry
+	return what + "; then: " + apply
+}
+
+// waits reports whether a failure has the next run wait.
+func (f guestFacts) waits() bool { return f.failure != nil && f.now.Before(f.failure.Next) }
+
+// mismatch reports whether another driver is wanted than the kernel module's.
+func (f guestFacts) mismatch(h hostFacts) bool {
+	wanted := f.wanted(h)
+	return wanted != "" && h.module != "" && wanted != h.module
+}
+
+// refusedFor reports whether the last run was refused for that mismatch.
+func (f guestFacts) refusedFor(h hostFacts) bool {
+	return f.mismatch(h) && f.failure == nil && f.last.Result == "refused" &&
+		strings.Contains(f.last.Reason, string(f.wanted(h))) && strings.Contains(f.last.Reason, string(h.module))
 }
 
 // checkRuns looks at how it went the last time.
@@ -167,7 +190,7 @@ func checkRuns(f guestFacts) []Finding {
 	out := findings{check: "last-run"}
 	fix := f.mend()
 	switch {
-	case f.failure != nil && f.now.Before(f.failure.Next):
+	case f.waits():
 		out.add(Problem, fix, "it failed %d times in a row, and is not tried again before %s: %s", f.failure.Count, when(f.failure.Next), f.failure.Reason)
 	case f.failure != nil:
 		out.add(Problem, fix, "it failed %d times in a row, the last time at %s: %s", f.failure.Count, when(f.failure.At), f.failure.Reason)
@@ -177,6 +200,8 @@ func checkRuns(f guestFacts) []Finding {
 		out.add(Unknown, "", "no run is kept of this container: it has not started here since it has the hookscript")
 	case f.last.Result == "failed":
 		out.add(Problem, fix, "the last run, at %s, failed: %s", when(f.last.At), f.last.Reason)
+	case f.told:
+		out.add(OK, "", "the last run, at %s, was refused for the versions", when(f.last.At))
 	case f.last.Result == "refused":
 		out.add(Warning, fix, "the last run, at %s, was refused: %s", when(f.last.At), f.last.Reason)
 	default:

@@ -46,6 +46,7 @@ type guestFacts struct {
 	failure   *record.Failure
 	last      lastRun
 	ran       bool
+	told      bool // what the last run was refused for is a finding of versions
 	lastError string
 
 	inside      *insideFacts // nil: could not be looked into
