@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
@@ -23,6 +24,7 @@ type Options struct {
 	Chain   bool          // keep another hookscript and run it after this program's work
 	DryRun  bool          // say what would be changed and change nothing
 	Present []Device      // the host's NVIDIA device nodes
+	Driven  []int         // the GPUs that the kernel module drives, for Check; none: not known
 	Pct     string        // "": pct, looked up in PATH
 	Chains  map[int]Chain // by VMID
 }
@@ -41,12 +43,18 @@ type job struct {
 	plan  Plan
 }
 
-// Check says why Enable would refuse the containers, their hookscripts or the
-// choice of GPUs. It changes nothing, and needs no device nodes.
+// Check says why Enable would refuse the containers, their hookscripts, the
+// storage or the choice of GPUs. It changes nothing, and needs no device nodes.
 func Check(o Options, vmids []int) error {
 	if gpus := strings.TrimSpace(o.GPUs); gpus != "none" {
-		if _, err := parseGPUs(gpus, nil); err != nil {
+		numbers, err := parseGPUs(gpus, nil)
+		if err != nil {
 			return err
+		}
+		for _, n := range numbers {
+			if len(o.Driven) > 0 && !slices.Contains(o.Driven, n) {
+				return hint.Errorf("this host has "+words(o.Driven), "there is no GPU %d", n)
+			}
 		}
 	}
 	if err := o.able(); err != nil {
@@ -56,12 +64,29 @@ func Check(o Options, vmids []int) error {
 	if err != nil {
 		return err
 	}
+	storages, err := ReadStorages(o.Root)
+	if err != nil {
+		return err
+	}
+	o.DryRun = true
 	for _, g := range guests {
-		if _, err := PlanEnable(g.Conf, State{}, Want{Chain: o.Chain}); err != nil {
+		p, err := PlanEnable(g.Conf, State{}, Want{Volume: o.volume(), Chain: o.Chain})
+		if err != nil {
+			return err
+		}
+		if err := o.placeSnippet(storages, p.State.Hookscript, io.Discard); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// volume is the hookscript on the storage that was named, or "".
+func (o Options) volume() string {
+	if o.Storage == "" {
+		return ""
+	}
+	return o.Storage + ":snippets/" + snippet.Name
 }
 
 // Enable makes containers of this node use the hook: it puts the snippet in
@@ -91,10 +116,7 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 			return err
 		}
 	}
-	want := Want{Devices: devices, None: strings.TrimSpace(o.GPUs) == "none", Chain: o.Chain}
-	if o.Storage != "" {
-		want.Volume = o.Storage + ":snippets/" + snippet.Name
-	}
+	want := Want{Volume: o.volume(), Devices: devices, None: strings.TrimSpace(o.GPUs) == "none", Chain: o.Chain}
 	var jobs []job
 	volumes := map[string]bool{}
 	for _, g := range guests {
