@@ -82,7 +82,7 @@ func (r statusRow) cells(now time.Time, narrow bool) []string {
 		running = "yes"
 	}
 	if r.LastRun != nil {
-		result, last = word(r.LastRun.Result), r.LastRun.At.Local().Format("2006-01-02 15:04")
+		result, last = r.LastRun.word(), r.LastRun.At.Local().Format("2006-01-02 15:04")
 		if narrow {
 			last = age(now.Sub(r.LastRun.At))
 		}
@@ -100,12 +100,15 @@ func (r statusRow) cells(now time.Time, narrow bool) []string {
 		known(string(r.Installed)), known(r.Toolkit), last, result, r.Reason}
 }
 
-// word is what a person reads of a result. A run that was skipped found all in place.
-func word(r hook.Result) string {
-	if r == hook.Skipped {
+// word is what a person reads of the result, as in the summary of apply.
+func (l lastRun) word() string {
+	switch {
+	case l.Result == hook.Skipped && l.unwanted:
+		return "not wanted"
+	case l.Result == hook.Skipped:
 		return "in place"
 	}
-	return string(r)
+	return string(l.Result)
 }
 
 func dash(s string) string {
