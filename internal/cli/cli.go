@@ -84,7 +84,12 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 		Version:               version.Program,
 		Args:                  known,
 		RunE:                  func(c *cobra.Command, _ []string) error { return c.Help() },
-		PersistentPreRunE:     func(*cobra.Command, []string) error { return a.prepare() },
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			if err := a.prepare(); err != nil {
+				return err
+			}
+			return checkRoot(c, a.host.Root, os.Geteuid())
+		},
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.configFile, "config", "", "configuration `file`, also by $"+hook.EnvConfig+"\n(default "+config.DefaultFile+")")

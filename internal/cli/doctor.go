@@ -41,7 +41,8 @@ Of the host:
 Of each container:
 
     container        it is there, and a container of this node
-    settings         its settings have no mistakes and want a driver
+    settings         its settings have no mistakes; where they want no driver,
+                     only what keeps it from starting is looked at
     hookscript       the hookscript line is this program's, its file is there,
                      executable and of this version
     entries-on-host  the host has what its devN and lxc.mount.entry lines name

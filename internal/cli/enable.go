@@ -64,6 +64,15 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 		return err
 	}
 	o.Root, o.State, o.Chains = a.host.Root, settings[0].Paths.State, chains(settings)
+	for _, n := range host.ReadFacts(o.Root).GPUs {
+		o.Driven = append(o.Driven, int(n))
+	}
+	for _, g := range groups { // before the first change
+		o.GPUs = g.gpus
+		if err := pve.Check(o, g.ids); err != nil {
+			return err
+		}
+	}
 	nodes := host.NodesPresent(o.Root)
 	if lacksUVM(nodes) && !o.DryRun && slices.ContainsFunc(groups, func(g group) bool { return g.gpus != "none" }) {
 		err := host.MakeNodes(ctx, o.Root, nil, func(line string) { fmt.Fprintln(out, line) })

@@ -106,6 +106,32 @@ func TestEnableMakesTheHostsNodesFirst(t *testing.T) {
 	require.Contains(t, said, "all 5 device nodes are in place")
 }
 
+func TestEnableThatIsRefusedChangesNothing(t *testing.T) {
+	for _, args := range [][]string{{"101", "--gpus", "0,x"}, {"101", "--gpus", "7"}, {"101", "--storage", "nowhere"}, {"555"}, {"101", "555"}, {"101"}} {
+		root := pveNode(t, "")
+		if len(args) == 1 && args[0] == "101" { // a machine without pct
+			t.Setenv("PATH", t.TempDir())
+		}
+		said, err := typed(t, append([]string{"enable"}, args...)...)
+		require.Error(t, err)
+		require.Empty(t, said)
+		require.NoDirExists(t, filepath.Join(root, "dev"))
+		require.NoDirExists(t, filepath.Join(root, "var"))
+	}
+}
+
+func TestDisableWithoutPctSaysNothingAsDone(t *testing.T) {
+	root := pveNode(t, "")
+	_, err := typed(t, "enable", "101")
+	require.NoError(t, err)
+	before := conf(t, root, "101")
+	t.Setenv("PATH", t.TempDir())
+	said, err := typed(t, "disable", "101")
+	require.ErrorContains(t, err, "there is no pct on this machine")
+	require.Empty(t, said)
+	require.Equal(t, before, conf(t, root, "101"))
+}
+
 func TestUnitLeavesAGPUAloneThatNoContainerHas(t *testing.T) {
 	root := pveNode(t, "")
 	require.NoError(t, os.RemoveAll(filepath.Join(root, "proc/driver")))

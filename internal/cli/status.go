@@ -33,6 +33,8 @@ type lastRun struct {
 	Phase   hook.Phase  `json:"phase"`
 	Result  hook.Result `json:"result"`
 	Seconds float64     `json:"seconds"`
+
+	unwanted bool // it was skipped because no driver was wanted then
 }
 
 func (a *app) status() *cobra.Command {
@@ -50,10 +52,11 @@ files. Versions in parentheses are those that the last run left in a container
 that is stopped now. A line that begins with "!" is a problem, its reason stands
 at the end. The exit status is 0 also then: see doctor for a check.
 
-In the JSON, last_run is null when no run is kept. Its result is one of skipped,
-installed, refused, failed, background (a systemd unit goes on with the work) and
-removed (the driver was taken out by uninstall); its phase is post-start, or
-uninstall, which Proxmox does not have. Versions that are not there are "".
+In the JSON, last_run is null when no run is kept. Its result is one of skipped
+("in place" or "not wanted" in the table), installed, refused, failed, background
+(a systemd unit goes on with the work) and removed (the driver was taken out by
+uninstall); its phase is post-start, or uninstall, which Proxmox does not have.
+Versions that are not there are "".
 
 Nothing is changed, and no process is started in a container.`,
 		Example: `  pve-nvidia-hook status
@@ -107,7 +110,8 @@ func row(s state, known *containers) statusRow {
 		Wanted: s.Wanted, Installed: s.Has.Driver, Toolkit: say.Clean(s.Has.Toolkit, 20),
 	}
 	if s.Last != nil {
-		r.LastRun = &lastRun{s.Last.At.Truncate(time.Second), s.Last.Phase, s.Last.Result, s.Last.Seconds}
+		was := s.Last.Settings
+		r.LastRun = &lastRun{s.Last.At.Truncate(time.Second), s.Last.Phase, s.Last.Result, s.Last.Seconds, was.VMID != 0 && !was.Wanted}
 	}
 	if known.standing[s.vmid] != pve.Follows {
 		r.Wanted = ""

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 )
 
 // screen says how wide a terminal is and whether it shall have colours; width 0
@@ -47,11 +49,18 @@ func printStatus(w io.Writer, rows []statusRow, now time.Time, width int, colour
 		widths[i] = widest(lines, i)
 	}
 	var out bytes.Buffer
+	lead := 1 + 2*(len(head)-2) // the gaps before the reason
+	for _, w := range widths[:len(widths)-1] {
+		lead += w
+	}
 	for i, cells := range lines {
+		if i > 0 && !narrow && width > lead {
+			cells[len(head)-1] = cutReason(rows[i-1].Reason, width-lead, rows[i-1].VMID)
+		}
 		problem := i > 0 && !rows[i-1].OK
 		text := []string{cut(line(cells, widths), width)}
 		if problem && narrow {
-			text = append(text, cut("    "+rows[i-1].Reason, width))
+			text = append(text, "    "+cutReason(rows[i-1].Reason, max(1, width-4), rows[i-1].VMID))
 		}
 		for _, t := range text {
 			if colour && problem {
@@ -73,7 +82,7 @@ func (r statusRow) cells(now time.Time, narrow bool) []string {
 		running = "yes"
 	}
 	if r.LastRun != nil {
-		result, last = string(r.LastRun.Result), r.LastRun.At.Local().Format("2006-01-02 15:04")
+		result, last = r.LastRun.word(), r.LastRun.At.Local().Format("2006-01-02 15:04")
 		if narrow {
 			last = age(now.Sub(r.LastRun.At))
 		}
@@ -89,6 +98,17 @@ func (r statusRow) cells(now time.Time, narrow bool) []string {
 	}
 	return []string{mark, strconv.Itoa(r.VMID), dash(r.Name), running, dash(string(r.Wanted)),
 		known(string(r.Installed)), known(r.Toolkit), last, result, r.Reason}
+}
+
+// word is what a person reads of the result, as in the summary of apply.
+func (l lastRun) word() string {
+	switch {
+	case l.Result == hook.Skipped && l.unwanted:
+		return "not wanted"
+	case l.Result == hook.Skipped:
+		return "in place"
+	}
+	return string(l.Result)
 }
 
 func dash(s string) string {
@@ -165,6 +185,15 @@ func columns(s string) int {
 		}
 	}
 	return n
+}
+
+// cutReason shortens a reason to width places and says where the rest stands.
+func cutReason(s string, width, vmid int) string {
+	more := fmt.Sprintf("; doctor %d tells more", vmid)
+	if columns(s) <= width || width < 2*columns(more) {
+		return cut(s, width)
+	}
+	return cut(s, width-columns(more)) + more
 }
 
 // cut shortens s to width places; 0 leaves it alone.

@@ -60,7 +60,7 @@ func TestOnlyProblemsAreColoured(t *testing.T) {
 		require.Equal(t, i == 2, strings.Contains(l, "\x1b["), l)
 	}
 	require.True(t, strings.HasPrefix(lines[2], "\x1b[1;31m! 102"), lines[2])
-	require.True(t, strings.HasSuffix(lines[2], "...\x1b[0m"), lines[2])
+	require.True(t, strings.HasSuffix(lines[2], "...; doctor 102 tells more\x1b[0m"), lines[2])
 }
 
 // screenOf plays what was written to a terminal of one line at its foot and

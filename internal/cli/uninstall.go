@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
@@ -35,6 +36,10 @@ run disable as well, or set enabled = false for the container.`,
 				return err
 			}
 			vmid := ids[0]
+			known := a.containers(conf)
+			if !known.there(vmid) { // else it would read as one that is only not running
+				return hint.Errorf("pct list shows the containers of this node; for LXC without Proxmox set paths.lxc", "there is no container %d on this node", vmid)
+			}
 			log := a.log.For(vmid)
 			t, err := hook.Uninstall(c.Context(), vmid, hook.Options{
 				Config: conf, Host: a.host, Log: log, DryRun: dryRun, Force: force, Terminal: isTerminal(os.Stderr),
@@ -48,8 +53,12 @@ run disable as well, or set enabled = false for the container.`,
 				printPlan(c.OutOrStdout(), t)
 				return nil
 			}
-			if t.Settings.Wanted && a.containers(conf).standing[vmid] == pve.Follows {
-				fmt.Fprintf(c.OutOrStdout(), "the next start of %d installs it again, and so does apply --all; to keep it away: pve-nvidia-hook disable %d, or enabled = false below [containers.%d] in the configuration\n", vmid, vmid, vmid)
+			if t.Settings.Wanted && known.standing[vmid] == pve.Follows {
+				what := "it again"
+				if len(t.Plan.Steps) == 0 {
+					what = "the driver"
+				}
+				fmt.Fprintf(c.OutOrStdout(), "the next start of %d installs %s, and so does apply --all; to keep it away: pve-nvidia-hook disable %d, or enabled = false below [containers.%d] in the configuration\n", vmid, what, vmid, vmid)
 			}
 			return nil
 		},

@@ -219,7 +219,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			func(n node) {
 				n.file("state/runs/101/20260102T000000.000000Z.json", `{"at":"2026-01-02T00:00:00Z","result":"refused","reason":"distribution packages","hint":"apt-get purge libcuda1"}`)
 			},
-			"| apt-get purge libcuda1; then: pve-nvidia-hook apply --force 101",
+			"| apt-get purge libcuda1; then: pve-nvidia-hook apply 101",
 		},
 		"trace is no JSON": {
 			func(n node) { n.file("state/runs/101/20260101T000000.000000Z.json", "{") },
@@ -316,7 +316,7 @@ func TestMissingRecordOfEnableIsNamed(t *testing.T) {
 func TestNoGPUChosenIsNoFault(t *testing.T) {
 	n := newNode(t)
 	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hookscript: local:snippets/pve-nvidia-hook\n")
-	n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook"}`)
+	n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","none":true}`)
 	require.Empty(t, lines(n.examine().Findings))
 }
 

@@ -80,8 +80,10 @@ func checkEntries(h hostFacts, f guestFacts) []Finding {
 	}
 	needed, gpu := f.needed(h)
 	switch {
+	case !any && len(needed) == 0 && f.explicitGPUs():
+		return out.orOK("no GPU is chosen for this container: gpus is none in %s", f.settings.Origin("gpus"))
 	case !any && len(needed) == 0:
-		return out.orOK("no GPU is chosen for this container")
+		return out.orOK("no GPU is chosen for this container: enable --gpus none has set the hookscript alone")
 	case !any:
 		out.add(Problem, enable, "nothing brings a GPU's device nodes into the container")
 		return out.list
@@ -129,7 +131,7 @@ func (f guestFacts) gpus() string {
 func (f guestFacts) needed(h hostFacts) (nodes []string, gpu bool) {
 	common := []string{"/dev/nvidiactl", "/dev/nvidia-uvm"}
 	chosen := f.settings.GPUs
-	explicit := f.settings.Origin("gpus") != "default"
+	explicit := f.explicitGPUs()
 	switch {
 	case explicit && chosen == "none":
 		return nil, false
@@ -138,8 +140,8 @@ func (f guestFacts) needed(h hostFacts) (nodes []string, gpu bool) {
 			common = append(common, "/dev/nvidia"+strings.TrimSpace(n))
 		}
 		return common, false
-	case f.state.Hookscript != "" && len(f.state.Dev) == 0 && !explicit:
-		return nil, false // enable --gpus none, or all came by mounts already
+	case f.state.None && !explicit:
+		return nil, false // enable --gpus none
 	case explicit:
 		for _, n := range h.kernel.GPUs {
 			common = append(common, fmt.Sprintf("/dev/nvidia%d", n))
@@ -153,6 +155,9 @@ func (f guestFacts) needed(h hostFacts) (nodes []string, gpu bool) {
 	}
 	return common, true
 }
+
+// explicitGPUs reports whether a file of the configuration chooses the GPUs.
+func (f guestFacts) explicitGPUs() bool { return f.settings.Origin("gpus") != "default" }
 
 func isGPU(node string) bool {
 	number, ok := strings.CutPrefix(node, "/dev/nvidia")

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,9 +15,13 @@ func checkGuest(h hostFacts, f guestFacts) []Finding {
 	if missing := checkThere(h, f); missing != nil {
 		return missing
 	}
+	f.told = f.inside != nil && f.refusedFor(h)
 	all := checkSettings(f)
 	all = append(all, checkHook(h, f)...)
 	all = append(all, checkStarts(h, f)...)
+	if f.unwanted() {
+		return append(all, checkLock(f)...) // only what keeps it from starting concerns it
+	}
 	all = append(all, checkEntries(h, f)...)
 	all = append(all, checkModes(f)...)
 	all = append(all, checkRules(h, f)...)
@@ -24,6 +29,9 @@ func checkGuest(h hostFacts, f guestFacts) []Finding {
 	all = append(all, checkInside(h, f)...)
 	return append(all, checkRuns(f)...)
 }
+
+// unwanted reports whether somebody has chosen that no driver comes into the container.
+func (f guestFacts) unwanted() bool { return f.settingsError == "" && !f.settings.Wanted }
 
 // checkThere returns a finding when there is nothing more to look at here.
 func checkThere(h hostFacts, f guestFacts) []Finding {
@@ -52,8 +60,8 @@ func checkSettings(f guestFacts) []Finding {
 	if f.settingsError != "" {
 		return one(check, Problem, "pve-nvidia-hook config check", "the settings of this container have mistakes: nothing is installed in it")
 	}
-	if !f.settings.Wanted {
-		return one(check, Warning, fmt.Sprintf("pve-nvidia-hook config show %d", f.vmid), "no driver is wanted in this container: %s", f.settings.WhyNot)
+	if f.unwanted() {
+		return one(check, OK, "", "no driver is wanted in this container: %s", f.settings.WhyNot)
 	}
 	return one(check, OK, "", "a driver is wanted in this container")
 }
@@ -70,7 +78,7 @@ func checkHook(h hostFacts, f guestFacts) []Finding {
 	}
 	next := f.next.Hookscript
 	switch {
-	case pve.Ours(next):
+	case pve.Ours(next), f.unwanted():
 	case next != "" && f.state.Hookscript != "":
 		out.add(Problem, enable+" --chain", "the hookscript was overwritten: it is %s instead of %s, so the driver no longer follows the host", next, f.state.Hookscript)
 	case f.state.Hookscript != "":
@@ -81,7 +89,11 @@ func checkHook(h hostFacts, f guestFacts) []Finding {
 		out.add(Warning, enable, "the container has no hookscript: it does not follow the host by itself")
 	}
 	if pve.Ours(next) && f.noKeep == "" && f.state.Hookscript == "" && f.settings.Chain == "" {
-		out.add(Unknown, fmt.Sprintf("put a hookscript that was chained into /etc/pve/pve-nvidia-hook.toml ([containers.%d] chain), then: %s --gpus none", f.vmid, enable),
+		again := enable
+		if slices.ContainsFunc(entries(f.next), entry.nvidia) {
+			again += " --gpus none" // they stay as they are
+		}
+		out.add(Unknown, fmt.Sprintf("put a hookscript that was chained into /etc/pve/pve-nvidia-hook.toml ([containers.%d] chain), then: %s", f.vmid, again),
 			"this node has no record of enable for it (moved here, cloned, restored, or set by hand): whether another hookscript is to be run as well is not known")
 	}
 	if f.guest.Conf.Waits() {
@@ -98,6 +110,9 @@ func checkHook(h hostFacts, f guestFacts) []Finding {
 	}
 	// It is run in every phase, and its failure is the hook's.
 	out.file(f.chain, "put it back, or drop it: take chain out of the configuration, pve-nvidia-hook disable "+fmt.Sprint(f.vmid)+", then enable")
+	if len(out.list) == 0 && !pve.Ours(next) {
+		return nil // nobody wants it
+	}
 	return out.orOK("its hookscript is set and its file is in place")
 }
 
@@ -146,11 +161,33 @@ func (f guestFacts) mend() string {
 		return ""
 	}
 	what = strings.ReplaceAll(or(what, "mend the cause"), "VMID", strconv.Itoa(f.vmid))
-	retry := fmt.Sprintf("pve-nvidia-hook apply --force %d", f.vmid)
-	if strings.Contains(what, retry) {
+	apply := fmt.Sprintf("pve-nvidia-hook apply %d", f.vmid)
+	waits := f.waits()
+	if waits { // what mends it need not end that time
+		apply = fmt.Sprintf("pve-nvidia-hook apply --force %d", f.vmid)
+	}
+	switch {
+	case waits && strings.Contains(what, "does it again"):
+		return apply
+	case strings.Contains(what, apply), !waits && (strings.Contains(what, "next start") || strings.Contains(what, "pve-nvidia-hook apply")):
 		return what
 	}
-	return what + "; then: " + retry
+	return what + "; then: " + apply
+}
+
+// waits reports whether a failure has the next run wait.
+func (f guestFacts) waits() bool { return f.failure != nil && f.now.Before(f.failure.Next) }
+
+// mismatch reports whether another driver is wanted than the kernel module's.
+func (f guestFacts) mismatch(h hostFacts) bool {
+	wanted := f.wanted(h)
+	return wanted != "" && h.module != "" && wanted != h.module
+}
+
+// refusedFor reports whether the last run was refused for that mismatch.
+func (f guestFacts) refusedFor(h hostFacts) bool {
+	return f.mismatch(h) && f.failure == nil && f.last.Result == "refused" &&
+		strings.Contains(f.last.Reason, string(f.wanted(h))) && strings.Contains(f.last.Reason, string(h.module))
 }
 
 // checkRuns looks at how it went the last time.
@@ -158,7 +195,7 @@ func checkRuns(f guestFacts) []Finding {
 	out := findings{check: "last-run"}
 	fix := f.mend()
 	switch {
-	case f.failure != nil && f.now.Before(f.failure.Next):
+	case f.waits():
 		out.add(Problem, fix, "it failed %d times in a row, and is not tried again before %s: %s", f.failure.Count, when(f.failure.Next), f.failure.Reason)
 	case f.failure != nil:
 		out.add(Problem, fix, "it failed %d times in a row, the last time at %s: %s", f.failure.Count, when(f.failure.At), f.failure.Reason)
@@ -168,6 +205,8 @@ func checkRuns(f guestFacts) []Finding {
 		out.add(Unknown, "", "no run is kept of this container: it has not started here since it has the hookscript")
 	case f.last.Result == "failed":
 		out.add(Problem, fix, "the last run, at %s, failed: %s", when(f.last.At), f.last.Reason)
+	case f.told:
+		out.add(OK, "", "the last run, at %s, was refused for the versions", when(f.last.At))
 	case f.last.Result == "refused":
 		out.add(Warning, fix, "the last run, at %s, was refused: %s", when(f.last.At), f.last.Reason)
 	default:

@@ -46,6 +46,7 @@ type guestFacts struct {
 	failure   *record.Failure
 	last      lastRun
 	ran       bool
+	told      bool // what the last run was refused for is a finding of versions
 	lastError string
 
 	inside      *insideFacts // nil: could not be looked into
@@ -188,7 +189,7 @@ func (f *guestFacts) lookRuns(ctx context.Context) {
 
 // wanted is the driver that the container should have, or "" when that is not known.
 func (f guestFacts) wanted(h hostFacts) version.Driver {
-	if f.settingsError != "" {
+	if f.settingsError != "" || f.unwanted() {
 		return ""
 	}
 	if f.settings.Driver.Version != "host" {

@@ -40,7 +40,7 @@ func checkHost(h hostFacts, guests []guestFacts) []Finding {
 	if h.archError != "" {
 		all = append(all, one("processor", Problem, "NVIDIA has no driver for this processor", "%s", h.archError)...)
 	}
-	all = append(all, checkModule(h, len(guests))...)
+	all = append(all, checkModule(h, want(guests))...)
 	all = append(all, checkUserSpace(h)...)
 	all = append(all, checkNouveau(h)...)
 	all = append(all, checkNodes(h)...)
@@ -48,6 +48,17 @@ func checkHost(h hostFacts, guests []guestFacts) []Finding {
 	all = append(all, checkProxmox(h)...)
 	all = append(all, checkState(h)...)
 	return append(all, checkSnippets(h, guests)...)
+}
+
+// want counts the containers that want a driver, or might.
+func want(guests []guestFacts) int {
+	n := 0
+	for _, g := range guests {
+		if !g.unwanted() {
+			n++
+		}
+	}
+	return n
 }
 
 func checkModule(h hostFacts, guests int) []Finding {

@@ -58,6 +58,22 @@ func TestNothingIsFoundInAContainerThatIsWell(t *testing.T) {
 	require.Empty(t, lines(checkGuest(h, f)))
 }
 
+func TestDriverThatIsSwitchedOffIsNoFault(t *testing.T) {
+	h, f := well(t)
+	f.settings.Wanted, f.settings.WhyNot = false, "enabled is false in x.toml:1"
+	f.inside.found, f.inside.record, f.inside.nodes = driver.Found{}, nil, nil
+	f.last = lastRun{At: f.now, Result: "failed"}
+	for _, hookscript := range []string{pve.DefaultVolume, ""} {
+		f.next.Hookscript, f.next.Dev = hookscript, nil
+		found := checkGuest(h, f)
+		require.Empty(t, lines(found))
+		require.Equal(t, "no driver is wanted in this container: enabled is false in x.toml:1", found[0].What)
+	}
+
+	f.hostHas["/dev/nvidia0"], f.next.Dev = false, f.live.Dev
+	require.Contains(t, lines(checkGuest(h, f)), "the container does not start", "what keeps it from starting is told")
+}
+
 func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil func(*hostFacts, *guestFacts)
@@ -198,6 +214,34 @@ func TestAfterAFailureThereIsOneAnswer(t *testing.T) {
 
 	f.failure = nil
 	require.Equal(t, f.last.Hint, f.mend(), "no command twice")
+	f.last.Hint = "the next start, or pve-nvidia-hook apply, does it again"
+	require.Equal(t, f.last.Hint, f.mend(), "nothing has the next start wait")
+	f.failure = &record.Failure{Count: 1, At: f.now, Next: f.now.Add(time.Hour), Hint: f.last.Hint}
+	require.Equal(t, "pve-nvidia-hook apply --force 101", f.mend(), "the next start waits")
+}
+
+func TestRefusalForAPinnedVersionIsOneFinding(t *testing.T) {
+	h, f := well(t)
+	f.settings.Driver.Version = "550.163.01"
+	f.inside.found, f.inside.record = driver.Found{}, nil
+	f.last = lastRun{At: f.now, Result: "refused", Reason: "driver 550.163.01 is wanted but the host's kernel module is 580.142"}
+	said := lines(checkGuest(h, f))
+	require.Equal(t, 1, strings.Count(said, "\n"), said)
+	require.Contains(t, said, "problem versions: driver 550.163.01 is wanted")
+
+	f.inside = nil
+	require.Contains(t, lines(checkGuest(h, f)), "was refused: driver 550.163.01 is wanted", "of a stopped one nothing else tells it")
+}
+
+func TestFixOfSeveralMistakesStandsOnce(t *testing.T) {
+	var out strings.Builder
+	r := Report{Findings: []Finding{
+		{Check: "configuration", Level: Problem, What: "a", Fix: "correct it"},
+		{Check: "configuration", Level: Problem, What: "b", Fix: "correct it"},
+		{Check: "cache", Level: Problem, What: "c", Fix: "correct it"},
+	}, Names: map[int]string{}}
+	require.NoError(t, r.Print(&out, false, false))
+	require.Equal(t, 2, strings.Count(out.String(), "correct it"), out.String())
 }
 
 func TestWhatIsNoFaultInside(t *testing.T) {

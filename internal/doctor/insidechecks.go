@@ -96,6 +96,8 @@ func entryModes(f guestFacts) map[string]bool {
 // what is there for good. After a failure there is one answer, the last run's.
 func (f guestFacts) apply(again bool) string {
 	switch {
+	case f.told:
+		return "see versions"
 	case f.mend() != "":
 		return "see last-run below"
 	case again:
@@ -108,11 +110,13 @@ func (f guestFacts) apply(again bool) string {
 func checkVersions(h hostFacts, f guestFacts) []Finding {
 	out := findings{check: "versions"}
 	wanted := f.wanted(h)
-	if f.settingsError == "" && h.module != "" && wanted != h.module {
+	refused := false
+	if f.mismatch(h) {
 		level := Problem
 		if f.settings.Driver.OnMismatch == "install" {
 			level = Warning
 		}
+		refused = level == Problem // then what is there is that mismatch's doing
 		out.add(level, fmt.Sprintf("set driver.version = \"host\", or load driver %s on the host", wanted),
 			"driver %s is wanted (%s), the host's kernel module is %s: they must be equal to the last digit", wanted, f.settings.Origin("driver.version"), h.module)
 	}
@@ -122,6 +126,7 @@ func checkVersions(h hostFacts, f guestFacts) []Finding {
 	case found.CUDA != found.NVML:
 		out.add(Problem, f.apply(true), "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", or(string(found.CUDA), "nothing"), or(string(found.NVML), "nothing"))
 	case have == "" && (!f.settings.Wanted || f.settingsError != ""):
+	case refused && (have == "" || have != wanted):
 	case have == "":
 		out.add(Problem, f.apply(false), "no driver is installed, %s is wanted", or(string(wanted), "that of the host"))
 	case wanted == "":

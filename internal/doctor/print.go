@@ -46,12 +46,17 @@ func (p *printer) group(group []Finding, names map[int]string, verbose bool) {
 		title = fmt.Sprintf("container %d (%s)", vmid, title)
 	}
 	p.line("%s", title)
+	var shown []Finding
 	for _, f := range group {
-		if f.Level == OK && !verbose {
-			continue
+		if f.Level != OK || verbose {
+			shown = append(shown, f)
 		}
+	}
+	for i, f := range shown {
 		p.line("  %s  %s: %s", p.level(f.Level), f.Check, f.What)
-		if f.Fix != "" {
+		// One fix for several findings stands once, after the last of them.
+		again := i+1 < len(shown) && shown[i+1].Check == f.Check && shown[i+1].Fix == f.Fix
+		if f.Fix != "" && !again {
 			p.line("  %7s  fix: %s", "", f.Fix)
 		}
 	}

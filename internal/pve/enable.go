@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
@@ -23,6 +24,7 @@ type Options struct {
 	Chain   bool          // keep another hookscript and run it after this program's work
 	DryRun  bool          // say what would be changed and change nothing
 	Present []Device      // the host's NVIDIA device nodes
+	Driven  []int         // the GPUs that the kernel module drives, for Check; none: not known
 	Pct     string        // "": pct, looked up in PATH
 	Chains  map[int]Chain // by VMID
 }
@@ -39,6 +41,52 @@ type job struct {
 	guest Guest
 	state State
 	plan  Plan
+}
+
+// Check says why Enable would refuse the containers, their hookscripts, the
+// storage or the choice of GPUs. It changes nothing, and needs no device nodes.
+func Check(o Options, vmids []int) error {
+	if gpus := strings.TrimSpace(o.GPUs); gpus != "none" {
+		numbers, err := parseGPUs(gpus, nil)
+		if err != nil {
+			return err
+		}
+		for _, n := range numbers {
+			if len(o.Driven) > 0 && !slices.Contains(o.Driven, n) {
+				return hint.Errorf("this host has "+words(o.Driven), "there is no GPU %d", n)
+			}
+		}
+	}
+	if err := o.able(); err != nil {
+		return err
+	}
+	guests, err := o.find(vmids)
+	if err != nil {
+		return err
+	}
+	storages, err := ReadStorages(o.Root)
+	if err != nil {
+		return err
+	}
+	o.DryRun = true
+	for _, g := range guests {
+		p, err := PlanEnable(g.Conf, State{}, Want{Volume: o.volume(), Chain: o.Chain})
+		if err != nil {
+			return err
+		}
+		if err := o.placeSnippet(storages, p.State.Hookscript, io.Discard); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// volume is the hookscript on the storage that was named, or "".
+func (o Options) volume() string {
+	if o.Storage == "" {
+		return ""
+	}
+	return o.Storage + ":snippets/" + snippet.Name
 }
 
 // Enable makes containers of this node use the hook: it puts the snippet in
@@ -68,10 +116,7 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 			return err
 		}
 	}
-	want := Want{Devices: devices, Chain: o.Chain}
-	if o.Storage != "" {
-		want.Volume = o.Storage + ":snippets/" + snippet.Name
-	}
+	want := Want{Volume: o.volume(), Devices: devices, None: strings.TrimSpace(o.GPUs) == "none", Chain: o.Chain}
 	var jobs []job
 	volumes := map[string]bool{}
 	for _, g := range guests {
@@ -160,8 +205,14 @@ func Disable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
 	var errs []error
 	for _, j := range jobs {
-		for _, line := range j.plan.Lines {
-			fmt.Fprintf(out, "container %s: %s\n", j.guest, line)
+		if o.DryRun {
+			j.say("would ", out)
+		} else if err := o.change(ctx, j, out); err != nil {
+			errs = append(errs, fmt.Errorf("container %s: %w", j.guest, err))
+			if ctx.Err() != nil {
+				break
+			}
+			continue
 		}
 		for _, line := range j.plan.Warnings {
 			fmt.Fprintf(out, "container %s: warning: %s\n", j.guest, line)
@@ -173,26 +224,37 @@ func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
 			for _, args := range j.plan.Calls() {
 				fmt.Fprintf(out, "container %s: would run: pct %s\n", j.guest, strings.Join(args, " "))
 			}
-			continue
-		}
-		if err := o.change(ctx, j, out); err != nil {
-			errs = append(errs, fmt.Errorf("container %s: %w", j.guest, err))
-		}
-		if ctx.Err() != nil {
-			break
 		}
 	}
 	return errors.Join(errs...)
 }
 
+// say tells what is changed and what is left. would stands before a change that
+// is not made.
+func (j job) say(would string, out io.Writer) {
+	for _, line := range j.plan.Lines {
+		if slices.ContainsFunc(changing, func(word string) bool { return strings.HasPrefix(line, word) }) {
+			line = would + line
+		}
+		fmt.Fprintf(out, "container %s: %s\n", j.guest, line)
+	}
+}
+
 // change runs pct for one container. What it is about to set is written down
 // before, so that nothing is ever set that nobody remembers; what came of it is
-// written down afterwards, from the configuration as it then stands.
+// written down afterwards, from the configuration as it then stands. Where pct
+// has changed nothing, what was written down before stands again: an enable that
+// failed must not read like one that was asked for no devices.
 func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 	if j.plan.Empty() {
+		j.say("", out)
 		return j.plan.State.write(o.State, j.guest.VMID)
 	}
-	intent := State{Hookscript: j.plan.State.Hookscript, Chain: j.plan.State.Chain, Dev: maps.Clone(j.state.Dev)}
+	was, err := ReadState(o.State, j.guest.VMID)
+	if err != nil {
+		return err
+	}
+	intent := State{Hookscript: j.plan.State.Hookscript, Chain: j.plan.State.Chain, Dev: maps.Clone(j.state.Dev), None: j.plan.State.None}
 	if intent.Hookscript == "" { // disable: the chained one is still needed while the hook stands
 		intent.Hookscript, intent.Chain = j.state.Hookscript, j.state.Chain
 	}
@@ -202,15 +264,11 @@ func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 	if err := intent.write(o.State, j.guest.VMID); err != nil {
 		return err
 	}
-	pct := o.Pct
-	if pct == "" {
-		pct = "pct"
-	}
 	var failed error
 	now := j.guest
 	for _, args := range j.plan.Calls() {
 		before := now.Conf
-		failed = runPct(ctx, pct, args)
+		failed = runPct(ctx, o.pct(), args)
 		var found bool
 		var err error
 		now, found, err = Find(o.Root, j.guest.VMID)
@@ -223,11 +281,18 @@ func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 			break
 		}
 	}
-	if err := settle(intent, now.Conf).write(o.State, j.guest.VMID); err != nil {
+	stands := settle(intent, now.Conf)
+	if failed != nil && reflect.DeepEqual(j.guest.Conf, now.Conf) {
+		stands = was
+	}
+	if err := stands.write(o.State, j.guest.VMID); err != nil {
 		return errors.Join(failed, err)
 	}
 	if failed != nil && !reflect.DeepEqual(j.guest.Conf, now.Conf) {
-		fmt.Fprintf(out, "container %s: only part of it is done, the rest failed\n", j.guest)
+		fmt.Fprintf(out, "container %s: only part of it is done (see pct config %d), the rest failed\n", j.guest, j.guest.VMID)
+	}
+	if failed == nil {
+		j.say("", out)
 	}
 	if failed == nil && now.Conf.Waits() {
 		fmt.Fprintf(out, "container %s: part of it waits for its next start: pct reboot %d\n", j.guest, j.guest.VMID)
@@ -245,7 +310,7 @@ func settle(intent State, now Conf) State {
 		}
 	}
 	if Ours(next.Hookscript) {
-		s.Hookscript, s.Chain = next.Hookscript, intent.Chain
+		s.Hookscript, s.Chain, s.None = next.Hookscript, intent.Chain, intent.None
 	}
 	return s
 }

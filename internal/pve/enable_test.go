@@ -148,7 +148,7 @@ func TestDryRunSaysAllAndChangesNothing(t *testing.T) {
 	require.NoError(t, err)
 	for line := range strings.Lines(dry) {
 		if !strings.Contains(line, "would run") {
-			require.Contains(t, wet, line)
+			require.Contains(t, wet, strings.Replace(line, "would ", "", 1))
 		}
 	}
 }
@@ -334,6 +334,24 @@ func TestDeviceThatIsGoneLeavesTheHookscript(t *testing.T) {
 	require.ErrorContains(t, err, "Device /dev/nvidia-uvm does not exist")
 	require.Contains(t, hint.Of(err), "pve-nvidia-hook devices")
 	require.Equal(t, "arch: amd64\nhookscript: local:snippets/pve-nvidia-hook\nhostname: db\nostype: debian\n", n.conf(102))
+}
+
+func TestEnableThatFailedIsNoChoiceOfNoGPU(t *testing.T) {
+	n := newNode(t)
+	n.file("etc/pve/nodes/pve1/lxc/102.conf", "hostname: db\nhookscript: local:snippets/pve-nvidia-hook\n")
+	right := n.o.Pct
+	n.o.Pct = saying(t, "CT is locked (backup)\n")
+	said, err := n.enable(102)
+	require.Error(t, err)
+	require.NoFileExists(t, stateFile(n.o.State, 102))
+	require.NotContains(t, said, "set dev0", "nothing was set")
+
+	n.o.Pct, n.o.GPUs = right, "none"
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	state, err := ReadState(n.o.State, 102)
+	require.NoError(t, err)
+	require.Equal(t, State{Hookscript: DefaultVolume, None: true}, state)
 }
 
 func TestMissingDeviceThatGoesIsNoFailure(t *testing.T) {

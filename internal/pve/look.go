@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -17,16 +18,27 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 )
 
+// able checks that this can work here.
+func (o Options) able() error {
+	if err := CheckNode(o.Root); err != nil || o.DryRun {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return hint.Errorf("only root@pam may set hookscripts and devices: run it as root on the node", "set a hookscript: not root")
+	}
+	if _, err := exec.LookPath(o.pct()); err != nil {
+		return errNoPct
+	}
+	return nil
+}
+
 // begin checks that this can work here, and keeps other runs away until done is called.
 func (o Options) begin(ctx context.Context) (done func(), err error) {
-	if err := CheckNode(o.Root); err != nil {
+	if err := o.able(); err != nil {
 		return nil, err
 	}
 	if o.DryRun {
 		return func() {}, nil
-	}
-	if os.Geteuid() != 0 {
-		return nil, hint.Errorf("only root@pam may set hookscripts and devices: run it as root on the node", "set a hookscript: not root")
 	}
 	dir, err := record.Below(o.State, "enabled")
 	if err != nil {
@@ -149,11 +161,15 @@ func (o Options) placeSnippet(storages Storages, volume string, out io.Writer) e
 	if err != nil || stands {
 		return err
 	}
-	fmt.Fprintf(out, "write %s\n", file)
 	if o.DryRun {
+		fmt.Fprintf(out, "would write %s\n", file)
 		return nil
 	}
-	return EnsureSnippet(at(o.Root, file))
+	if err := EnsureSnippet(at(o.Root, file)); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "write %s\n", file)
+	return nil
 }
 
 // sayLate warns of a storage that may not be mounted when guests start at boot.

@@ -17,6 +17,15 @@ import (
 // pctTimeout ends a pct that hangs. It waits 10 s for a container's lock itself.
 const pctTimeout = 60 * time.Second
 
+var errNoPct = hint.Errorf("run it on a node of Proxmox VE, as root", "there is no pct on this machine")
+
+func (o Options) pct() string {
+	if o.Pct == "" {
+		return "pct"
+	}
+	return o.Pct
+}
+
 // runPct runs pct and explains its refusals.
 func runPct(ctx context.Context, pct string, args []string) error {
 	ctx, cancel := context.WithTimeout(ctx, pctTimeout)
@@ -35,7 +44,7 @@ func runPct(ctx context.Context, pct string, args []string) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, exec.ErrNotFound):
-		return hint.Errorf("run it on a node of Proxmox VE, as root", "there is no pct on this machine")
+		return errNoPct
 	case ctx.Err() != nil:
 		return fmt.Errorf("pct %s: %w", strings.Join(args, " "), ctx.Err())
 	}

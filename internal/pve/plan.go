@@ -14,6 +14,7 @@ import (
 type Want struct {
 	Volume  string   // the hookscript to set; "" keeps the one of this program that stands, else DefaultVolume
 	Devices []Device // the nodes that the container gets
+	None    bool     // no devices are what was asked for
 	Chain   bool     // another hookscript may be replaced and is run after this program's
 }
 
@@ -23,7 +24,7 @@ type Plan struct {
 	Set      []KV     // options of pct set
 	Revert   []string // keys whose pending value is taken back
 	Delete   []string // keys that go out of the live configuration
-	Lines    []string // what is changed and what is left, in words
+	Lines    []string // what is changed and what is left, in words; those of a change begin with changing
 	Warnings []string
 	State    State // what this program has put there, afterwards
 }
@@ -59,6 +60,9 @@ func (p Plan) Calls() [][]string {
 	return calls
 }
 
+// changing are the words that a line about a change begins with.
+var changing = []string{"set ", "remove "}
+
 func (p *Plan) set(key, value, why string) {
 	p.Set = append(p.Set, KV{key, value})
 	p.say("set %s: %s%s", key, value, why)
@@ -88,7 +92,7 @@ func dev(n int) string { return "dev" + strconv.Itoa(n) }
 // state is what earlier runs have put there: of that, what is no longer wanted
 // goes. All else is the user's and stays.
 func PlanEnable(c Conf, state State, w Want) (Plan, error) {
-	p := Plan{VMID: c.VMID, State: State{Dev: map[int]string{}}}
+	p := Plan{VMID: c.VMID, State: State{Dev: map[int]string{}, None: w.None}}
 	next := c.Next()
 	if err := p.hookscript(next.Hookscript, state, w); err != nil {
 		return p, err

@@ -21,6 +21,7 @@ type State struct {
 	Hookscript string         `json:"hookscript"`
 	Chain      string         `json:"chain,omitempty"` // the hookscript that was there before, run after this program
 	Dev        map[int]string `json:"dev,omitempty"`
+	None       bool           `json:"none,omitempty"` // --gpus none: that Dev is empty is no failure
 }
 
 func stateFile(dir string, vmid int) string {
