@@ -14,10 +14,11 @@ func (a *app) disable() *cobra.Command {
 		Short: "undo what enable did",
 		Long: `Take away what enable has set, and nothing else: the hookscript, for which the
 one that was there before comes back, and the devN entries that still stand as
-enable made them. Where this node has no record of enable, because the container came
-from another node, the hookscript that the configuration chains comes back, and
-the pct command that removes the entries is named. The driver stays in the container until it is removed by
-pve-nvidia-hook uninstall VMID, which needs the container running.`,
+enable made them. Where this node has no record of enable, because the container
+came from another node, the hookscript that the configuration chains comes back,
+and the pct command that removes the entries is named. The driver stays in the
+container until it is removed by pve-nvidia-hook uninstall VMID, which needs the
+container running.`,
 		Example: `  pve-nvidia-hook disable 101
   pve-nvidia-hook disable 101 102 --dry-run   say what would be changed`,
 		Args: args(1, -1, "one VMID or more"),

@@ -30,10 +30,10 @@ then enable says so, and pct reboot VMID does all.
 What was set by hand is kept. Doing it again changes nothing, other --gpus
 change the entries that enable has made, and disable takes away exactly these.
 Missing device nodes of the host are made first.`,
-		Example: `  pve-nvidia-hook enable 101                    all GPUs, or what gpus says in the configuration
+		Example: `  pve-nvidia-hook enable 101                    all GPUs, or as configured
   pve-nvidia-hook enable 101 102 --gpus 0,1     the first two GPUs
-  pve-nvidia-hook enable 101 --chain            keep another hookscript, to be run afterwards
-  pve-nvidia-hook enable 101 --storage shared   the hookscript on storage that all nodes have mounted
+  pve-nvidia-hook enable 101 --chain            run another one afterwards
+  pve-nvidia-hook enable 101 --storage shared   on storage of all nodes
   pve-nvidia-hook enable 101 --dry-run          say what would be changed`,
 		Args: args(1, -1, "one VMID or more"),
 		RunE: func(c *cobra.Command, words []string) error {

@@ -53,10 +53,10 @@ that is stopped now. A line that begins with "!" is a problem, its reason stands
 at the end. The exit status is 0 also then: see doctor for a check.
 
 In the JSON, last_run is null when no run is kept. Its result is one of skipped
-("in place" or "not wanted" in the table), installed, refused, failed, background
-(a systemd unit goes on with the work) and removed (the driver was taken out by
-uninstall); its phase is post-start, or uninstall, which Proxmox does not have.
-Versions that are not there are "".
+("in place" or "not wanted" in the table), installed, refused, failed,
+background (a systemd unit goes on with the work) and removed (the driver was
+taken out by uninstall); its phase is post-start, or uninstall, which Proxmox
+does not have. Versions that are not there are "".
 
 Nothing is changed, and no process is started in a container.`,
 		Example: `  pve-nvidia-hook status

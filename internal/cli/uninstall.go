@@ -17,9 +17,10 @@ func (a *app) uninstall() *cobra.Command {
 		Use:   "uninstall VMID",
 		Short: "remove driver and CUDA toolkit from a running container",
 		Long: `Remove from a running container what this program has put there: the CUDA
-packages that it installed, the driver's user space, and the record. The driver's
-own uninstaller does it, also for a driver that a run file installed by hand; it
-never touches kernel modules. Afterwards it is checked that nothing is left.
+packages that it installed, the driver's user space, and the record. The
+driver's own uninstaller does it, also for a driver that a run file installed by
+hand; it never touches kernel modules. Afterwards it is checked that nothing is
+left.
 
 The next start installs the driver again, unless nobody wants it any more: then
 run disable as well, or set enabled = false for the container.`,
