@@ -72,7 +72,7 @@ func TestWhereAMountCannotBeIDMappedTheRunFileIsCopied(t *testing.T) {
 	g := n.start(lab.Spec{})
 	said := g.postStart(0)
 	require.Contains(t, said, "copying the run file instead of mounting it: ")
-	require.Contains(t, said, "id-mapped mounts are not available: the file system of "+n.Cache())
+	require.Contains(t, said, "no mount is available that is safe from the container: the file system of "+n.Cache())
 	require.Contains(t, said, "delivered by push")
 	g.holds(newer)
 }

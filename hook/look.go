@@ -11,6 +11,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // lookHost reads the facts of the node.
@@ -54,16 +55,19 @@ func open(ctx context.Context, lxcPath string, vmid int) (*lxc.Container, error)
 	}
 }
 
+// claimMost is how many bytes of what a container claims are kept and shown.
+const claimMost = 300
+
 // lookContainer reads the container's record and compares it with its files.
 func lookContainer(c *lxc.Container, s config.Settings) (ContainerFacts, *record.Installed) {
 	f := ContainerFacts{Privileged: c.Privileged()}
 	in, err := record.Read(c)
 	if err != nil {
-		f.RecordError = err.Error()
+		f.RecordError = say.Clean(err.Error(), claimMost)
 	}
 	if in != nil && in.Version != "" {
-		f.Recorded, f.Verified = in.Version, in.Verified
-		f.Differs = driver.Differs(c, in)
+		f.Recorded, f.Verified = in.Version, say.Clean(in.Verified, 40)
+		f.Differs = say.Clean(driver.Differs(c, in), claimMost)
 	}
 	return f, in
 }

@@ -26,7 +26,7 @@ func TestFetchesOnceThenFinds(t *testing.T) {
 	got, err := os.ReadFile(e.RunFile)
 	require.NoError(t, err)
 	require.Equal(t, b, got)
-	for name, mode := range map[string]os.FileMode{c.Dir: 0o755, e.RunFile: 0o644, e.Tree: 0o755, e.Tree + endMeta: 0o644, e.Tree + endLock: 0o644} {
+	for name, mode := range map[string]os.FileMode{c.Dir: 0o755, e.RunFile: 0o644, e.Tree: 0o755, e.Tree + endMeta: 0o644, e.Tree + endLock: 0o600} {
 		st, err := os.Stat(name)
 		require.NoError(t, err)
 		require.Equal(t, mode, st.Mode().Perm(), name)

@@ -95,9 +95,7 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 	flags.StringVar(&a.configFile, "config", "", "configuration `file`, also by $"+hook.EnvConfig+"\n(default "+config.DefaultFile+")")
 	flags.StringVar(&a.logLevel, "log-level", "", "debug, info, warning or error")
 	flags.StringVar(&a.logFormat, "log-format", "text", "text or json")
-	root.SetUsageTemplate(strings.NewReplacer(
-		".FlagUsages", ".FlagUsagesWrapped 80", "for more information about", "for more about",
-	).Replace(root.UsageTemplate()))
+	root.SetUsageFunc(showUsage)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})

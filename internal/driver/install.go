@@ -52,11 +52,11 @@ func Ready(c *lxc.Container, j Job, in *record.Installed) error {
 		return err
 	}
 	if j.Deliver != "push" {
-		err := lxc.CanMount(j.Tree)
+		err := c.CanMount(j.Tree)
 		switch {
 		case err == nil:
 			return nil
-		case j.Deliver == "mount" || !errors.Is(err, lxc.ErrNoIDMap):
+		case j.Deliver == "mount" || !errors.Is(err, lxc.ErrNoMount):
 			return unmountable(err)
 		}
 	}
@@ -125,7 +125,7 @@ func Install(ctx context.Context, c *lxc.Container, j Job) (delivered string, er
 		switch {
 		case err == nil:
 			return "mount", runInstaller(ctx, c, j, []string{path.Join(stageTree, "nvidia-installer")})
-		case j.Deliver == "mount" || !errors.Is(err, lxc.ErrNoIDMap):
+		case j.Deliver == "mount" || !errors.Is(err, lxc.ErrNoMount):
 			return "", unmountable(err)
 		}
 		j.Log.Infof("copying the run file instead of mounting it: %v", err)

@@ -66,7 +66,7 @@ func Take(ctx context.Context, path string, o Options) (*Lock, error) {
 		flag = os.O_CREATE | os.O_RDONLY
 	}
 	// Go opens every file with O_CLOEXEC: what this process starts does not inherit the lock.
-	l := &Lock{path: path, f: flock.New(path, flock.SetPermissions(0o644),
+	l := &Lock{path: path, f: flock.New(path, flock.SetPermissions(mode),
 		flock.SetFlag(flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK))}
 
 	start := time.Now()
@@ -100,6 +100,9 @@ func Take(ctx context.Context, path string, o Options) (*Lock, error) {
 	}
 }
 
+// mode is that of lock files: who can open one for reading can hold it.
+const mode = 0o600
+
 func busy(path string, waited time.Duration) error {
 	holder := Holder(path)
 	return hint.Errorf("see what it is doing; it gives the lock back when it ends, also when it is killed",
@@ -129,6 +132,9 @@ func (l *Lock) try(shared bool) (bool, error) {
 		}
 		there, err := os.Lstat(l.path)
 		if err == nil && os.SameFile(held, there) {
+			if held.Mode().Perm() != mode {
+				_ = os.Chmod(l.path, mode) // made by an older version
+			}
 			return true, nil
 		}
 		_ = l.f.Unlock()

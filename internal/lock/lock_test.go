@@ -73,7 +73,7 @@ func TestOneHolderAtATime(t *testing.T) {
 	take(t, path, Options{})
 	st, err := os.Stat(path)
 	require.NoError(t, err)
-	require.Equal(t, os.FileMode(0o644), st.Mode().Perm())
+	require.Equal(t, os.FileMode(0o600), st.Mode().Perm())
 }
 
 func TestReadersShare(t *testing.T) {

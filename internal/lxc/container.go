@@ -126,10 +126,16 @@ func (c *Container) readIDs() error {
 }
 
 // initPid asks the container's monitor, else lxc-info, which tells why there is
-// no init: it prints nothing for a container that is stopped.
+// no init: it prints nothing for a container that is stopped. A process id of
+// lxc-info is believed only where a monitor stands behind it: it asks at the same
+// socket, and not who it is that answers there.
 func initPid(ctx context.Context, lxcPath, name string) (int, error) {
-	if pid, err := askMonitor(lxcPath, name); err == nil {
+	pid, asked := askMonitor(lxcPath, name)
+	switch {
+	case asked == nil:
 		return pid, nil
+	case errors.Is(asked, errImpostor):
+		return 0, hint.Wrap(asked, "look for who has it: ss -xlp | grep "+name+"/command")
 	}
 	ctx, cancel := context.WithTimeout(ctx, infoLimit)
 	defer cancel()
@@ -153,7 +159,10 @@ func initPid(ctx context.Context, lxcPath, name string) (int, error) {
 	case text == "" || text == "-1":
 		return 0, ErrNotRunning
 	}
-	pid, err := strconv.Atoi(text)
+	if errors.Is(asked, errNobody) {
+		return 0, asked
+	}
+	pid, err = strconv.Atoi(text)
 	if err != nil || pid <= 1 {
 		return 0, fmt.Errorf("lxc-info: no process id: %q", text)
 	}

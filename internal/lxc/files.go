@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -106,12 +107,20 @@ type File struct {
 	c *Container
 	// fuse: a server in the container may stand behind it. The kernel's stack
 	// does not always show that a read waits for one.
-	fuse bool
+	fuse   bool
+	opened time.Time
 }
+
+// patience is how long the reading of one file may take in all where a FUSE
+// server stands behind it: one that is only slow would else hold up a start.
+func patience() time.Duration { return 3 * stuckAfter }
 
 // Read reads as io.Reader says. One that a FUSE file system leaves waiting is
 // cut off.
 func (f *File) Read(p []byte) (int, error) {
+	if f.fuse && time.Since(f.opened) > patience() {
+		return 0, fmt.Errorf("its FUSE file system takes more than %s to be read", patience())
+	}
 	if f.fuse {
 		defer f.c.guardRead()()
 	} else {
@@ -138,7 +147,7 @@ func (f *File) Close() error { return f.f.Close() }
 // OpenFile opens a regular file for reading; anything else (a FIFO, a device, a
 // folder, a file of /proc or /sys) is an error and is never waited for.
 func (c *Container) OpenFile(name string) (*File, error) {
-	f := &File{c: c}
+	f := &File{c: c, opened: time.Now()}
 	err := c.as(func() error {
 		fd, err := c.resolve(c.root, name, unix.O_PATH, 0)
 		if err != nil {

@@ -23,6 +23,6 @@ var ErrUnknown = fmt.Errorf("%w: there is no container", ErrNotRunning)
 // was ended, with all that it had started.
 var ErrDeadline = errors.New("deadline exceeded")
 
-// ErrNoIDMap means that the kernel or a file system refuses the id-mapped mount
-// that MountTree needs; the caller copies instead.
-var ErrNoIDMap = errors.New("id-mapped mounts are not available")
+// ErrNoMount means that the kernel or a file system refuses the mount that
+// MountTree needs; the caller copies instead.
+var ErrNoMount = errors.New("no mount is available that is safe from the container")

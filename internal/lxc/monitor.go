@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -18,10 +19,19 @@ const getInitPid = 4
 // monitorLimit is for an answer of the monitor process, which takes some 0.1 ms.
 const monitorLimit = 2 * time.Second
 
+// errImpostor means that somebody listens at a container's command socket who is
+// not its monitor. LXC's own programs do not look at whose socket it is, so they
+// must not be asked either. It is an ErrNotRunning too.
+var errImpostor = fmt.Errorf("%w: its command socket is another's", ErrNotRunning)
+
+// errNobody means that nobody listens there.
+var errNobody = fmt.Errorf("%w: nobody listens at its command socket", ErrNotRunning)
+
 // askMonitor asks the process that watches over a container (lxc-start, or
 // "[lxc monitor]") for the init's pid, over the socket by which lxc-info asks
 // too: without the start of a program, which is most of what a skip would cost.
-// An error says nothing about the container: ask lxc-info.
+// Another error than errNobody and errImpostor comes from a monitor that can be
+// trusted, and says nothing about the container: ask lxc-info.
 func askMonitor(lxcPath, name string) (pid int, err error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -36,16 +46,22 @@ func askMonitor(lxcPath, name string) (pid int, err error) {
 	}
 	// An abstract name; of longer paths LXC takes a hash instead.
 	at := "@" + strings.TrimRight(lxcPath, "/") + "/" + name + "/command"
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: at}); err != nil {
-		return 0, err
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: at})
+	switch {
+	case errors.Is(err, unix.EINVAL):
+		return 0, fmt.Errorf("the name %q of the command socket is too long", at)
+	case err != nil:
+		return 0, fmt.Errorf("%w: %w", errNobody, err)
 	}
-	// Any user may take a name that nobody has.
-	peer, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	listener, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
 		return 0, err
 	}
-	if peer.Uid != uint32(unix.Geteuid()) {
-		return 0, fmt.Errorf("the socket of container %s belongs to uid %d", name, peer.Uid)
+	if listener.Uid != uint32(unix.Geteuid()) {
+		return 0, fmt.Errorf("%w: it belongs to uid %d", errImpostor, listener.Uid)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		return 0, err
 	}
 	// struct lxc_cmd_req: the command, the length of data that follows, a
 	// pointer that means nothing here. The monitor wants to see who asks.
@@ -56,10 +72,11 @@ func askMonitor(lxcPath, name string) (pid int, err error) {
 		return 0, err
 	}
 	// struct lxc_cmd_rsp: a result, the length of data that follows, and in
-	// the place of a pointer to them the pid.
+	// the place of a pointer to them the pid. The kernel says who has sent it.
 	var answer [16]byte
+	who := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
 	for got := 0; got < len(answer); {
-		n, err := unix.Read(fd, answer[got:])
+		n, noted, _, _, err := unix.Recvmsg(fd, answer[got:], who, unix.MSG_CMSG_CLOEXEC)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -67,6 +84,9 @@ func askMonitor(lxcPath, name string) (pid int, err error) {
 			return 0, err
 		case n == 0:
 			return 0, fmt.Errorf("the monitor of container %s hung up", name)
+		}
+		if err := checkMonitor(who[:noted]); err != nil {
+			return 0, fmt.Errorf("%w: %w", errImpostor, err)
 		}
 		got += n
 	}
@@ -77,4 +97,39 @@ func askMonitor(lxcPath, name string) (pid int, err error) {
 		return 0, fmt.Errorf("the monitor of container %s answers %x", name, answer)
 	}
 	return int(data), nil
+}
+
+// checkMonitor makes sure of who has answered at a command socket, by what the
+// kernel says of the sender. Any user of the host may take an abstract name that
+// nobody has, and so may the root of a container that has the host's network, who
+// is uid 0 as well if it is privileged: it lives in another pid namespace, though.
+// The mount namespace does not tell, as the monitor may have one of its own
+// (lxc.monitor.unshare), and SO_PEERCRED names a process that has ended when
+// lxc-start went into the background.
+func checkMonitor(oob []byte) error {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(messages) != 1 {
+		return errors.New("it is not known who has answered")
+	}
+	sender, err := unix.ParseUnixCredentials(&messages[0])
+	if err != nil {
+		return err
+	}
+	if sender.Uid != uint32(unix.Geteuid()) || sender.Pid <= 0 {
+		return fmt.Errorf("uid %d has answered", sender.Uid)
+	}
+	for _, kind := range []string{"pid", "user"} {
+		ours, err := os.Readlink("/proc/self/ns/" + kind)
+		if err != nil {
+			return err
+		}
+		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", sender.Pid, kind))
+		if err != nil {
+			return err
+		}
+		if theirs != ours {
+			return fmt.Errorf("process %d has another %s namespace", sender.Pid, kind)
+		}
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package lxc_test
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -75,6 +76,22 @@ func TestOddAnswersOfAMonitorAreNotBelieved(t *testing.T) {
 			require.ErrorIs(t, err, lxc.ErrNotRunning)
 		})
 	}
+}
+
+// lxc-info asks at the same socket and believes whoever answers: what it says of a
+// container without a monitor counts for nothing.
+func TestWhoTakesTheNameOfAMonitorIsNotBelieved(t *testing.T) {
+	at := labtest.Start(t, lab.Spec{VMID: 101})
+	pid, err := at.Pid(t.Context())
+	require.NoError(t, err)
+	lxcInfoSays(t, fmt.Sprintf("echo %d", pid))
+	dir := t.TempDir()
+	_, err = lxc.Open(t.Context(), dir, 101)
+	require.ErrorIs(t, err, lxc.ErrNotRunning, "nobody listens")
+	listen(t, "@"+dir+"/101/command", true)
+	_, err = lxc.Open(t.Context(), dir, 101)
+	require.ErrorIs(t, err, lxc.ErrNotRunning)
+	require.ErrorContains(t, err, "belongs to uid 65534")
 }
 
 // listen makes the socket of a monitor, as root or as another user.

@@ -26,10 +26,11 @@ const mapped = 1
 const unmountMost = 16
 
 // MountTree mounts the host's folder tree at target in the container (an
-// existing empty folder), read-only, nosuid, nodev and id-mapped with a map that leaves out id 0,
-// so that the container's root can read and run it but not change a byte.
+// existing empty folder), read-only, nosuid and nodev, so that the container's
+// root can read and run it but not change a byte: in an unprivileged container
+// id-mapped with a map that leaves out id 0, in a privileged one as an overlay.
 // The tree has to belong to root and be readable for all.
-// It returns ErrNoIDMap (wrapped) where that cannot be done.
+// It returns ErrNoMount (wrapped) where that cannot be done.
 func (c *Container) MountTree(ctx context.Context, tree, target string) error {
 	if err := c.mountTree(ctx, tree, target); err != nil {
 		return fmt.Errorf("mount %s at %s in container %s: %w", tree, target, c.name, err)
@@ -38,7 +39,7 @@ func (c *Container) MountTree(ctx context.Context, tree, target string) error {
 }
 
 func (c *Container) mountTree(ctx context.Context, tree, target string) error {
-	mount, err := idMappedClone(tree)
+	mount, err := c.detached(tree)
 	if err != nil {
 		return err
 	}
@@ -105,15 +106,15 @@ func emptyFolder(fd int) error {
 }
 
 // isOurs reports whether fd is the root of a mount as MountTree makes them:
-// id-mapped, its owner without counterpart. An idmapped mount of Proxmox VE
-// itself, of a volume say, has an owner.
+// id-mapped, its owner without counterpart, or an overlay with our name as its
+// source. An idmapped mount of Proxmox VE itself, of a volume say, has an owner.
 func (c *Container) isOurs(fd int, nobody uint32) (bool, error) {
 	var st unix.Statx_t
 	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, &st)
 	if err != nil {
 		return false, err
 	}
-	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 || st.Uid != nobody || st.Mask&unix.STATX_MNT_ID == 0 {
+	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 || st.Mask&unix.STATX_MNT_ID == 0 {
 		return false, nil
 	}
 	// Read by the descriptor of the host's /proc, not by the path.
@@ -126,7 +127,8 @@ func (c *Container) isOurs(fd int, nobody uint32) (bool, error) {
 		// proc(5): id parent major:minor root mount-point options ...
 		fields := strings.Fields(line)
 		if len(fields) > 6 && fields[0] == id {
-			return strings.Contains(","+fields[5]+",", ",idmapped,"), nil
+			return st.Uid == nobody && strings.Contains(","+fields[5]+",", ",idmapped,") ||
+				strings.Contains(line, " - overlay "+mountSource+" "), nil
 		}
 	}
 	return false, nil
@@ -169,21 +171,72 @@ func overflowID() uint32 {
 	return 65534
 }
 
-// CanMount tells whether MountTree can mount a folder of this host, without a
-// container: ErrNoIDMap (wrapped) is the reason why not.
-func CanMount(tree string) error {
-	mount, err := idMappedClone(tree)
+// CanMount tells whether MountTree can mount a folder of this host, without
+// entering the container: ErrNoMount (wrapped) is the reason why not.
+func (c *Container) CanMount(tree string) error {
+	mount, err := c.detached(tree)
 	if err != nil {
 		return err
 	}
 	return mount.Close()
 }
 
+// detached makes a mount of a folder that is attached nowhere yet.
+func (c *Container) detached(tree string) (*os.File, error) {
+	if c.Privileged() {
+		return overlay(tree)
+	}
+	return idMappedClone(tree)
+}
+
+// mountSource is what our overlays name as their source.
+const mountSource = "pve-nvidia-hook"
+
+// emptyLayer lies below every overlay of ours. It stays: one that is removed can
+// no longer be listed, and with it the whole.
+const emptyLayer = "/run/pve-nvidia-hook/empty"
+
+// overlay makes a mount with a superblock of its own, for a container whose root
+// has the host's capabilities: to that root a mount of the host's own superblock,
+// however read-only and mapped, would be a handle to mark (fanotify) or to freeze
+// (FIFREEZE) the whole file system that the tree lies on. Without an upper layer
+// an overlay cannot be made writable.
+func overlay(tree string) (*os.File, error) {
+	fail := func(what string, err error) (*os.File, error) {
+		return nil, fmt.Errorf("%w: an overlay of %s: %s: %w", ErrNoMount, tree, what, err)
+	}
+	// There must be two layers.
+	if err := os.MkdirAll(emptyLayer, 0o755); err != nil {
+		return fail("second layer", err)
+	}
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fail("fsopen", err)
+	}
+	defer unix.Close(fs)
+	escape := strings.NewReplacer(`\`, `\\`, ":", `\:`).Replace
+	err = errors.Join(
+		unix.FsconfigSetString(fs, "source", mountSource),
+		unix.FsconfigSetString(fs, "lowerdir", escape(tree)+":"+emptyLayer),
+	)
+	if err == nil {
+		err = unix.FsconfigCreate(fs)
+	}
+	if err != nil {
+		return fail("fsconfig", err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return fail("fsmount", err)
+	}
+	return os.NewFile(uintptr(fd), tree), nil
+}
+
 // idMappedClone makes a mount of a folder that is attached nowhere yet.
 func idMappedClone(tree string) (*os.File, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, tree, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOSYS) {
-		return nil, fmt.Errorf("%w: the kernel has no open_tree (Linux 5.2)", ErrNoIDMap)
+		return nil, fmt.Errorf("%w: the kernel has no open_tree (Linux 5.2)", ErrNoMount)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open_tree: %w", err)
@@ -192,7 +245,7 @@ func idMappedClone(tree string) (*os.File, error) {
 	users, err := userNamespace()
 	if err != nil {
 		mount.Close()
-		return nil, fmt.Errorf("%w: no user namespace: %w", ErrNoIDMap, err)
+		return nil, fmt.Errorf("%w: no user namespace: %w", ErrNoMount, err)
 	}
 	defer users.Close()
 	attr := unix.MountAttr{
@@ -212,7 +265,7 @@ func idMappedClone(tree string) (*os.File, error) {
 	mount.Close()
 	switch {
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP):
-		return nil, fmt.Errorf("%w: %w", ErrNoIDMap, reason)
+		return nil, fmt.Errorf("%w: %w", ErrNoMount, reason)
 	}
 	return nil, reason
 }

@@ -1,16 +1,21 @@
 package lxc_test
 
 import (
+	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
@@ -185,7 +190,63 @@ func TestARaceForTheTargetLeadsNowhere(t *testing.T) {
 	})
 }
 
-func TestAFileSystemWithoutIDMapIsErrNoIDMap(t *testing.T) {
+// Root of a privileged container has the host's capabilities: with a mount of the
+// host's own superblock it could watch every open on it and write by what it sees.
+func TestAPrivilegedContainerGetsNoHandleOnTheHostsFileSystem(t *testing.T) {
+	both(t, func(t *testing.T, at *lab.Container, c *lxc.Container) {
+		dir := tree(t)
+		require.NoError(t, c.MkdirAll("/mnt/tree", 0o755))
+		require.NoError(t, c.MountTree(t.Context(), dir, "/mnt/tree"))
+		if at.Spec.Privileged {
+			// FIFREEZE, too, would be of the file system that is behind it.
+			var host unix.Stat_t
+			require.NoError(t, unix.Stat(dir, &host))
+			require.NotEqual(t, fmt.Sprint(host.Dev), strings.TrimSpace(sh(t, at, "stat -c %d /mnt/tree")))
+		}
+		secret := filepath.Join(filepath.Dir(dir), "secret")
+		require.NoError(t, os.WriteFile(secret, []byte("x"), 0o600))
+		// fanotify_init(2), and fanotify_mark(2) of the whole file system with
+		// FAN_MARK_ADD|FAN_MARK_FILESYSTEM for FAN_OPEN, by their numbers on x86_64.
+		const watch = `$| = 1;
+my ($tree, $ready) = ("/mnt/tree", "/root/ready");
+my $fd = syscall(300, 0, 0);
+my $marked = $fd >= 0 && syscall(301, $fd, 0x101, 0x20, -100, $tree) == 0;
+open(my $r, ">", $ready); close $r;
+my $seen = "";
+if ($marked) {
+	vec(my $in = "", $fd, 1) = 1;
+	while (select(my $out = $in, undef, undef, 2)) {
+		open(my $events, "<&=", $fd); sysread($events, my $event, 24);
+		my $at = unpack("x16 l", $event);
+		my $name = readlink("/proc/self/fd/$at") // "";
+		$seen .= "$name\n" if $name =~ /secret/;
+		last if $seen ne "";
+	}
+}
+print $seen;`
+		require.NoError(t, os.WriteFile(filepath.Join(at.Root, "root/watch"), []byte(watch), 0o644))
+		require.NoError(t, os.Chmod(filepath.Join(at.Root, "root/watch"), 0o644))
+		said := make(chan string, 1)
+		go func() {
+			out, err := at.Attach(context.Background(), "perl", "/root/watch")
+			if err != nil {
+				out += err.Error()
+			}
+			said <- out
+		}()
+		require.Eventually(t, func() bool {
+			_, err := os.Stat(filepath.Join(at.Root, "root/ready"))
+			return err == nil || len(said) > 0
+		}, 20*time.Second, 10*time.Millisecond)
+		for range 5 {
+			_, err := os.ReadFile(secret)
+			require.NoError(t, err)
+		}
+		require.Empty(t, <-said)
+	})
+}
+
+func TestAFileSystemWithoutIDMapIsErrNoMount(t *testing.T) {
 	labtest.Program(t, "bindfs")
 	_, c := open(t, lab.Spec{VMID: 101})
 	dir, fuse := tree(t), filepath.Join(t.TempDir(), "fuse")
@@ -195,7 +256,7 @@ func TestAFileSystemWithoutIDMapIsErrNoIDMap(t *testing.T) {
 	t.Cleanup(func() { syscall.Unmount(fuse, syscall.MNT_DETACH) })
 	require.NoError(t, c.MkdirAll("/mnt/tree", 0o755))
 	err = c.MountTree(t.Context(), fuse, "/mnt/tree")
-	require.ErrorIs(t, err, lxc.ErrNoIDMap)
+	require.ErrorIs(t, err, lxc.ErrNoMount)
 	require.ErrorContains(t, err, "fuse")
 }
 

@@ -79,6 +79,10 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
 	}
+	// lxc-attach asks at the monitor's socket itself, and believes whoever answers.
+	if pid, err := askMonitor(c.lxcPath, c.name); err == nil && pid != c.pid || errors.Is(err, errImpostor) || errors.Is(err, errNobody) {
+		return Result{}, ErrNotRunning
+	}
 	keep := cmd.Keep
 	if keep <= 0 {
 		keep = defaultKeep
@@ -108,23 +112,21 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	var stdinRead, stdinWrite *os.File
-	if cmd.Stdin != nil {
-		if stdinRead, stdinWrite, err = os.Pipe(); err != nil {
-			stdout.close()
-			stderr.close()
-			return Result{}, err
-		}
-		attach.Stdin = stdinRead
-		defer stdinWrite.Close()
+	// A pipe in any case: /dev/null here is the host's, whose mode root in a
+	// privileged container could change by the descriptor.
+	stdinRead, stdinWrite, err := os.Pipe()
+	if err != nil {
+		stdout.close()
+		stderr.close()
+		return Result{}, err
 	}
+	attach.Stdin = stdinRead
+	defer stdinWrite.Close()
 	begin := time.Now()
 	err = attach.Start()
 	stdout.write.Close()
 	stderr.write.Close()
-	if stdinRead != nil {
-		stdinRead.Close()
-	}
+	stdinRead.Close()
 	if err != nil {
 		stdout.close()
 		stderr.close()
@@ -133,8 +135,10 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 		}
 		return Result{}, err
 	}
-	if stdinWrite != nil {
+	if cmd.Stdin != nil {
 		go feed(stdinWrite, cmd.Stdin)
+	} else {
+		stdinWrite.Close()
 	}
 	go stdout.run()
 	go stderr.run()

@@ -39,7 +39,7 @@ func New(w io.Writer, format, level string) (Log, error) {
 	case "", "text":
 		l.SetFormatter(lines{})
 	case "json":
-		l.SetFormatter(&logrus.JSONFormatter{})
+		l.SetFormatter(clean{&logrus.JSONFormatter{}})
 	default:
 		return Log{}, fmt.Errorf("unknown log format %q; allowed: text, json", format)
 	}
@@ -75,6 +75,17 @@ func (l Log) Fail(err error) {
 		}
 		l.WithField("hint", true).Error(h)
 	}
+}
+
+// clean makes messages harmless before they are written: JSON escapes only some
+// of what changes a terminal.
+type clean struct{ logrus.Formatter }
+
+// Format implements logrus.Formatter.
+func (c clean) Format(e *logrus.Entry) ([]byte, error) {
+	copied := *e
+	copied.Message = Clean(e.Message, lineLimit)
+	return c.Formatter.Format(&copied)
 }
 
 // lines writes "pve-nvidia-hook 101: message".

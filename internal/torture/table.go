@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -39,6 +40,11 @@ func (t *table) at(part, name string) *row {
 	r := &row{part: part, name: name}
 	t.rows = append(t.rows, r)
 	return r
+}
+
+// drop forgets a part that did not come to its end.
+func (t *table) drop(part string) {
+	t.rows = slices.DeleteFunc(t.rows, func(r *row) bool { return r.part == part })
 }
 
 func (t *table) failures() int {
