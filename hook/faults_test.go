@@ -255,9 +255,10 @@ func TestPermissionOfAllThatTheHookLeavesOnTheHost(t *testing.T) {
 					return nil
 				}))
 			}
-			for _, name := range []string{".run", ".json", ".lock"} {
-				require.EqualValues(t, 0o644, modes["cache/NVIDIA-Linux-x86_64-"+newer+name].Perm(), name)
+			for name, mode := range map[string]fs.FileMode{".run": 0o644, ".json": 0o644, ".lock": 0o600} {
+				require.Equal(t, mode, modes["cache/NVIDIA-Linux-x86_64-"+newer+name].Perm(), name)
 			}
+			require.EqualValues(t, 0o600, modes[fmt.Sprintf("run/%d.lock", g.VMID)].Perm(), "who can open it for reading can hold it")
 			require.True(t, modes["cache/NVIDIA-Linux-x86_64-"+newer].IsDir())
 		})
 	}

@@ -298,7 +298,7 @@ func TestKeptFilesHaveTheModesOfTheCache(t *testing.T) {
 		return err
 	}
 	require.NoError(t, ask())
-	for name, mode := range map[string]os.FileMode{"": 0o755, "x.deb": 0o644, ".x.deb.lock": 0o644} {
+	for name, mode := range map[string]os.FileMode{"": 0o755, "x.deb": 0o644, ".x.deb.lock": 0o600} {
 		st, err := os.Stat(filepath.Join(dir, name))
 		require.NoError(t, err)
 		require.Equal(t, mode, st.Mode().Perm(), name)
