@@ -116,6 +116,16 @@ func TestVariablesGoBeforeTheContainersOwn(t *testing.T) {
 	require.Equal(t, "linux,de_DE.UTF-8,/opt:/bin\n", string(res.Stdout))
 }
 
+// /dev/null of the host is a file of the host: its mode and times can be changed
+// by a descriptor.
+func TestACommandGetsNoFileOfTheHost(t *testing.T) {
+	both(t, func(t *testing.T, _ *lab.Container, c *lxc.Container) {
+		res, err := c.Run(t.Context(), shell("for fd in 0 1 2; do readlink /proc/self/fd/$fd; done"))
+		require.NoError(t, err)
+		require.Regexp(t, `^pipe:\S+\npipe:\S+\npipe:\S+\n$`, string(res.Stdout))
+	})
+}
+
 func TestNoCommandLineShowsAProxysPassword(t *testing.T) {
 	_, c := open(t, lab.Spec{VMID: 101})
 	cmd := shell("echo up; sleep 7601")

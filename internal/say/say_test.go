@@ -99,3 +99,15 @@ func ExampleBytes() {
 	fmt.Println(Bytes(393683997))
 	// Output: 393 MB
 }
+
+// JSON escapes only what is below 0x20.
+func TestMessagesInJSONAreHarmlessToo(t *testing.T) {
+	var out bytes.Buffer
+	log, err := New(&out, "json", "info")
+	require.NoError(t, err)
+	log.Info("a\u009b2J\u202eb\u007f" + strings.Repeat("x", 10_000))
+	require.NotContains(t, out.String(), "\u009b")
+	require.NotContains(t, out.String(), "\u202e")
+	require.NotContains(t, out.String(), "\u007f")
+	require.Less(t, out.Len(), 3000)
+}
