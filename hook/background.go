@@ -139,7 +139,7 @@ func queued(ctx context.Context, root string, vmid int) string {
 	switch {
 	case pve.UnderHA(root, vmid):
 		return "the HA manager's other services must not wait for it"
-	case activating(ctx, "pve-guests.service"):
+	case stateNow(ctx, "pve-guests.service") == "activating": // a oneshot unit, as long as it runs
 		return "the node's other guests must not wait for it"
 	}
 	return ""

@@ -100,7 +100,7 @@ func (u unit) start(ctx context.Context, envFile string, command ...string) (boo
 		if !errors.As(err, &refused) || refused.Name != "org.freedesktop.systemd1.UnitExists" {
 			return false, fmt.Errorf("start unit %s: %w", u.name(), err)
 		}
-		if u.active(ctx, conn) {
+		if atWork(stateOf(ctx, conn, u.service())) {
 			return false, nil
 		}
 		select { // it ends just now
@@ -111,10 +111,7 @@ func (u unit) start(ctx context.Context, envFile string, command ...string) (boo
 	}
 }
 
-func (u unit) active(ctx context.Context, conn *systemd.Conn) bool {
-	state := stateOf(ctx, conn, u.service())
-	return state == "active" || state == "activating"
-}
+func atWork(state string) bool { return state == "active" || state == "activating" }
 
 // stateOf returns the ActiveState of a unit, "" when it cannot be told.
 func stateOf(ctx context.Context, conn *systemd.Conn, service string) string {
@@ -126,32 +123,21 @@ func stateOf(ctx context.Context, conn *systemd.Conn, service string) string {
 	return word
 }
 
-// activating reports whether a unit is about to start: a oneshot one as long as
-// its command runs.
-func activating(ctx context.Context, service string) bool {
+// stateNow is stateOf for who has no connection yet.
+func stateNow(ctx context.Context, service string) string {
 	ctx, cancel := context.WithTimeout(ctx, unitStop)
 	defer cancel()
 	conn, err := talk(ctx)
 	if err != nil {
-		return false
+		return ""
 	}
 	defer conn.Close()
-	return stateOf(ctx, conn, service) == "activating"
+	return stateOf(ctx, conn, service)
 }
 
 // works reports whether the unit is at work.
 func (u unit) works(ctx context.Context) bool {
-	if !u.known() {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, unitStop)
-	defer cancel()
-	conn, err := talk(ctx)
-	if err != nil {
-		return false
-	}
-	defer conn.Close()
-	return u.active(ctx, conn)
+	return u.known() && atWork(stateNow(ctx, u.service()))
 }
 
 // stop ends the unit and waits a little for it to undo what it has half done.
