@@ -2,11 +2,11 @@ package doctor
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 )
 
 // checkStarts finds the entries that Proxmox or LXC fails on.
@@ -190,7 +190,7 @@ func checkModes(f guestFacts) []Finding {
 
 // plain is text of a configuration that means nothing to a shell, and so can
 // stand in a command that a person may paste.
-var plain = regexp.MustCompile(`^[A-Za-z0-9/._,=:+@-]{1,200}$`)
+var plain = lazy.MustCompile(`^[A-Za-z0-9/._,=:+@-]{1,200}$`)
 
 // open is the value of a devN entry with a mode for everybody.
 func open(value string) string {

@@ -6,11 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
@@ -135,7 +135,7 @@ func loadedModules(h host.Host) ([]string, error) {
 	return names, nil
 }
 
-var libraryVersion = regexp.MustCompile(`^libnvidia-ml\.so\.([0-9]+\.[0-9]+(?:\.[0-9]+)?)$`)
+var libraryVersion = lazy.MustCompile(`^libnvidia-ml\.so\.([0-9]+\.[0-9]+(?:\.[0-9]+)?)$`)
 
 // hostUserSpace is the version of the node's own libnvidia-ml, when there is just one.
 func hostUserSpace(h host.Host, arch string) version.Driver {
