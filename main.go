@@ -12,15 +12,25 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cli"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
-// grace is how long cleaning up may take after a signal: Proxmox sends SIGTERM
-// when a task is stopped and SIGKILL five seconds later.
-const grace = 1900 * time.Millisecond
+// How long cleaning up may take after a signal: Proxmox sends SIGTERM when a task
+// is stopped and SIGKILL five seconds later. Who watches over the worker waits a
+// little longer than that one.
+const (
+	grace      = 1900 * time.Millisecond
+	graceWatch = 2400 * time.Millisecond
+)
 
 func main() {
 	syscall.Umask(0o022)
+	wait := graceWatch
+	if worker.Is() {
+		wait = grace
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 1)
 	// SIGPIPE: the task that reads our output may end before we have cleaned
@@ -36,18 +46,33 @@ func main() {
 		for <-signals == syscall.SIGPIPE {
 		}
 		cancel()
-		time.Sleep(grace)
+		time.Sleep(wait)
 		fmt.Fprintf(os.Stderr, "%s: error: stopped before all was cleaned up; the next run does it\n", say.Program)
-		os.Exit(1)
+		end(1)
 	}()
-	code := run(ctx, os.Args[1:])
-	os.Exit(code)
+	end(run(ctx, os.Args[1:]))
 }
 
-// run is the program: Proxmox's door and the command line's.
+// run is the program: Proxmox's door and the command line's. What works on
+// containers does so in a worker.
 func run(ctx context.Context, args []string) int {
-	if hook.IsCall(args) {
-		return hook.Call(ctx, args)
+	switch {
+	case hook.IsCall(args) && worker.Is():
+		return hook.Work(ctx, args)
+	case hook.IsCall(args):
+		return hook.Call(ctx, args, worker.Run)
+	case cli.Works(args) && !worker.Is():
+		status, err := worker.Run(ctx)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%s: error: %v\n", say.Program, err)
+		}
+		return status
 	}
 	return cli.Main(ctx, args)
+}
+
+// end ends this process. One that hangs gives its locks back nonetheless.
+func end(code int) {
+	lock.ReleaseAll()
+	worker.Exit(code)
 }

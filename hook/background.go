@@ -189,7 +189,7 @@ func postStart(ctx context.Context, e Event, o Options) (Trace, error) {
 		if forErr != nil {
 			return t, err
 		}
-		c, openErr := open(ctx, s.Paths.LXC, e.VMID)
+		c, openErr := open(ctx, lxc.Open, s.Paths.LXC, e.VMID)
 		if openErr != nil {
 			return t, err
 		}

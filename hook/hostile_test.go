@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -440,35 +441,90 @@ func fingerprint(t *testing.T, dir string) string {
 func TestAFileSystemThatNeverAnswersIsCutOff(t *testing.T) {
 	n := newNode(t, newer)
 	g := n.start(lab.Spec{Privileged: true})
-	ended := func(signal os.Signal, limit time.Duration) string {
+	ended := func(then func(pid int), limit time.Duration) {
 		require.NoError(t, g.Wedge(t.Context(), "/var/lib/pve-nvidia-hook"))
-		cmd := n.Command(t.Context(), "replay", strconv.Itoa(g.VMID), "post-start", "--force")
-		var said strings.Builder
-		cmd.Stdout, cmd.Stderr = &said, &said
-		began := time.Now()
-		require.NoError(t, cmd.Start())
-		if signal != nil {
-			time.Sleep(300 * time.Millisecond) // into the file system
-			require.NoError(t, cmd.Process.Signal(signal))
-		}
-		done := make(chan error, 1)
-		go func() { done <- cmd.Wait() }()
-		select {
-		case <-done:
-		case <-time.After(limit):
-			_ = g.Stop() // which ends the server and so frees the hook
-			<-done
-			t.Fatalf("the hook did not end within %v: %s", limit, said.String())
-		}
-		t.Logf("ended after %v: %s", time.Since(began), said.String())
+		g.endsWithin(limit, then, "replay", strconv.Itoa(g.VMID), "post-start", "--force")
 		g.sh("umount -l /var/lib/pve-nvidia-hook")
-		return said.String()
 	}
-	ended(syscall.SIGTERM, 5*time.Second)
+	ended(terminate, 5*time.Second)
 	if long() {
 		ended(nil, 100*time.Second)
 	}
 	said, code := g.anyhow("--force")
 	require.Zero(t, code, said)
 	g.holds(newer)
+}
+
+// One that cannot be found cannot be cut off: then nobody waits for who hangs in it.
+func TestAFileSystemThatCannotBeFoundHoldsNobodyUp(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{Privileged: true})
+	g.postStart(0)
+	require.NoError(t, g.WedgeBehindOverlay(t.Context(), "/var/lib/pve-nvidia-hook"))
+	said := g.endsWithin(5*time.Second, terminate, strconv.Itoa(g.VMID), "post-start")
+	require.Regexp(t, `process \d+ hangs in a file system of the container and is left behind`, said)
+	pid := regexp.MustCompile(`process (\d+) hangs`).FindStringSubmatch(said)[1]
+	require.DirExists(t, "/proc/"+pid)
+	// Nor for one that was killed, for want of memory say.
+	said = g.endsWithin(10*time.Second, func(hook int) {
+		lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", hook))
+		require.NoError(t, err)
+		var workers []string
+		for _, list := range lists {
+			pids, _ := os.ReadFile(list)
+			workers = append(workers, strings.Fields(string(pids))...)
+		}
+		require.Len(t, workers, 1)
+		worker, err := strconv.Atoi(workers[0])
+		require.NoError(t, err)
+		require.NoError(t, syscall.Kill(worker, syscall.SIGKILL))
+	}, strconv.Itoa(g.VMID), "post-start")
+	require.Regexp(t, `process \d+ was killed but hangs in a file system of the container and is left behind`, said)
+	if long() {
+		said := g.endsWithin(100*time.Second, nil, strconv.Itoa(g.VMID), "post-start")
+		require.Contains(t, said, "a system call on the container's files does not return")
+		require.Contains(t, said, "is left behind")
+	}
+	// Whoever comes next does not wait for a lock of the one that hangs.
+	begin := time.Now()
+	require.Contains(t, n.run(0, "status", strconv.Itoa(g.VMID)), "the container's files do not answer")
+	require.Less(t, time.Since(begin), 20*time.Second)
+
+	require.NoError(t, g.Stop())
+	require.Eventually(t, func() bool {
+		_, err := os.Stat("/proc/" + pid)
+		return err != nil
+	}, 10*time.Second, 10*time.Millisecond, "it ends with the container")
+	require.NoError(t, g.Start(t.Context()))
+	g.postStart(0)
+	g.holds(newer)
+}
+
+func terminate(pid int) { _ = syscall.Kill(pid, syscall.SIGTERM) }
+
+// endsWithin calls the program, which is to hang in the container, does something
+// to its process then, and returns what it said.
+func (g *guest) endsWithin(limit time.Duration, then func(pid int), args ...string) string {
+	t := g.node.t
+	cmd := g.node.Command(t.Context(), args...)
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	began := time.Now()
+	require.NoError(t, cmd.Start())
+	if then != nil {
+		time.Sleep(300 * time.Millisecond) // into the file system
+		then(cmd.Process.Pid)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case <-done:
+	case <-time.After(limit):
+		_ = g.Stop() // which ends the server and so frees the program
+		<-done
+		t.Fatalf("it did not end within %v: %s", limit, said.String())
+	}
+	t.Logf("ended after %v: %s", time.Since(began), said.String())
+	require.Equal(t, 1, cmd.ProcessState.ExitCode())
+	return said.String()
 }

@@ -33,11 +33,14 @@ func lookHost(h host.Host) (HostFacts, error) {
 // post-start as soon as it was exec'd, vzdump and others a little off that.
 const initWait = 5 * time.Second
 
+// opener is lxc.Open or lxc.OpenLocal.
+type opener func(ctx context.Context, lxcPath string, vmid int) (*lxc.Container, error)
+
 // open finds the container, waiting for an init process that is just starting.
-func open(ctx context.Context, lxcPath string, vmid int) (*lxc.Container, error) {
+func open(ctx context.Context, find opener, lxcPath string, vmid int) (*lxc.Container, error) {
 	deadline := time.Now().Add(initWait)
 	for {
-		c, err := lxc.Open(ctx, lxcPath, vmid)
+		c, err := find(ctx, lxcPath, vmid)
 		if errors.Is(err, lxc.ErrUnknown) {
 			return nil, hint.Wrap(err, "pct list shows the containers of this node; for LXC without Proxmox set paths.lxc")
 		}

@@ -28,6 +28,7 @@ type Options struct {
 	Terminal bool    // a person watches: show progress bars
 	Detach   bool    // a unit may go on with the work, as the settings say
 	Unit     bool    // this is that unit
+	LookOnly bool    // do nothing that may hang in the container: errAside when that is not enough
 }
 
 // run is one run on one container.
@@ -39,15 +40,16 @@ type run struct {
 	installed *record.Installed // the container's record as it was found
 	began     time.Time
 	held      *lock.Lock
-	inputs    string // what a failure of this run depends on
-	handed    bool   // a unit goes on with the work
-	queue     string // who would else have to wait for it
+	inputs    string        // what a failure of this run depends on
+	handed    bool          // a unit goes on with the work
+	queue     string        // who would else have to wait for it
+	lost      chan struct{} // closed when the container's files hold a call for ever
 }
 
 // PostStart brings the user space of a running container into line with the
 // host. The trace is complete also when there is an error.
 func PostStart(ctx context.Context, e Event, o Options) (Trace, error) {
-	r := &run{Options: o, began: time.Now()}
+	r := &run{Options: o, began: time.Now(), lost: make(chan struct{})}
 	r.trace = Trace{Program: version.Program, At: r.began, VMID: e.VMID, Phase: e.Phase}
 	return r.within(ctx, r.story)
 }
@@ -55,18 +57,30 @@ func PostStart(ctx context.Context, e Event, o Options) (Trace, error) {
 // within tells a story under a deadline. What it locks and opens is given back
 // after the run is concluded: who waits for the lock finds its outcome.
 func (r *run) within(ctx context.Context, story func(context.Context) error) (Trace, error) {
-	err := bounded(ctx, r.limit(r.trace.VMID), func(ctx context.Context) error {
+	err := bounded(ctx, r.limit(r.trace.VMID), r.lost, func(ctx context.Context) error {
 		defer r.close()
 		err := story(ctx)
-		r.conclude(err)
+		if !errors.Is(err, errAside) {
+			r.conclude(err)
+		}
 		return err
 	})
 	if errors.Is(err, errStuck) {
-		// r still belongs to the story that does not return.
-		return Trace{Program: version.Program, At: r.began, VMID: r.trace.VMID, Phase: r.trace.Phase,
-			Result: Failed, Reason: err.Error(), Seconds: time.Since(r.began).Seconds()}, err
+		return r.abandoned(err), err
 	}
 	return r.trace, err
+}
+
+// abandoned concludes a run whose story does not return. All of r but what it was
+// given still belongs to that.
+func (r *run) abandoned(err error) Trace {
+	instead := &run{Options: r.Options, began: r.began}
+	instead.trace = Trace{Program: version.Program, At: r.began, VMID: r.trace.VMID, Phase: r.trace.Phase}
+	if s, wrong := r.Config.For(r.trace.VMID); wrong == nil {
+		instead.settings, instead.trace.Settings = s, s.Redacted()
+	}
+	instead.conclude(err)
+	return instead.trace
 }
 
 func (r *run) close() {
@@ -81,6 +95,9 @@ func (r *run) limit(vmid int) time.Duration {
 	s, err := r.Config.For(vmid)
 	if err != nil {
 		return time.Minute
+	}
+	if r.LookOnly {
+		return s.Cache.LockTimeout + time.Minute
 	}
 	return 2*s.Cache.LockTimeout + 4*s.Install.Timeout + 5*time.Minute
 }
@@ -111,9 +128,11 @@ func (r *run) story(ctx context.Context) error {
 	if err := r.look(ctx); err != nil {
 		return err
 	}
-	defer r.leave()
-
 	r.trace.Plan = Decide(r.settings, r.trace.Facts)
+	if r.LookOnly && (r.container.Beyond() || r.trace.Plan.Needed()) {
+		return errAside
+	}
+	defer r.leave()
 	if r.trace.Plan.Deeper {
 		r.trace.Facts.Deep = lookDeep(r.container, r.trace.Facts.Host.Arch)
 		r.trace.Plan = Decide(r.settings, r.trace.Facts)
@@ -184,9 +203,14 @@ func (r *run) look(ctx context.Context) error {
 	if f.Host, err = lookHost(r.Host); err != nil {
 		return err
 	}
-	if r.container, err = open(ctx, r.settings.Paths.LXC, r.trace.VMID); err != nil {
+	find := lxc.Open
+	if r.LookOnly {
+		find = lxc.OpenLocal
+	}
+	if r.container, err = open(ctx, find, r.settings.Paths.LXC, r.trace.VMID); err != nil {
 		return err
 	}
+	r.container.OnLost(func() { close(r.lost) })
 	f.Container, r.installed = lookContainer(r.container, r.settings)
 	r.trace.Facts = f
 	wanted, _ := wantedVersion(r.settings, f.Host)

@@ -25,7 +25,7 @@ const StepToolkitRemove Step = "remove-toolkit"
 // toolkit, driver, record. Whether a configuration wants the driver does not
 // matter. The trace is complete also when there is an error.
 func Uninstall(ctx context.Context, vmid int, o Options) (Trace, error) {
-	r := &run{Options: o, began: time.Now()}
+	r := &run{Options: o, began: time.Now(), lost: make(chan struct{})}
 	r.trace = Trace{Program: version.Program, At: r.began, VMID: vmid, Phase: PhaseUninstall}
 	return r.within(ctx, r.goodbye)
 }
@@ -50,6 +50,7 @@ func (r *run) goodbye(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.container.OnLost(func() { close(r.lost) })
 	defer r.leave()
 	f.Container, r.installed = lookContainer(r.container, settings)
 	f.Deep = lookDeep(r.container, f.Host.Arch)

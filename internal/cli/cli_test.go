@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"pve-nvidia-hook": func() {
 			if args := os.Args[1:]; hook.IsCall(args) {
-				os.Exit(hook.Call(context.Background(), args))
+				os.Exit(call(args))
 			}
 			os.Exit(Main(context.Background(), os.Args[1:]))
 		},
@@ -30,6 +30,11 @@ func TestMain(m *testing.M) {
 		"lxc-info": func() {},
 		"terminal": terminal,
 	})
+}
+
+// call is Proxmox's call, with the work in the same process.
+func call(args []string) int {
+	return hook.Call(context.Background(), args, func(ctx context.Context) (int, error) { return hook.Work(ctx, args), nil })
 }
 
 // The commands as a person types them, one script for each, in testdata. With

@@ -23,3 +23,12 @@ func checkRoot(c *cobra.Command, hostRoot string, uid int) error {
 	}
 	return hint.Errorf("run it as root on the node", "%s needs root: what it looks at is for root alone", name)
 }
+
+// onContainers are the commands that look into containers, or work in them.
+var onContainers = []string{"status", "doctor", "apply", "replay", "uninstall"}
+
+// Works reports whether a command line is one of those.
+func Works(args []string) bool {
+	c, _, err := Root().Find(args)
+	return err == nil && slices.Contains(onContainers, c.Name())
+}

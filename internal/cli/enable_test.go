@@ -9,8 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
-
-	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 )
 
 // pveNode is a root folder with what enable needs of a node: three containers,
@@ -191,7 +189,7 @@ func TestEnableWithChainTellsTheHookWhatToRun(t *testing.T) {
 
 	_, err = typed(t, "enable", "101", "--gpus", "none", "--chain")
 	require.NoError(t, err)
-	require.Equal(t, 3, hook.Call(t.Context(), []string{"101", "pre-start"}))
+	require.Equal(t, 3, call([]string{"101", "pre-start"}))
 	calls, err := os.ReadFile(filepath.Join(root, "calls"))
 	require.NoError(t, err)
 	require.Equal(t, "101 pre-start\n", string(calls))
@@ -199,7 +197,7 @@ func TestEnableWithChainTellsTheHookWhatToRun(t *testing.T) {
 	_, err = typed(t, "disable", "101")
 	require.NoError(t, err)
 	require.Contains(t, conf(t, root, "101"), "hookscript: local:snippets/mine.sh")
-	require.Zero(t, hook.Call(t.Context(), []string{"101", "pre-start"}), "nothing is chained any more")
+	require.Zero(t, call([]string{"101", "pre-start"}), "nothing is chained any more")
 }
 
 func TestChainOfTheClusterFileHoldsOnEveryNode(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 // first, INIT (number 26): protocol 7.31, 64 bytes behind a header of 16. Asked
 // for it, it also answers what comes before the first read of a file, which it
 // pretends to have under any name: LOOKUP 1, GETATTR 3, OPEN 14, STATFS 17 and
-// GETXATTR 22 (in linux/fuse.h).
+// GETXATTR 22, ACCESS 34 (in linux/fuse.h).
 const wedge = `
 my ($dir, $opens, $name, $type) = (shift, shift, "wedge", "fuse");
 sysopen(my $f, "/dev/fuse", 2) or die "open: $!";
@@ -33,8 +33,23 @@ while (sysread($f, my $b, 200000)) {
 	if ($op == 3) { answer($id, 0, pack("Q L L", 60, 0, 0) . attr($node)) }
 	if ($op == 14) { answer($id, 0, pack("Q L L", 1, 0, 0)) }
 	if ($op == 17) { answer($id, 0, "\0" x 80) }
-	if ($op == 22) { answer($id, -38, "") }
+	if ($op == 22 || $op == 34) { answer($id, -38, "") }
 }`
+
+// servedInit is an init that moves into a file system which its child serves.
+const servedInit = `#!/usr/bin/perl
+mkdir "/srv/root";
+system("test -e /dev/fuse || mknod /dev/fuse c 10 229");
+exec("perl", "/root/wedge", "/srv/root", "1") if !fork;
+for (1 .. 500) {
+	open(my $f, "<", "/proc/self/mountinfo");
+	last if grep { m, /srv/root , } <$f>;
+	select(undef, undef, undef, 0.01);
+}
+chroot("/srv/root") or die "chroot: $!";
+chdir("/");
+sleep(1000) while 1;
+`
 
 // Wedge mounts at dir in a privileged container a FUSE file system that never
 // answers. It lasts until the container stops or the connection is aborted.
@@ -43,6 +58,44 @@ func (c *Container) Wedge(ctx context.Context, dir string) error { return c.wedg
 // WedgeReads does so with one whose files, of any name, can be opened; only
 // reading them is never answered.
 func (c *Container) WedgeReads(ctx context.Context, dir string) error { return c.wedge(ctx, dir, "1") }
+
+// WedgeBehindOverlay does as WedgeReads, with an overlay between, so that no list
+// of mounts shows the FUSE file system.
+func (c *Container) WedgeBehindOverlay(ctx context.Context, dir string) error {
+	if err := c.wedge(ctx, "/srv/behind", "1"); err != nil {
+		return err
+	}
+	out, err := c.Attach(ctx, "sh", "-c", "mkdir -p /srv/empty "+dir+" && mount -t overlay x -o lowerdir=/srv/behind:/srv/empty "+dir+" && umount -l /srv/behind")
+	if err != nil {
+		return fmt.Errorf("container %d: mount an overlay over FUSE: %w: %s", c.VMID, err, out)
+	}
+	return nil
+}
+
+// ServeRoot starts a privileged container without systemd again with an init whose
+// root is such a file system.
+func (c *Container) ServeRoot(ctx context.Context) error {
+	if err := errors.Join(showConnections(), c.Stop(),
+		os.WriteFile(filepath.Join(c.Root, "root/wedge"), []byte(wedge), 0o644),
+		os.WriteFile(filepath.Join(c.Root, initPath), []byte(servedInit), 0o755)); err != nil {
+		return err
+	}
+	if err := c.Start(ctx); err != nil {
+		return err
+	}
+	pid, err := c.Pid(ctx)
+	if err != nil {
+		return err
+	}
+	for range 500 {
+		root, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/root")
+		if err == nil && strings.HasSuffix(root, "/srv/root") {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("container %d: its init has not moved", c.VMID)
+}
 
 func (c *Container) wedge(ctx context.Context, dir, opens string) error {
 	if err := showConnections(); err != nil {

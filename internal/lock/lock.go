@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -80,7 +81,7 @@ func Take(ctx context.Context, path string, o Options) (*Lock, error) {
 			if !o.Shared && o.Holder != "" {
 				l.written = writeHolder(l.f, path, o.Holder) == nil
 			}
-			return l, nil
+			return l.keep(), nil
 		}
 		if o.Enough != nil && o.Enough() {
 			return nil, ErrEnough
@@ -159,6 +160,13 @@ func (l *Lock) Release() error {
 	if l == nil {
 		return nil
 	}
+	taken.Lock()
+	defer taken.Unlock()
+	delete(taken.all, l)
+	return l.release()
+}
+
+func (l *Lock) release() error {
 	if l.written {
 		// While it is still held, so that no other holder's text is cut.
 		l.written = false
@@ -170,9 +178,36 @@ func (l *Lock) Release() error {
 // Remove removes the lock file and gives the lock back. Only an exclusive
 // holder may call it; those who wait for the removed file notice.
 func (l *Lock) Remove() error {
+	taken.Lock()
+	defer taken.Unlock()
+	delete(taken.all, l)
 	err := os.Remove(l.path)
 	l.written = false
 	return errors.Join(err, l.f.Unlock())
+}
+
+// taken are the locks of this process.
+var taken = struct {
+	sync.Mutex
+	all map[*Lock]bool
+}{all: map[*Lock]bool{}}
+
+func (l *Lock) keep() *Lock {
+	taken.Lock()
+	defer taken.Unlock()
+	taken.all[l] = true
+	return l
+}
+
+// ReleaseAll gives back what this process still holds. The kernel does so when a
+// process ends; one that hangs in a system call does not end.
+func ReleaseAll() {
+	taken.Lock()
+	defer taken.Unlock()
+	for l := range taken.all {
+		_ = l.release()
+	}
+	clear(taken.all)
 }
 
 // Excludes returns an error when flock on the file system of dir does not keep

@@ -40,13 +40,19 @@ type Container struct {
 	quit  func() bool  // ends the watch of Open's context
 
 	closing sync.Mutex // what cuts off FUSE may be at it when the work has ended
+
+	lost func() // see OnLost
+
+	local  bool        // see OpenLocal
+	dev    int         // its /dev then, -1: none that may be looked at
+	beyond atomic.Bool // see Beyond
 }
 
 // Open finds the init process of container VMID below lxcPath (for instance
 // /var/lib/lxc) and pins its root. It returns ErrNotRunning when
 // there is none. A call on its files that hangs when ctx ends is cut off.
 func Open(ctx context.Context, lxcPath string, vmid int) (*Container, error) {
-	c := &Container{lxcPath: lxcPath, name: strconv.Itoa(vmid), pidfd: -1, proc: -1, root: -1}
+	c := &Container{lxcPath: lxcPath, name: strconv.Itoa(vmid), pidfd: -1, proc: -1, root: -1, dev: -1}
 	if err := c.open(ctx); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("open container %d: %w", vmid, err)
@@ -203,7 +209,7 @@ func (c *Container) Close() error {
 	}
 	c.closing.Lock()
 	defer c.closing.Unlock()
-	for _, fd := range []*int{&c.root, &c.proc, &c.pidfd} {
+	for _, fd := range []*int{&c.root, &c.dev, &c.proc, &c.pidfd} {
 		if *fd >= 0 {
 			unix.Close(*fd)
 			*fd = -1

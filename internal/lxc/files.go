@@ -228,22 +228,33 @@ func (c *Container) resolve(dir int, name string, flags int, more uint64) (int, 
 	if err := c.alive(); err != nil {
 		return -1, err
 	}
+	return c.below(dir, name, flags, more)
+}
+
+// below is resolve in a folder that was resolved a moment ago.
+func (c *Container) below(dir int, name string, flags int, more uint64) (int, error) {
 	if name == "" {
 		return -1, unix.ENOENT
 	}
+	dir, name, no, err := c.base(dir, name)
+	if err != nil {
+		return -1, err
+	}
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_CLOEXEC),
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | more,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | more | no,
 	}
 	if flags&unix.O_PATH == 0 {
 		how.Flags |= unix.O_NOCTTY
 	}
-	err := error(unix.EAGAIN)
 	for range 128 {
 		var fd int
 		fd, err = unix.Openat2(dir, name, &how)
 		if err == nil {
 			return fd, nil
+		}
+		if c.local && errors.Is(err, unix.EXDEV) {
+			c.beyond.Store(true)
 		}
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			break

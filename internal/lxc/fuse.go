@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,23 +15,42 @@ import (
 // disk too.
 var stuckAfter = 20 * time.Second
 
+// lostAfter is after how many times stuckAfter a call that waits for a FUSE file
+// system is given up.
+const lostAfter = 3
+
 // guard ends the container's FUSE file systems when what follows is stuck in
 // one for too long. The caller calls done at its end.
-func (c *Container) guard() (done func()) { return c.watch(&c.busy, c.abortStuck) }
+func (c *Container) guard() (done func()) {
+	return c.watch(&c.busy, func() bool { return waitsForFUSE("/proc/self/task") })
+}
 
 // guardRead does so for a read of a file that lies on such a file system, which
 // then is what it waits for.
 func (c *Container) guardRead() (done func()) {
-	return c.watch(&c.reads, func() bool { return c.AbortFUSE() > 0 })
+	return c.watch(&c.reads, func() bool { return true })
 }
 
-func (c *Container) watch(busy *atomic.Int32, end func() bool) (done func()) {
+// watch looks from time to time whether a call is stuck. One that waits for a
+// slow disk is not: that must not cost the container its mounts.
+func (c *Container) watch(busy *atomic.Int32, stuck func() bool) (done func()) {
 	var over atomic.Bool
+	times := 0
 	var look func()
 	look = func() {
-		if !over.Load() && !end() {
-			time.AfterFunc(stuckAfter, look) // a slow disk, for instance
+		switch {
+		case over.Load():
+			return
+		case !stuck():
+			times = 0
+		default:
+			if times++; times < lostAfter {
+				c.AbortFUSE()
+			} else {
+				c.giveUp()
+			}
 		}
+		time.AfterFunc(stuckAfter, look)
 	}
 	timer := time.AfterFunc(stuckAfter, look)
 	busy.Add(1)
@@ -38,6 +58,17 @@ func (c *Container) watch(busy *atomic.Int32, end func() bool) (done func()) {
 		busy.Add(-1)
 		over.Store(true)
 		timer.Stop()
+	}
+}
+
+// OnLost has f called once when a call on the container's files has hung for a
+// minute and the end of its FUSE file systems has not freed it: the caller goes on
+// without. It is to be set before there are such calls.
+func (c *Container) OnLost(f func()) { c.lost = sync.OnceFunc(f) }
+
+func (c *Container) giveUp() {
+	if c.lost != nil {
+		c.lost()
 	}
 }
 
@@ -55,10 +86,11 @@ func (c *Container) cancelled() {
 }
 
 // abortStuck ends the container's FUSE file systems if a thread of this process
-// waits for one, and reports whether it did. One that waits for a slow disk must
-// not cost the container its mounts.
-func (c *Container) abortStuck() bool {
-	return waitsForFUSE("/proc/self/task") && c.AbortFUSE() > 0
+// waits for one.
+func (c *Container) abortStuck() {
+	if waitsForFUSE("/proc/self/task") {
+		c.AbortFUSE()
+	}
 }
 
 // waitsForFUSE looks at the kernel's stacks of threads, in whose functions FUSE
@@ -89,10 +121,11 @@ const fuseControl = "/sys/fs/fuse/connections"
 // AbortFUSE ends the FUSE file systems that are mounted in the container and not
 // on the host, and returns how many. A container may mount one whose server
 // reads a request and never answers it: a system call of this process that runs
-// into that cannot be interrupted, not even by SIGKILL, and so holds up whoever
-// waits for this process. Only the end of the connection frees it. The host's
-// own (lxcfs, which every container sees in its /proc, or a storage) are left
-// alone. It is the last resort: what works in the container ends too.
+// into that cannot be interrupted, not even by SIGKILL. Only the end of the
+// connection frees it. The host's own (lxcfs, which every container sees in its
+// /proc, or a storage) are left alone. It is the last resort: what works in the
+// container ends too. One that the list of mounts does not show, behind an overlay
+// for instance, is not found.
 func (c *Container) AbortFUSE() int {
 	// Not the number that Close gives back: another container's folder might get
 	// it meanwhile, and that container lose its mounts.
@@ -103,43 +136,31 @@ func (c *Container) AbortFUSE() int {
 		return 0
 	}
 	defer unix.Close(proc)
-	theirs, err := readAt(proc, "mountinfo", 16<<20)
-	if err != nil {
+	host := map[string]bool{}
+	if hostMounts(func(m mount) bool { host[m.fuseMinor()] = true; return true }) != nil {
 		return 0
 	}
-	ours, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return 0
-	}
-	host := fuseMinors(string(ours))
 	aborted := 0
-	for minor := range fuseMinors(string(theirs)) {
-		if host[minor] {
-			continue
-		}
-		if os.WriteFile(filepath.Join(fuseControl, minor, "abort"), []byte("1"), 0o200) == nil {
+	// At once for each that is found: a number may soon be another container's.
+	_ = readMounts(proc, "mountinfo", func(m mount) bool {
+		minor := m.fuseMinor()
+		if minor != "" && !host[minor] && os.WriteFile(filepath.Join(fuseControl, minor, "abort"), []byte("1"), 0o200) == nil {
+			host[minor] = true // once is enough
 			aborted++
 		}
-	}
+		return true
+	})
 	return aborted
 }
 
-// fuseMinors are the minor device numbers of the FUSE mounts in a mountinfo:
-// "ID PARENT MAJOR:MINOR ROOT POINT OPTIONS ... - TYPE SOURCE OPTIONS".
-func fuseMinors(mountinfo string) map[string]bool {
-	minors := map[string]bool{}
-	for line := range strings.Lines(mountinfo) {
-		front, back, ok := strings.Cut(line, " - ")
-		fields, kind := strings.Fields(front), strings.Fields(back)
-		if !ok || len(fields) < 5 || len(kind) < 1 {
-			continue
-		}
-		if kind[0] != "fuse" && !strings.HasPrefix(kind[0], "fuse.") {
-			continue // fuseblk needs a disk, which a container has none of
-		}
-		if minor, ok := strings.CutPrefix(fields[2], "0:"); ok && minor != "" && strings.Trim(minor, "0123456789") == "" {
-			minors[minor] = true
-		}
+// fuseMinor is the minor device number of a FUSE mount, "" of any other.
+func (m mount) fuseMinor() string {
+	if m.kind != "fuse" && !strings.HasPrefix(m.kind, "fuse.") {
+		return "" // fuseblk needs a disk, which a container has none of
 	}
-	return minors
+	minor, ok := strings.CutPrefix(m.device, "0:")
+	if !ok || strings.Trim(minor, "0123456789") != "" {
+		return ""
+	}
+	return minor
 }

@@ -99,6 +99,17 @@ func FuzzIDMap(f *testing.F) {
 // mangle writes a name as the kernel does in a mountinfo.
 var mangle = strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`, "#", `\043`).Replace
 
+func fuseMinors(mountinfo string) map[string]bool {
+	minors := map[string]bool{}
+	_ = scanMounts(strings.NewReader(mountinfo), func(m mount) bool {
+		if minor := m.fuseMinor(); minor != "" {
+			minors[minor] = true
+		}
+		return true
+	})
+	return minors
+}
+
 // Whatever names a container gives to its mounts, its FUSE file systems are
 // found by their numbers, and nothing else is taken for one.
 func FuzzMountinfo(f *testing.F) {

@@ -38,7 +38,7 @@ func (c *Container) LstatAll(names []string) []Entry {
 				}
 				folder = in
 			}
-			all[i].Info, all[i].Target, all[i].Err = lookAt(dir, last)
+			all[i].Info, all[i].Target, all[i].Err = c.lookAt(dir, last)
 		}
 		return nil
 	})
@@ -52,14 +52,19 @@ func (c *Container) LstatAll(names []string) []Entry {
 }
 
 // lookAt tells of a name in an open folder, and where it leads if it is a link.
-func lookAt(dir int, last string) (Info, string, error) {
+func (c *Container) lookAt(dir int, last string) (Info, string, error) {
+	fd, err := c.below(dir, last, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return Info{}, "", err
+	}
+	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstatat(dir, last, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return Info{}, "", err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		return info(st), "", nil
 	}
-	target, err := readlinkAt(dir, last)
+	target, err := readlinkAt(fd, "")
 	return info(st), target, err
 }

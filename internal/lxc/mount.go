@@ -117,48 +117,33 @@ func (c *Container) isOurs(fd int, nobody uint32) (bool, error) {
 	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 || st.Mask&unix.STATX_MNT_ID == 0 {
 		return false, nil
 	}
-	// Read by the descriptor of the host's /proc, not by the path.
-	mounts, err := readAt(c.proc, "mountinfo", 16<<20)
-	if err != nil {
-		return false, err
-	}
 	id := strconv.FormatUint(st.Mnt_id, 10)
-	for line := range strings.Lines(string(mounts)) {
-		// proc(5): id parent major:minor root mount-point options ...
-		fields := strings.Fields(line)
-		if len(fields) > 6 && fields[0] == id {
-			return st.Uid == nobody && strings.Contains(","+fields[5]+",", ",idmapped,") ||
-				strings.Contains(line, " - overlay "+mountSource+" "), nil
-		}
-	}
-	return false, nil
+	ours := false
+	err = c.eachMount(func(m mount) bool {
+		ours = m.id == id && (st.Uid == nobody && strings.Contains(","+m.options+",", ",idmapped,") ||
+			m.kind == "overlay" && m.source == mountSource)
+		return m.id != id
+	})
+	return ours, err
 }
 
 // MountPoints lists where something is mounted in the container, by its init's
-// view, as absolute paths. At most 16 MB of the kernel's list are read.
+// view, as absolute paths.
 func (c *Container) MountPoints() ([]string, error) {
-	text, err := readAt(c.proc, "mountinfo", 16<<20)
+	var points []string
+	err := c.eachMount(func(m mount) bool {
+		points = append(points, octal.Replace(m.point))
+		return len(points) < pointsMost
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list the mounts of container %s: %w", c.name, err)
 	}
-	return mountPoints(string(text)), nil
+	return points, nil
 }
 
-// mountPoints reads the fifth field of each line of a mountinfo, in which the
-// kernel writes blanks and the like as octal numbers.
-func mountPoints(mountinfo string) []string {
-	var points []string
-	for line := range strings.Lines(mountinfo) {
-		fields := strings.Fields(line)
-		if len(fields) < 5 {
-			continue
-		}
-		points = append(points, octal.Replace(fields[4]))
-	}
-	return points
-}
-
-var octal = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+// pointsMost is how many mount points MountPoints lists: a genuine container has
+// some dozens.
+const pointsMost = 5000
 
 // overflowID is what stat shows for an owner without counterpart.
 func overflowID() uint32 {

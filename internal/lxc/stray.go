@@ -16,7 +16,8 @@ const (
 	sweepLimit  = 1500 * time.Millisecond // a hook that is told to end has 5 s until SIGKILL; we want to take 2
 	envMost     = 1 << 20                 // bytes of an environment that are looked at
 	envWait     = 100 * time.Millisecond
-	envStuck    = 3 // after so many that do not answer, no more are asked
+	envStuck    = 3               // after so many that do not answer, no more are asked
+	envTotal    = 5 * time.Second // nor after that time for all of them
 )
 
 // target says what a sweep looks for.
@@ -178,7 +179,8 @@ type scanner struct {
 	found    map[int]uint64  // pid to start time, over all looks
 	sessions map[int]bool    // those of what was found, over all looks
 	inner    map[string]bool // pid namespaces: is it the container's or below it
-	stuck    int
+	stuck    int             // environments that did not answer
+	spent    time.Duration   // on all of them
 }
 
 // look returns the living processes that t names, never the container's init
@@ -303,11 +305,13 @@ func (s *scanner) inside(pid string) bool {
 
 // marked reports whether the environment of a process holds one of the marks.
 // Reading it can hang when the process has put memory there that a FUSE file
-// system of the container has to fill; so it gets little time.
+// system of the container has to fill; so it gets little time, and all of them
+// together too.
 func (s *scanner) marked(pid int, marks []string) bool {
-	if s.stuck >= envStuck {
+	if s.stuck >= envStuck || s.spent >= envTotal {
 		return false
 	}
+	defer func(began time.Time) { s.spent += time.Since(began) }(time.Now())
 	answer := make(chan []byte, 1)
 	go func() {
 		fd, err := unix.Open("/proc/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

@@ -36,8 +36,9 @@ var groups = []group{
 	{"downloads", "killed at any moment", "internal/cache", "TestKilledAtAnyMomentHeals|TestKilledDownloadIsResumedByTheNext", short},
 	{"disks", "host's cache full, read-only, foreign", "internal/cache", "TestFullDiskIsToldBeforeTheDownload|TestDiskThatFillsUpLeavesNothing|TestReadOnlyFolderServesWhatItHas|TestFoldersOfOthersAreRefused", short},
 	{"disks", "with real containers", "hook", "TestFullDiskIsSaidBeforeAnythingIsWritten|TestFault", long},
-	{"hostile", "laid in the way, raced, records, output, wild programs", "hook", "TestNothingLaidInTheWayLeadsToTheHost|TestNothingLaidInTheWayOfTheToolkitLeadsToTheHost|TestARaceForThePlacesLeadsNowhere|TestRecordsThatAreAnAttackAreNotBelieved|TestARecordCannotHaveOtherFilesRemoved|TestWhatTheContainerSaysIsMadeHarmless|TestProgramsThatGoWildAreEnded|TestContainerRootCannotChangeTheCacheDuringAnInstall|TestAFileSystemThatNeverAnswersIsCutOff", long},
-	{"hostile", "files, mounts and processes of a container", "internal/lxc", "TestLinksStayInsideTheRoot|TestOnlyRegularFilesAreOpened|TestTheHostsFilesInABindMountAreOutOfReach|TestARaceOfFolderAndLinkLeadsNowhere|TestContainerRootCanUseTheTreeAndChangeNothing|TestARaceForTheTargetLeadsNowhere|TestEndlessOutputCostsNoMemory|TestLinesAreHarmless|TestAFileSystemThatNeverAnswersIsCutOff|TestAReadThatIsNeverAnsweredEndsWithItsContext|TestOddAnswersOfAMonitorAreNotBelieved|TestADeadlineEndsAllThatWasStarted", short},
+	{"hostile", "laid in the way, raced, records, output, wild programs", "hook", "TestNothingLaidInTheWayLeadsToTheHost|TestNothingLaidInTheWayOfTheToolkitLeadsToTheHost|TestARaceForThePlacesLeadsNowhere|TestRecordsThatAreAnAttackAreNotBelieved|TestARecordCannotHaveOtherFilesRemoved|TestWhatTheContainerSaysIsMadeHarmless|TestProgramsThatGoWildAreEnded|TestContainerRootCannotChangeTheCacheDuringAnInstall|TestAFileSystemThatNeverAnswersIsCutOff|TestAFileSystemThatCannotBeFoundHoldsNobodyUp", long},
+	{"hostile", "files, mounts and processes of a container", "internal/lxc", "TestLinksStayInsideTheRoot|TestOnlyRegularFilesAreOpened|TestTheHostsFilesInABindMountAreOutOfReach|TestARaceOfFolderAndLinkLeadsNowhere|TestContainerRootCanUseTheTreeAndChangeNothing|TestARaceForTheTargetLeadsNowhere|TestEndlessOutputCostsNoMemory|TestLinesAreHarmless|TestAFileSystemThatNeverAnswersIsCutOff|TestAReadThatIsNeverAnsweredEndsWithItsContext|TestOddAnswersOfAMonitorAreNotBelieved|TestADeadlineEndsAllThatWasStarted|TestALocalLook", short},
+	{"hostile", "a worker that does not end, or is killed", "internal/worker", "Test", short},
 	{"permissions", "of the host's folders and files", "hook", "TestPermission", long},
 	{"permissions", "of configuration, cache and locks", "internal/config", "TestFileThatOthersMayWriteIsRefused|TestFileOfAnotherUserIsRefused", short},
 	{"permissions", "of the cache", "internal/cache", "TestFoldersOfOthersAreRefused|TestTreeOfOthersIsNotTrusted|TestOddFilesAreRefused|TestMetadataOfOthersProvesNothing|TestPartOfOthersIsNotResumed", short},
@@ -63,7 +64,7 @@ func goTests(part string) func(context.Context, *torture) error {
 // race runs all tests of the packages in which something goes on at the same time
 // as something else. Those of hook call a program that has the detector too.
 func race(ctx context.Context, t *torture) error {
-	for _, pkg := range []string{"internal/lock", "internal/record", "internal/metrics", "internal/cache", "internal/config",
+	for _, pkg := range []string{"internal/lock", "internal/worker", "internal/record", "internal/metrics", "internal/cache", "internal/config",
 		"internal/runfile", "internal/cuda", "internal/lxc", "hook"} {
 		if err := (group{"race", "all tests of " + pkg, pkg, "Test", raced}).run(ctx, t); err != nil {
 			return err

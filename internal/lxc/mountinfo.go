@@ -1,0 +1,79 @@
+package lxc
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mount is a line of a mountinfo.
+type mount struct {
+	id      string
+	device  string // MAJOR:MINOR
+	point   string // where, as the kernel writes it: a blank is \040
+	options string
+	kind    string // of file system
+	source  string
+}
+
+// eachMount reads the mounts that the container's init sees, by the descriptor of
+// its folder in the host's /proc.
+func (c *Container) eachMount(yield func(mount) bool) error {
+	return readMounts(c.proc, "mountinfo", yield)
+}
+
+// hostMounts reads those of our own mount namespace.
+func hostMounts(yield func(mount) bool) error {
+	return readMounts(unix.AT_FDCWD, "/proc/self/mountinfo", yield)
+}
+
+func readMounts(dir int, name string, yield func(mount) bool) error {
+	// Not by package os, which would have the runtime wait for changes of it.
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	return scanMounts(f, yield)
+}
+
+// scanMounts reads a mountinfo: "ID PARENT MAJOR:MINOR ROOT POINT OPTIONS ... - TYPE
+// SOURCE OPTIONS" (proc(5)), as far as yield wants it. A container can make it as
+// long as it likes, so it is taken line by line, and mountsMost and lineMost of it.
+func scanMounts(r io.Reader, yield func(mount) bool) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 0, 8<<10), lineMost)
+	for n := 0; lines.Scan(); n++ {
+		if n == mountsMost {
+			return fmt.Errorf("more than %d mounts", mountsMost)
+		}
+		if m, ok := parseMount(lines.Text()); ok && !yield(m) {
+			return nil
+		}
+	}
+	return lines.Err()
+}
+
+// lineMost is far more bytes than a path of the usual length takes with each of
+// its letters written as four.
+const lineMost = 1 << 20
+
+// mountsMost is how many mounts are looked at: the kernel's own limit for a mount
+// namespace (fs.mount-max).
+const mountsMost = 100_000
+
+func parseMount(line string) (mount, bool) {
+	front, back, ok := strings.Cut(line, " - ")
+	fields, kind := strings.Split(front, " "), strings.Split(back, " ")
+	if !ok || len(fields) < 6 || len(kind) < 2 {
+		return mount{}, false
+	}
+	return mount{fields[0], fields[2], fields[4], fields[5], kind[0], kind[1]}, true
+}
+
+var octal = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#")

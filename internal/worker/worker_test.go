@@ -1,0 +1,174 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// The tests call this binary again, which does what the program does: one process
+// that watches and one that works, of which the first argument says what.
+func TestMain(m *testing.M) {
+	if len(os.Args) < 2 || os.Args[1] != "program" {
+		os.Exit(m.Run())
+	}
+	if Is() {
+		work(os.Args[2])
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	code, err := Run(ctx)
+	cancel()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "watch:", err)
+	}
+	os.Exit(code)
+}
+
+func work(what string) {
+	fmt.Println(os.Getpid())
+	switch what {
+	case "status":
+		fmt.Fprintln(os.Stderr, "said on stderr")
+		_, _ = io.Copy(os.Stdout, os.Stdin)
+		Exit(7)
+	case "many":
+		for i := range 20000 {
+			fmt.Println("line", i)
+			fmt.Fprintln(os.Stderr, "note", i)
+		}
+		Exit(0)
+	case "exits by itself":
+		os.Exit(5)
+	case "killed":
+		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+	case "told":
+		term := make(chan os.Signal, 1)
+		signal.Notify(term, syscall.SIGTERM)
+		fmt.Println("ready")
+		<-term
+		Exit(3)
+	case "child":
+		// What it starts is no worker and has not its report.
+		out, _ := exec.Command("sh", "-c", "env; ls /proc/self/fd").Output()
+		os.Stdout.Write(out)
+		Exit(0)
+	}
+	time.Sleep(time.Minute)
+	os.Exit(9)
+}
+
+func program(what string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", "program", what)
+	cmd.Stdin = strings.NewReader("text on stdin\n")
+	return cmd
+}
+
+func TestStatusAndOutputAreThoseOfTheWorker(t *testing.T) {
+	var out, errOut bytes.Buffer
+	cmd := program("status")
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	require.Error(t, cmd.Run())
+	require.Equal(t, 7, cmd.ProcessState.ExitCode())
+	_, rest, _ := strings.Cut(out.String(), "\n")
+	require.Equal(t, "text on stdin\n", rest)
+	require.Equal(t, "said on stderr\n", errOut.String())
+
+	require.NotEqual(t, fmt.Sprint(cmd.Process.Pid), strings.Fields(out.String())[0], "it is another process")
+}
+
+// With one pipe for both, as in a shell's 2>&1, no line overtakes another, and all
+// are there when the program has ended.
+func TestNoLineIsLostOrOvertaken(t *testing.T) {
+	out, err := program("many").CombinedOutput()
+	require.NoError(t, err)
+	var want strings.Builder
+	for i := range 20000 {
+		fmt.Fprintf(&want, "line %d\nnote %d\n", i, i)
+	}
+	_, rest, _ := strings.Cut(string(out), "\n")
+	require.Equal(t, want.String(), rest)
+}
+
+func TestAWorkerThatTellsNoStatus(t *testing.T) {
+	require.Equal(t, 5, exitCode(t, program("exits by itself")))
+	cmd := program("killed")
+	var said strings.Builder
+	cmd.Stderr = &said
+	require.Equal(t, 1, exitCode(t, cmd))
+	require.Contains(t, said.String(), "the process that works on the container ended: signal: killed")
+}
+
+func TestWhatTheWorkerStartsIsNone(t *testing.T) {
+	out, err := program("child").Output()
+	require.NoError(t, err)
+	require.NotContains(t, string(out), env)
+	require.NotContains(t, "\n"+string(out), "\n"+strconv.Itoa(reportFd)+"\n"+strconv.Itoa(reportFd+1)+"\n")
+}
+
+func TestTheVariableAloneMakesNoWorker(t *testing.T) {
+	cmd := program("status")
+	cmd.Env = append(os.Environ(), env+"=1")
+	out, err := cmd.Output()
+	require.Error(t, err)
+	require.Contains(t, string(out), "text on stdin")
+	require.Equal(t, 7, cmd.ProcessState.ExitCode())
+}
+
+func TestASignalIsPassedOn(t *testing.T) {
+	cmd := program("told")
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	pid := workerPid(t, stdout)
+	_, err = fmt.Fscanln(stdout, new(string)) // ready
+	require.NoError(t, err)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	var exit *exec.ExitError
+	require.ErrorAs(t, cmd.Wait(), &exit)
+	require.Equal(t, 3, exit.ExitCode())
+	require.True(t, gone(pid))
+}
+
+func TestTheWorkerDiesWithTheOneThatWatches(t *testing.T) {
+	cmd := program("sleeps")
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	pid := workerPid(t, stdout)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	require.Eventually(t, func() bool { return gone(pid) }, 5*time.Second, time.Millisecond)
+}
+
+func workerPid(t *testing.T, stdout io.Reader) int {
+	t.Helper()
+	var pid int
+	_, err := fmt.Fscanln(stdout, &pid)
+	require.NoError(t, err)
+	return pid
+}
+
+// gone reports whether no such process lives; its parent may be yet to learn it.
+func gone(pid int) bool {
+	return errors.Is(unix.Kill(pid, 0), unix.ESRCH) || dead(pid)
+}
+
+func exitCode(t *testing.T, cmd *exec.Cmd) int {
+	t.Helper()
+	var exit *exec.ExitError
+	require.ErrorAs(t, cmd.Run(), &exit)
+	return exit.ExitCode()
+}
