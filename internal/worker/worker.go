@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -63,6 +64,8 @@ func Run(ctx context.Context) (int, error) {
 	defer report.Close()
 	var relays relays
 	defer relays.close()
+	// What the caller has handed down besides is not for one that may stay.
+	_ = unix.CloseRange(reportFd, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	worker := exec.Command("/proc/self/exe", os.Args[1:]...) // also where an upgrade has just replaced the file
 	worker.Args[0] = os.Args[0]
 	worker.Env = append(os.Environ(), env+"=1")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -109,6 +110,30 @@ func TestAWorkerThatTellsNoStatus(t *testing.T) {
 	cmd.Stderr = &said
 	require.Equal(t, 1, exitCode(t, cmd))
 	require.Contains(t, said.String(), "the process that works on the container ended: signal: killed")
+}
+
+func TestTheWorkerGetsNothingElseOfTheCallers(t *testing.T) {
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	defer read.Close()
+	cmd := program("told")
+	cmd.ExtraFiles = []*os.File{write, write, write} // 3 to 5, as a caller may leak them
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	write.Close()
+	pid := workerPid(t, stdout)
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", read.Fd()))
+	require.NoError(t, err)
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	require.NoError(t, err)
+	require.NotEmpty(t, fds)
+	for _, fd := range fds {
+		to, _ := os.Readlink(fd)
+		require.NotEqual(t, theirs, to)
+	}
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	require.Error(t, cmd.Wait())
 }
 
 func TestWhatTheWorkerStartsIsNone(t *testing.T) {
