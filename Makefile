@@ -26,7 +26,9 @@ include packaging/deb.mk
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(DEB_LDFLAGS)' -o bin/pve-nvidia-hook .
 
-demo: lab-packages
+demo:
+	@[ -z '$(RUNFILE)' ] || [ -r '$(RUNFILE)' ] || { echo "demo: error: there is no run file $(RUNFILE)" >&2; exit 1; }
+	@$(MAKE) --no-print-directory lab-packages
 	@$(GO) run ./internal/demo $(if $(RUNFILE),-runfile '$(RUNFILE)') $(if $(VERSION),-version '$(VERSION)')
 
 # With PVE_NVIDIA_HOOK_NEED_LXC a test that needs containers fails where it

@@ -11,6 +11,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -66,7 +67,7 @@ func (r *run) tidy(ctx context.Context) error {
 		return fmt.Errorf("end what an earlier run left in the container: %w", err)
 	}
 	if killed > 0 {
-		r.Log.Infof("ended %d processes that an earlier run had left in the container", killed)
+		r.Log.Infof("ended %s that an earlier run had left in the container", say.Count(killed, "process"))
 	}
 	return driver.Clear(ctx, r.container)
 }

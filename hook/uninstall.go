@@ -12,6 +12,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -172,7 +173,7 @@ func (w *work) gone(arch string) error {
 	}
 	if left := driver.Orphans(w.container, arch, ""); len(left) > 0 {
 		return hint.Errorf("see what holds them in the container, remove them, then try again",
-			"%d files of a driver are still in the container, the first is %s", len(left), left[0])
+			"the removal has left %s of a driver in the container, the first is %s", say.Count(len(left), "file"), left[0])
 	}
 	return nil
 }

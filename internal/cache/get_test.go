@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -164,7 +165,7 @@ func TestWaiterNamesTheHolderAndGivesUp(t *testing.T) {
 	l, err := lock.Take(testContext(t), c.paths(v1, "x86_64").lock, lock.Options{Holder: "container 101"})
 	require.NoError(t, err)
 	defer l.Release()
-	c.LockTimeout = 50e6
+	c.LockTimeout = 500 * time.Millisecond // the first word on it comes after 10 ms
 	_, err = c.Get(testContext(t), want(v1, "https://127.0.0.1:1/{file}"))
 	require.ErrorIs(t, err, lock.ErrBusy)
 	require.ErrorContains(t, err, "for container 101 since")

@@ -262,7 +262,7 @@ is 1 when one is not in order.`,
 						n++
 					}
 				}
-				fmt.Fprintf(c.OutOrStdout(), "verified: %s\n", plural(n, "file"))
+				fmt.Fprintf(c.OutOrStdout(), "verified: %s\n", say.Count(n, "file"))
 			}
 			return nil
 		},

@@ -132,18 +132,10 @@ func known(c *cobra.Command, args []string) error {
 func args(least, most int, what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) < least || most >= 0 && len(args) > most {
-			return usage{fmt.Errorf("expected %s, got %s", what, plural(len(args), "word"))}
+			return usage{fmt.Errorf("expected %s, got %s", what, say.Count(len(args), "word"))}
 		}
 		return nil
 	}
-}
-
-// plural is "1 word" or "2 words".
-func plural(n int, what string) string {
-	if n != 1 {
-		what += "s"
-	}
-	return fmt.Sprintf("%d %s", n, what)
 }
 
 func (a *app) prepare() error {

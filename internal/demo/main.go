@@ -166,7 +166,7 @@ func offer(src source, runFile, version string) (source, error) {
 	}
 	h, err := cache.HeaderOf(runFile)
 	if err != nil {
-		return src, err
+		return src, hint.Wrap(err, "name one of NVIDIA's run files that lies here, such as RUNFILE=/root/NVIDIA-Linux-x86_64-580.76.05.run, or leave RUNFILE out")
 	}
 	arch, err := host.Arch()
 	if err != nil {

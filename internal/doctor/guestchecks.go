@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // checkGuest judges one container: first what holds for its next start, then
@@ -196,9 +197,9 @@ func checkRuns(f guestFacts) []Finding {
 	fix := f.mend()
 	switch {
 	case f.waits():
-		out.add(Problem, fix, "it failed %d times in a row, and is not tried again before %s: %s", f.failure.Count, when(f.failure.Next), f.failure.Reason)
+		out.add(Problem, fix, "it failed %s in a row, and is not tried again before %s: %s", say.Count(f.failure.Count, "time"), when(f.failure.Next), f.failure.Reason)
 	case f.failure != nil:
-		out.add(Problem, fix, "it failed %d times in a row, the last time at %s: %s", f.failure.Count, when(f.failure.At), f.failure.Reason)
+		out.add(Problem, fix, "it failed %s in a row, the last time at %s: %s", say.Count(f.failure.Count, "time"), when(f.failure.At), f.failure.Reason)
 	case f.lastError != "":
 		out.add(Unknown, "", "the last run cannot be read: %s", f.lastError)
 	case !f.ran:

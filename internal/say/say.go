@@ -142,6 +142,18 @@ func Clean(s string, limit int) string {
 	return b.String()
 }
 
+// Count is "1 file" or "2 files", "1 process" or "2 processes".
+func Count(n int, what string) string {
+	switch {
+	case n == 1:
+	case strings.HasSuffix(what, "s"):
+		what += "es"
+	default:
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
 // Bytes returns a size for people: "394 MB", "2.5 MB", decimal units as NVIDIA
 // and disk makers use them, rounded down.
 func Bytes(n int64) string {
