@@ -56,6 +56,15 @@ func (a *app) openCache(holder string) (*cache.Cache, config.Settings, *config.C
 	return c, s, conf, nil
 }
 
+// fillCache is openCache for who puts something in.
+func (a *app) fillCache(holder string) (*cache.Cache, config.Settings, error) {
+	c, s, _, err := a.openCache(holder)
+	if err != nil {
+		return nil, s, err
+	}
+	return c, s, pve.CheckMounted(a.host.Root, c.Dir)
+}
+
 func (a *app) cacheList() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
@@ -104,7 +113,7 @@ fetched again.`,
 			if err != nil {
 				return err
 			}
-			store, s, _, err := a.openCache("cache fetch")
+			store, s, err := a.fillCache("cache fetch")
 			if err != nil {
 				return err
 			}
@@ -197,7 +206,7 @@ complete, not where it comes from.`,
 		Example: "  pve-nvidia-hook cache add /root/NVIDIA-Linux-x86_64-580.76.05.run",
 		Args:    args(1, 1, "a file"),
 		RunE: func(c *cobra.Command, words []string) error {
-			store, s, _, err := a.openCache("cache add")
+			store, s, err := a.fillCache("cache add")
 			if err != nil {
 				return err
 			}

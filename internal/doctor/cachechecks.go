@@ -15,6 +15,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
@@ -22,6 +23,7 @@ import (
 // cacheFacts are of the folder of run files.
 type cacheFacts struct {
 	dir        string
+	unmounted  error // it lies on a storage that is still to be mounted
 	there      bool
 	trust      error // why nothing is taken from it
 	readOnly   bool
@@ -34,8 +36,12 @@ type cacheFacts struct {
 	rehash     map[string]error  // of a deep look, by path
 }
 
-func lookCache(ctx context.Context, s config.Settings, deep bool) cacheFacts {
+// lookCache looks at the cache of the node below the folder root.
+func lookCache(ctx context.Context, root string, s config.Settings, deep bool) cacheFacts {
 	f := cacheFacts{dir: s.Cache.Dir, holders: map[string]string{}, rehash: map[string]error{}}
+	if f.unmounted = pve.CheckMounted(root, f.dir); f.unmounted != nil {
+		return f
+	}
 	if _, err := os.Lstat(f.dir); errors.Is(err, fs.ErrNotExist) {
 		return f // CheckDir would make it
 	}
@@ -69,6 +75,9 @@ func lookCache(ctx context.Context, s config.Settings, deep bool) cacheFacts {
 
 // checkCache judges the cache folder and what is in it.
 func checkCache(f cacheFacts, h hostFacts, guests []guestFacts) []Finding {
+	if f.unmounted != nil {
+		return one("cache", Problem, hint.Of(f.unmounted), "%v", f.unmounted)
+	}
 	if !f.there {
 		return one("cache", OK, "", "the cache folder %s is not there yet: it is made when it is first used", f.dir)
 	}

@@ -86,7 +86,7 @@ func Examine(ctx context.Context, o Options) Report {
 	names := map[int]string{0: say.Clean(h.local, 100)}
 	all := checkConfig(o, c)
 	all = append(all, checkHost(h, facts)...)
-	all = append(all, checkCache(lookCache(ctx, node, o.Deep), h, facts)...)
+	all = append(all, checkCache(lookCache(ctx, o.Host.Root, node, o.Deep), h, facts)...)
 	for i := range all {
 		all[i].VMID = 0
 	}

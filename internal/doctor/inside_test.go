@@ -274,6 +274,19 @@ func TestRoomOfTheCacheIsForWhatIsNotThere(t *testing.T) {
 	require.Empty(t, lines(checkCacheRoom(c, h, []guestFacts{f})))
 }
 
+// An empty folder in the place of a mount passes for a cache in which nothing is yet.
+func TestACacheOnAStorageThatIsNotMountedIsToldOf(t *testing.T) {
+	root := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "etc/pve"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/pve/storage.cfg"), []byte("nfs: nas\n\texport /x\n\tserver nas\n"), 0o640))
+	s := config.Settings{}
+	s.Cache.Dir = "/mnt/pve/nas/cache"
+	h, _ := well(t)
+	found := lines(checkCache(lookCache(t.Context(), root, s, false), h, nil))
+	require.Contains(t, found, "problem cache: use /mnt/pve/nas/cache: storage nas is not mounted at "+root+"/mnt/pve/nas")
+	require.NotContains(t, found, "cache-room")
+}
+
 // A report with each level, of a host and two containers.
 func sample(t *testing.T) Report {
 	h, f := well(t)
