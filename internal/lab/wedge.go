@@ -17,7 +17,8 @@ import (
 // first, INIT (number 26): protocol 7.31, 64 bytes behind a header of 16. Asked
 // for it, it also answers what comes before the first read of a file, which it
 // pretends to have under any name: LOOKUP 1, GETATTR 3, OPEN 14, STATFS 17 and
-// GETXATTR 22, ACCESS 34 (in linux/fuse.h).
+// GETXATTR 22, ACCESS 34 (in linux/fuse.h). Or it answers each READ 15 with one byte
+// after a while.
 const wedge = `
 my ($dir, $opens, $name, $type) = (shift, shift, "wedge", "fuse");
 sysopen(my $f, "/dev/fuse", 2) or die "open: $!";
@@ -31,7 +32,8 @@ while (sysread($f, my $b, 200000)) {
 	next if !$opens;
 	if ($op == 1) { answer($id, 0, pack("Q4 L2", 2, 0, 60, 60, 0, 0) . attr(2)) }
 	if ($op == 3) { answer($id, 0, pack("Q L L", 60, 0, 0) . attr($node)) }
-	if ($op == 14) { answer($id, 0, pack("Q L L", 1, 0, 0)) }
+	if ($op == 14) { answer($id, 0, pack("Q L L", 1, $opens eq "drip" ? 1 : 0, 0)) }
+	if ($op == 15 && $opens eq "drip") { select(undef, undef, undef, 0.1); answer($id, 0, "x") }
 	if ($op == 17) { answer($id, 0, "\0" x 80) }
 	if ($op == 22 || $op == 34) { answer($id, -38, "") }
 }`
@@ -58,6 +60,9 @@ func (c *Container) Wedge(ctx context.Context, dir string) error { return c.wedg
 // WedgeReads does so with one whose files, of any name, can be opened; only
 // reading them is never answered.
 func (c *Container) WedgeReads(ctx context.Context, dir string) error { return c.wedge(ctx, dir, "1") }
+
+// Drip does so with one whose files are read one byte at a time, ten in a second.
+func (c *Container) Drip(ctx context.Context, dir string) error { return c.wedge(ctx, dir, "drip") }
 
 // WedgeBehindOverlay does as WedgeReads, with an overlay between, so that no list
 // of mounts shows the FUSE file system.

@@ -88,8 +88,8 @@ func (c *Container) ReadDir(name string, most int) ([]string, error) {
 	if err != nil {
 		return nil, pathError("readdir", name, err)
 	}
-	defer f.Close()
 	defer c.guard()()
+	defer f.Close()
 	names, err := f.Readdirnames(most + 1)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, pathError("readdir", name, err)
@@ -121,12 +121,15 @@ func (f *File) Read(p []byte) (int, error) {
 	if f.fuse && time.Since(f.opened) > patience() {
 		return 0, fmt.Errorf("its FUSE file system takes more than %s to be read", patience())
 	}
-	if f.fuse {
-		defer f.c.guardRead()()
-	} else {
-		defer f.c.guard()()
-	}
+	defer f.guard()()
 	return f.f.Read(p)
+}
+
+func (f *File) guard() (done func()) {
+	if f.fuse {
+		return f.c.guardRead()
+	}
+	return f.c.guard()
 }
 
 // Seek sets where the next Read begins.
@@ -134,6 +137,7 @@ func (f *File) Seek(offset int64, whence int) (int64, error) { return f.f.Seek(o
 
 // Size is that of the file when it was opened, in bytes, as the file system tells.
 func (f *File) Size() int64 {
+	defer f.guard()()
 	info, err := f.f.Stat()
 	if err != nil {
 		return 0
@@ -141,8 +145,11 @@ func (f *File) Size() int64 {
 	return info.Size()
 }
 
-// Close ends the use of the file.
-func (f *File) Close() error { return f.f.Close() }
+// Close ends the use of the file, of which a FUSE server is told and waited for.
+func (f *File) Close() error {
+	defer f.guard()()
+	return f.f.Close()
+}
 
 // OpenFile opens a regular file for reading; anything else (a FIFO, a device, a
 // folder, a file of /proc or /sys) is an error and is never waited for.

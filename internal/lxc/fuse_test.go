@@ -2,6 +2,7 @@ package lxc_test
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -55,6 +56,24 @@ func TestAFileSystemThatNeverAnswersIsCutOff(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Each read of it is answered in time, and all of them would take seven minutes.
+func TestAFileThatDripsIsGivenUp(t *testing.T) {
+	at, c := open(t, lab.Spec{VMID: 101, Privileged: true})
+	defer lxc.StuckAfter(200 * time.Millisecond)()
+	require.NoError(t, at.Drip(t.Context(), "/srv/drip"))
+	f, err := c.OpenFile("/srv/drip/x")
+	require.NoError(t, err)
+	n, err := f.Read(make([]byte, 10))
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	began := time.Now()
+	_, err = io.Copy(io.Discard, f)
+	require.ErrorContains(t, err, "its FUSE file system takes more than")
+	// The server does not answer to that it is closed either.
+	require.Error(t, f.Close())
+	require.Less(t, time.Since(began), 5*time.Second)
 }
 
 func TestAReadThatIsNeverAnsweredEndsWithItsContext(t *testing.T) {
