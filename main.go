@@ -56,19 +56,14 @@ func main() {
 // run is the program: Proxmox's door and the command line's. What works on
 // containers does so in a worker.
 func run(ctx context.Context, args []string) int {
-	switch {
-	case hook.IsCall(args) && worker.Is():
-		return hook.Work(ctx, args)
-	case hook.IsCall(args):
-		return hook.Call(ctx, args, worker.Run)
-	case cli.Works(args) && !worker.Is():
-		status, err := worker.Run(ctx)
-		if err != nil {
-			fmt.Fprintf(os.Stderr, "%s: error: %v\n", say.Program, err)
-		}
-		return status
+	aside := worker.Run
+	if worker.Is() {
+		aside = nil
 	}
-	return cli.Main(ctx, args)
+	if hook.IsCall(args) {
+		return hook.Call(ctx, args, aside)
+	}
+	return cli.Main(ctx, args, aside)
 }
 
 // end ends this process. One that hangs gives its locks back nonetheless.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -465,6 +466,7 @@ func TestAFileSystemThatCannotBeFoundHoldsNobodyUp(t *testing.T) {
 	require.Regexp(t, `process \d+ hangs in a file system of the container and is left behind`, said)
 	pid := regexp.MustCompile(`process (\d+) hangs`).FindStringSubmatch(said)[1]
 	require.DirExists(t, "/proc/"+pid)
+	require.Contains(t, n.lastRun(g.VMID), `"a system call on the container's files does not return"`)
 	// Nor for one that was killed, for want of memory say.
 	said = g.endsWithin(10*time.Second, func(hook int) {
 		lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", hook))
@@ -480,12 +482,15 @@ func TestAFileSystemThatCannotBeFoundHoldsNobodyUp(t *testing.T) {
 		require.NoError(t, syscall.Kill(worker, syscall.SIGKILL))
 	}, strconv.Itoa(g.VMID), "post-start")
 	require.Regexp(t, `process \d+ was killed but hangs in a file system of the container and is left behind`, said)
+	require.Regexp(t, `"reason":"process \d+ was killed`, n.lastRun(g.VMID))
+	// Whoever comes next does not wait for the lock of one that hangs.
+	said = g.endsWithin(5*time.Second, terminate, strconv.Itoa(g.VMID), "post-start")
+	require.NotContains(t, said, "waiting for another run")
 	if long() {
 		said := g.endsWithin(100*time.Second, nil, strconv.Itoa(g.VMID), "post-start")
 		require.Contains(t, said, "a system call on the container's files does not return")
 		require.Contains(t, said, "is left behind")
 	}
-	// Whoever comes next does not wait for a lock of the one that hangs.
 	begin := time.Now()
 	require.Contains(t, n.run(0, "status", strconv.Itoa(g.VMID)), "the container's files do not answer")
 	require.Less(t, time.Since(begin), 20*time.Second)
@@ -501,6 +506,25 @@ func TestAFileSystemThatCannotBeFoundHoldsNobodyUp(t *testing.T) {
 }
 
 func terminate(pid int) { _ = syscall.Kill(pid, syscall.SIGTERM) }
+
+// lastRun is the newest trace of a container.
+func (n *node) lastRun(vmid int) string {
+	files, err := filepath.Glob(n.Path("state", "runs", strconv.Itoa(vmid), "*.json"))
+	require.NoError(n.t, err)
+	require.NotEmpty(n.t, files)
+	data, err := os.ReadFile(slices.Max(files))
+	require.NoError(n.t, err)
+	return string(data)
+}
+
+// Nor does the one that only looks hang, where the root itself is served.
+func TestAContainerWhoseRootIsServedHoldsNobodyUp(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{Privileged: true})
+	require.NoError(t, g.ServeRoot(t.Context()))
+	said := g.endsWithin(5*time.Second, terminate, strconv.Itoa(g.VMID), "post-start")
+	require.NotContains(t, said, "stopped before all was cleaned up")
+}
 
 // endsWithin calls the program, which is to hang in the container, does something
 // to its process then, and returns what it said.

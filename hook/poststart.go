@@ -15,6 +15,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // Options are what a run is given besides its event.
@@ -28,7 +29,14 @@ type Options struct {
 	Terminal bool    // a person watches: show progress bars
 	Detach   bool    // a unit may go on with the work, as the settings say
 	Unit     bool    // this is that unit
-	LookOnly bool    // do nothing that may hang in the container: errAside when that is not enough
+
+	// Aside, when it is there, is what all is left to that may hang in the
+	// container: this run only looks, and keeps the container's lock until Aside
+	// has returned the exit status of another process. That one is told by Locked
+	// that it needs no lock of its own; so the lock ends with who looks, also when
+	// the other process hangs and cannot end.
+	Aside  func(context.Context) (int, error)
+	Locked bool
 }
 
 // run is one run on one container.
@@ -57,18 +65,41 @@ func PostStart(ctx context.Context, e Event, o Options) (Trace, error) {
 // within tells a story under a deadline. What it locks and opens is given back
 // after the run is concluded: who waits for the lock finds its outcome.
 func (r *run) within(ctx context.Context, story func(context.Context) error) (Trace, error) {
-	err := bounded(ctx, r.limit(r.trace.VMID), r.lost, func(ctx context.Context) error {
-		defer r.close()
+	limit := r.limit(r.trace.VMID)
+	if r.Aside != nil {
+		limit = r.lookLimit(r.trace.VMID)
+	}
+	err := bounded(ctx, limit, r.lost, func(ctx context.Context) error {
 		err := story(ctx)
-		if !errors.Is(err, errAside) {
-			r.conclude(err)
+		if errors.Is(err, errAside) {
+			r.container.Close()
+			return err
 		}
+		defer r.close()
+		r.conclude(err)
 		return err
 	})
-	if errors.Is(err, errStuck) {
+	switch {
+	case errors.Is(err, errStuck):
 		return r.abandoned(err), err
+	case errors.Is(err, errAside):
+		defer r.close()
+		return r.goAside(ctx)
 	}
 	return r.trace, err
+}
+
+// goAside lets another process do the run. When that one was killed, its run is
+// concluded for it.
+func (r *run) goAside(ctx context.Context) (Trace, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.limit(r.trace.VMID)+2*lateMost)
+	defer cancel()
+	status, err := r.Aside(ctx)
+	done := elsewhere{status, err}
+	if errors.Is(err, worker.ErrKilled) {
+		return r.abandoned(err), done
+	}
+	return r.trace, done
 }
 
 // abandoned concludes a run whose story does not return. All of r but what it was
@@ -96,10 +127,16 @@ func (r *run) limit(vmid int) time.Duration {
 	if err != nil {
 		return time.Minute
 	}
-	if r.LookOnly {
-		return s.Cache.LockTimeout + time.Minute
-	}
 	return 2*s.Cache.LockTimeout + 4*s.Install.Timeout + 5*time.Minute
+}
+
+// lookLimit is how long a look may take, with the wait for the lock.
+func (r *run) lookLimit(vmid int) time.Duration {
+	s, err := r.Config.For(vmid)
+	if err != nil {
+		return time.Minute
+	}
+	return s.Cache.LockTimeout + time.Minute
 }
 
 func (r *run) story(ctx context.Context) error {
@@ -118,18 +155,20 @@ func (r *run) story(ctx context.Context) error {
 	if r.Unit {
 		_ = os.Remove(envFile(settings.Paths.Run, r.trace.VMID)) // it has been read
 	}
-	if r.handed = r.goesOn(ctx); r.handed {
-		r.trace.Plan.Why = "an earlier start has begun with it"
-		return nil
-	}
-	if r.held, err = r.lock(ctx); err != nil {
-		return err
+	if !r.Locked {
+		if r.handed = r.goesOn(ctx); r.handed {
+			r.trace.Plan.Why = "an earlier start has begun with it"
+			return nil
+		}
+		if r.held, err = r.lock(ctx); err != nil {
+			return err
+		}
 	}
 	if err := r.look(ctx); err != nil {
 		return err
 	}
 	r.trace.Plan = Decide(r.settings, r.trace.Facts)
-	if r.LookOnly && (r.container.Beyond() || r.trace.Plan.Needed()) {
+	if r.Aside != nil && (r.container.Beyond() || r.trace.Plan.Needed()) {
 		return errAside
 	}
 	defer r.leave()
@@ -204,7 +243,7 @@ func (r *run) look(ctx context.Context) error {
 		return err
 	}
 	find := lxc.Open
-	if r.LookOnly {
+	if r.Aside != nil {
 		find = lxc.OpenLocal
 	}
 	if r.container, err = open(ctx, find, r.settings.Paths.LXC, r.trace.VMID); err != nil {

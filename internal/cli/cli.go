@@ -27,7 +27,16 @@ type app struct {
 	logFormat  string
 	log        say.Log
 	host       host.Host
+	aside      Aside
 }
+
+// Aside runs this command line in another process and returns its exit status.
+type Aside func(context.Context) (int, error)
+
+// exit ends a command with the exit status of another process.
+type exit int
+
+func (e exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // errSaid ends a command with exit status 1 after it has said why itself.
 var errSaid = errors.New("")
@@ -36,18 +45,22 @@ var errSaid = errors.New("")
 type usage struct{ error }
 
 // Main runs a command line and returns its exit status: 0 done, 1 failed or
-// problems found, 2 wrong usage.
-func Main(ctx context.Context, args []string) int {
-	root := Root()
+// problems found, 2 wrong usage. What may hang in a container is left to aside;
+// nil: done here.
+func Main(ctx context.Context, args []string, aside Aside) int {
+	root := (&app{aside: aside}).root()
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
 		plainFlags(root)
 	}
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var wrong usage
+	var done exit
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &done):
+		return int(done)
 	case errors.Is(err, errSaid):
 		return 1
 	case errors.As(err, &wrong):
@@ -62,8 +75,9 @@ func Main(ctx context.Context, args []string) int {
 }
 
 // Root returns the command tree.
-func Root() *cobra.Command {
-	a := &app{}
+func Root() *cobra.Command { return (&app{}).root() }
+
+func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   say.Program + " VMID PHASE",
 		Short: "keep NVIDIA's user space in LXC containers equal to the host's kernel module",
@@ -88,7 +102,10 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 			if err := a.prepare(); err != nil {
 				return err
 			}
-			return checkRoot(c, a.host.Root, os.Geteuid())
+			if err := checkRoot(c, a.host.Root, os.Geteuid()); err != nil {
+				return err
+			}
+			return a.goAside(c)
 		},
 	}
 	flags := root.PersistentFlags()
@@ -106,6 +123,18 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 	)
 	a.complete(root)
 	return root
+}
+
+// goAside leaves a command to another process if it may hang in a container.
+func (a *app) goAside(c *cobra.Command) error {
+	if a.aside == nil || !isOf(c, onContainers) {
+		return nil
+	}
+	status, err := a.aside(c.Context())
+	if err != nil {
+		a.log.Fail(err)
+	}
+	return exit(status)
 }
 
 // known refuses a mistyped command and suggests the right one.

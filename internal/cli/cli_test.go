@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 			if args := os.Args[1:]; hook.IsCall(args) {
 				os.Exit(call(args))
 			}
-			os.Exit(Main(context.Background(), os.Args[1:]))
+			os.Exit(Main(context.Background(), os.Args[1:], nil))
 		},
 		// A node whose containers are all stopped: lxc-info prints no process.
 		"lxc-info": func() {},
@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 
 // call is Proxmox's call, with the work in the same process.
 func call(args []string) int {
-	return hook.Call(context.Background(), args, func(ctx context.Context) (int, error) { return hook.Work(ctx, args), nil })
+	return hook.Call(context.Background(), args, func(ctx context.Context) (int, error) { return hook.Call(ctx, args, nil), nil })
 }
 
 // The commands as a person types them, one script for each, in testdata. With

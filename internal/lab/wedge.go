@@ -30,7 +30,7 @@ while (sysread($f, my $b, 200000)) {
 	my ($len, $op, $id, $node) = unpack("L L Q Q", $b);
 	if ($op == 26) { answer($id, 0, pack("L L L L S S L L x32", 7, 31, 4096, 0, 8, 6, 4096, 1)) }
 	next if !$opens;
-	if ($op == 1) { answer($id, 0, pack("Q4 L2", 2, 0, 60, 60, 0, 0) . attr(2)) }
+	if ($op == 1 && $opens ne "root") { answer($id, 0, pack("Q4 L2", 2, 0, 60, 60, 0, 0) . attr(2)) }
 	if ($op == 3) { answer($id, 0, pack("Q L L", 60, 0, 0) . attr($node)) }
 	if ($op == 14) { answer($id, 0, pack("Q L L", 1, $opens eq "drip" ? 1 : 0, 0)) }
 	if ($op == 15 && $opens eq "drip") { select(undef, undef, undef, 0.1); answer($id, 0, "x") }
@@ -42,7 +42,7 @@ while (sysread($f, my $b, 200000)) {
 const servedInit = `#!/usr/bin/perl
 mkdir "/srv/root";
 system("test -e /dev/fuse || mknod /dev/fuse c 10 229");
-exec("perl", "/root/wedge", "/srv/root", "1") if !fork;
+exec("perl", "/root/wedge", "/srv/root", "root") if !fork;
 for (1 .. 500) {
 	open(my $f, "<", "/proc/self/mountinfo");
 	last if grep { m, /srv/root , } <$f>;
@@ -78,7 +78,7 @@ func (c *Container) WedgeBehindOverlay(ctx context.Context, dir string) error {
 }
 
 // ServeRoot starts a privileged container without systemd again with an init whose
-// root is such a file system.
+// root is such a file system, in which no name is ever answered for.
 func (c *Container) ServeRoot(ctx context.Context) error {
 	if err := errors.Join(showConnections(), c.Stop(),
 		os.WriteFile(filepath.Join(c.Root, "root/wedge"), []byte(wedge), 0o644),

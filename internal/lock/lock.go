@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -81,7 +83,10 @@ func Take(ctx context.Context, path string, o Options) (*Lock, error) {
 			if !o.Shared && o.Holder != "" {
 				l.written = writeHolder(l.f, path, o.Holder) == nil
 			}
-			return l.keep(), nil
+			if err := l.keep(); err != nil {
+				return nil, fmt.Errorf("lock %s: %w", path, err)
+			}
+			return l, nil
 		}
 		if o.Enough != nil && o.Enough() {
 			return nil, ErrEnough
@@ -160,13 +165,7 @@ func (l *Lock) Release() error {
 	if l == nil {
 		return nil
 	}
-	taken.Lock()
-	defer taken.Unlock()
-	delete(taken.all, l)
-	return l.release()
-}
-
-func (l *Lock) release() error {
+	l.forget()
 	if l.written {
 		// While it is still held, so that no other holder's text is cut.
 		l.written = false
@@ -178,9 +177,7 @@ func (l *Lock) release() error {
 // Remove removes the lock file and gives the lock back. Only an exclusive
 // holder may call it; those who wait for the removed file notice.
 func (l *Lock) Remove() error {
-	taken.Lock()
-	defer taken.Unlock()
-	delete(taken.all, l)
+	l.forget()
 	err := os.Remove(l.path)
 	l.written = false
 	return errors.Join(err, l.f.Unlock())
@@ -189,26 +186,53 @@ func (l *Lock) Remove() error {
 // taken are the locks of this process.
 var taken = struct {
 	sync.Mutex
-	all map[*Lock]bool
+	all  map[*Lock]bool
+	over bool // no more are taken
 }{all: map[*Lock]bool{}}
 
-func (l *Lock) keep() *Lock {
+func (l *Lock) keep() error {
 	taken.Lock()
 	defer taken.Unlock()
+	if taken.over {
+		_ = l.f.Unlock()
+		return errors.New("this process is about to end")
+	}
 	taken.all[l] = true
-	return l
+	return nil
 }
 
-// ReleaseAll gives back what this process still holds. The kernel does so when a
-// process ends; one that hangs in a system call does not end.
-func ReleaseAll() {
+func (l *Lock) forget() {
 	taken.Lock()
 	defer taken.Unlock()
-	for l := range taken.all {
-		_ = l.release()
-	}
-	clear(taken.all)
+	delete(taken.all, l)
 }
+
+// ReleaseAll gives back what this process still holds; it takes no more. The
+// kernel does so when a process ends, but one that hangs in a system call does not
+// end. It waits a moment at most: a lock's own file system may hang too.
+func ReleaseAll() {
+	taken.Lock()
+	taken.over = true
+	all := slices.Collect(maps.Keys(taken.all))
+	taken.Unlock()
+	if len(all) == 0 {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, l := range all {
+			_ = l.f.Unlock()
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(releaseWait):
+	}
+}
+
+// releaseWait is far more than giving back some locks takes.
+const releaseWait = 200 * time.Millisecond
 
 // Excludes returns an error when flock on the file system of dir does not keep
 // two openers apart, or keeps them apart on this node only though the file

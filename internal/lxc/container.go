@@ -35,9 +35,8 @@ type Container struct {
 	uid     int // of the container's root, as the host sees it
 	gid     int
 
-	busy  atomic.Int32 // system calls on its files that are under way
-	reads atomic.Int32 // reads of files on a FUSE file system that are
-	quit  func() bool  // ends the watch of Open's context
+	calls calls       // on its files
+	quit  func() bool // ends the watch of Open's context
 
 	closing sync.Mutex // what cuts off FUSE may be at it when the work has ended
 

@@ -9,5 +9,5 @@ func StuckAfter(d time.Duration) (restore func()) {
 	return func() { stuckAfter = was }
 }
 
-// WaitsForFUSE is for tests.
-var WaitsForFUSE = waitsForFUSE
+// Waits is for tests.
+var Waits = waits

@@ -1,8 +1,12 @@
 package lxc
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,21 +23,63 @@ var stuckAfter = 20 * time.Second
 // system is given up.
 const lostAfter = 3
 
-// guard ends the container's FUSE file systems when what follows is stuck in
-// one for too long. The caller calls done at its end.
-func (c *Container) guard() (done func()) {
-	return c.watch(&c.busy, func() bool { return waitsForFUSE("/proc/self/task") })
+// call is one on the container's files that is under way.
+type call struct {
+	tid int // of its thread
+	// read is one of a file on a FUSE file system: what it waits for is clear. The
+	// kernel's stack does not always show it.
+	read bool
 }
 
-// guardRead does so for a read of a file that lies on such a file system, which
-// then is what it waits for.
-func (c *Container) guardRead() (done func()) {
-	return c.watch(&c.reads, func() bool { return true })
+func (l *call) stuck() bool {
+	return l.read || waits("/proc/self/task/"+strconv.Itoa(l.tid))
 }
+
+// calls are those under way on one container.
+type calls struct {
+	mu  sync.Mutex
+	all map[*call]bool
+}
+
+func (c *calls) begin(l *call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all == nil {
+		c.all = map[*call]bool{}
+	}
+	c.all[l] = true
+}
+
+func (c *calls) end(l *call) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.all, l)
+}
+
+func (c *calls) stuck() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for l := range c.all {
+		if l.stuck() {
+			return true
+		}
+	}
+	return false
+}
+
+// guard ends the container's FUSE file systems when what follows on this thread is
+// stuck in one for too long. The caller calls done at its end.
+func (c *Container) guard() (done func()) { return c.watch(false) }
+
+// guardRead does so for a read of a file that lies on such a file system.
+func (c *Container) guardRead() (done func()) { return c.watch(true) }
 
 // watch looks from time to time whether a call is stuck. One that waits for a
 // slow disk is not: that must not cost the container its mounts.
-func (c *Container) watch(busy *atomic.Int32, stuck func() bool) (done func()) {
+func (c *Container) watch(read bool) (done func()) {
+	runtime.LockOSThread()
+	mine := &call{unix.Gettid(), read}
+	c.calls.begin(mine)
 	var over atomic.Bool
 	times := 0
 	var look func()
@@ -41,7 +87,7 @@ func (c *Container) watch(busy *atomic.Int32, stuck func() bool) (done func()) {
 		switch {
 		case over.Load():
 			return
-		case !stuck():
+		case !mine.stuck():
 			times = 0
 		default:
 			if times++; times < lostAfter {
@@ -53,11 +99,11 @@ func (c *Container) watch(busy *atomic.Int32, stuck func() bool) (done func()) {
 		time.AfterFunc(stuckAfter, look)
 	}
 	timer := time.AfterFunc(stuckAfter, look)
-	busy.Add(1)
 	return func() {
-		busy.Add(-1)
+		c.calls.end(mine)
 		over.Store(true)
 		timer.Stop()
+		runtime.UnlockOSThread()
 	}
 }
 
@@ -77,41 +123,25 @@ func (c *Container) giveUp() {
 // seconds after SIGTERM.
 func (c *Container) cancelled() {
 	time.Sleep(time.Second)
-	switch {
-	case c.reads.Load() > 0:
-		c.AbortFUSE()
-	case c.busy.Load() > 0:
-		c.abortStuck()
-	}
+	c.abortStuck()
 }
 
-// abortStuck ends the container's FUSE file systems if a thread of this process
-// waits for one.
+// abortStuck ends the container's FUSE file systems if a call waits for one.
 func (c *Container) abortStuck() {
-	if waitsForFUSE("/proc/self/task") {
+	if c.calls.stuck() {
 		c.AbortFUSE()
 	}
 }
 
-// waitsForFUSE looks at the kernel's stacks of threads, in whose functions FUSE
-// has its name. Where the kernel shows no stacks, it may be so.
-func waitsForFUSE(tasks string) bool {
-	threads, err := filepath.Glob(filepath.Join(tasks, "*", "stack"))
-	if err != nil {
-		return true
+// waits looks at the kernel's stack of a thread, in whose functions FUSE has its
+// name, and so has fanotify, whose listeners in a privileged container can hold up
+// the opening of a file. Where the kernel shows no stack, it may be so.
+func waits(task string) bool {
+	stack, err := os.ReadFile(filepath.Join(task, "stack"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return false // that thread has ended
 	}
-	shown := false
-	for _, file := range threads {
-		stack, err := os.ReadFile(file)
-		if err != nil {
-			continue // that thread has ended
-		}
-		shown = shown || len(stack) > 0
-		if strings.Contains(string(stack), "fuse") {
-			return true
-		}
-	}
-	return !shown
+	return len(stack) == 0 || strings.Contains(string(stack), "fuse") || strings.Contains(string(stack), "fanotify")
 }
 
 // fuseControl is where the kernel lets root end the connections of FUSE file

@@ -115,6 +115,7 @@ func fuseMinors(mountinfo string) map[string]bool {
 func FuzzMountinfo(f *testing.F) {
 	f.Add("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n", "/mnt/x", "sshfs", "me@host:/", uint32(53))
 	f.Add("40 35 0:41 / / rw - fuseblk /dev/sda1 rw\n41 35 0: / / rw - fuse x rw\n42 0:7 - fuse\n", "/a - fuse.b", " - fuse x", "- fuse", uint32(0))
+	f.Add("40 35 0:41 / /x rw - overlay x rw,lowerdir="+strings.Repeat("/l:", 200_000)+"\n", "/y", "", "x", uint32(9))
 	f.Add("", "/\u00a0\r\v\u2028", "\u0085", "", uint32(1<<20-1))
 	f.Add(" - ", "", "", " - ", uint32(7))
 	f.Fuzz(func(t *testing.T, other, point, subtype, source string, minor uint32) {

@@ -20,22 +20,22 @@ func OpenLocal(ctx context.Context, lxcPath string, vmid int) (*Container, error
 		return nil, err
 	}
 	c.local = true
-	// An O_PATH descriptor asks nothing of a file system, and keeps its mount, so
-	// that the number cannot become another's before it is looked up.
+	if !c.plain(c.root) {
+		c.beyond.Store(true)
+		return c, nil
+	}
+	// Only now may the root be asked for a name. What is mounted on it is not
+	// asked anything by FUSE when it is opened like this.
 	c.dev, err = unix.Openat2(c.root, "dev", &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		c.dev = -1
-	}
-	root, dev := c.mounts()
-	if !dev {
+	case !c.plain(c.dev):
 		unix.Close(c.dev)
 		c.dev = -1
-	}
-	if !root {
-		c.beyond.Store(true)
 	}
 	return c, nil
 }
@@ -58,25 +58,22 @@ func (c *Container) base(dir int, name string) (int, string, uint64, error) {
 	return dir, name, unix.RESOLVE_NO_XDEV, nil
 }
 
-// localTypes are file systems behind which no process stands.
+// localTypes are file systems behind which no process of the container stands, as
+// long as it has no block device that one serves (loop, nbd).
 var localTypes = []string{"ext4", "ext3", "ext2", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "devtmpfs"}
 
-// mounts reports of the container's root and of its /dev whether what is mounted
-// there is such a file system, or one that the host has mounted for itself.
-func (c *Container) mounts() (root, dev bool) {
-	want := [2]string{mountID(c.root), mountID(c.dev)}
-	var got [2]bool
-	left := len(want)
+// plain reports whether a descriptor lies in a mount of such a file system, or of
+// one that the host has mounted for itself. The descriptor keeps the mount, so its
+// number is no other's meanwhile.
+func (c *Container) plain(fd int) bool {
+	id, found := mountID(fd), false
 	_ = c.eachMount(func(m mount) bool {
-		for i, id := range want {
-			if m.id == id {
-				got[i] = slices.Contains(localTypes, m.kind) || hostHas(m.device)
-				left--
-			}
+		if m.id == id {
+			found = slices.Contains(localTypes, m.kind) || hostHas(m.device)
 		}
-		return left > 0
+		return m.id != id
 	})
-	return got[0], got[1]
+	return found
 }
 
 // hostHas reports whether a file system is mounted in our own mount namespace.

@@ -280,8 +280,10 @@ func (c *Container) inMountNamespace(ctx context.Context, fn func() error) error
 		return err
 	}
 	done := make(chan error, 1)
-	defer c.guard()()
-	go onThrowawayThread(func() { done <- c.enter(fn) })
+	go onThrowawayThread(func() {
+		defer c.guard()()
+		done <- c.enter(fn)
+	})
 	select {
 	case err := <-done:
 		return err

@@ -2,7 +2,7 @@ package lxc
 
 import (
 	"bufio"
-	"fmt"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -43,29 +43,38 @@ func readMounts(dir int, name string, yield func(mount) bool) error {
 }
 
 // scanMounts reads a mountinfo: "ID PARENT MAJOR:MINOR ROOT POINT OPTIONS ... - TYPE
-// SOURCE OPTIONS" (proc(5)), as far as yield wants it. A container can make it as
-// long as it likes, so it is taken line by line, and mountsMost and lineMost of it.
+// SOURCE OPTIONS" (proc(5)), as far as yield wants it. A container can make the
+// list and each of its lines as long as it likes: mountsMost of the list and
+// lineMost of a line are read.
 func scanMounts(r io.Reader, yield func(mount) bool) error {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 0, 8<<10), lineMost)
-	for n := 0; lines.Scan(); n++ {
-		if n == mountsMost {
-			return fmt.Errorf("more than %d mounts", mountsMost)
+	lines := bufio.NewReaderSize(io.LimitReader(r, mountsMost), 8<<10)
+	var line []byte
+	for {
+		part, err := lines.ReadSlice('\n')
+		line = append(line[:0], part...)
+		for errors.Is(err, bufio.ErrBufferFull) {
+			if part, err = lines.ReadSlice('\n'); len(line) < lineMost {
+				line = append(line, part...)
+			}
 		}
-		if m, ok := parseMount(lines.Text()); ok && !yield(m) {
+		if m, ok := parseMount(strings.TrimSuffix(string(line), "\n")); ok && !yield(m) {
 			return nil
 		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
 	}
-	return lines.Err()
 }
 
-// lineMost is far more bytes than a path of the usual length takes with each of
-// its letters written as four.
-const lineMost = 1 << 20
-
-// mountsMost is how many mounts are looked at: the kernel's own limit for a mount
-// namespace (fs.mount-max).
-const mountsMost = 100_000
+const (
+	// lineMost is far more bytes than all takes that is read of a line, with two
+	// paths of the usual length in which each letter is written as four.
+	lineMost   = 256 << 10
+	mountsMost = 64 << 20
+)
 
 func parseMount(line string) (mount, bool) {
 	front, back, ok := strings.Cut(line, " - ")

@@ -12,8 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"math"
 	"os"
 	"os/exec"
@@ -41,18 +39,23 @@ const reportFd = 3
 const (
 	endWait = 2 * time.Second
 	endSoon = 300 * time.Millisecond
+	endMost = 10 * time.Second
 )
 
 // lookEvery is how often it is looked whether a worker was killed and cannot end.
-const lookEvery = time.Second
+const lookEvery = 200 * time.Millisecond
 
-// ErrLeftBehind means that the worker does not end: the exit status is what it has
-// said, or 1.
-var ErrLeftBehind = errors.New("hangs in a file system of the container and is left behind, it ends with the container")
+var (
+	// ErrLeftBehind means that the worker does not end.
+	ErrLeftBehind = errors.New("hangs in a file system of the container and is left behind, it ends with the container")
+	// ErrKilled means that it had no time to conclude its work.
+	ErrKilled = errors.New("was killed")
+)
 
 // Run runs this program again with the same arguments, as the worker, and returns
-// its exit status. When ctx ends the worker is told to end too, by SIGTERM; how long
-// it is waited for after that is up to the caller. It does not outlive this process.
+// its exit status. When ctx ends the worker is told to end too, by SIGTERM, and has
+// endMost for it. It does not outlive this process, but for a thread that the kernel
+// holds.
 func Run(ctx context.Context) (int, error) {
 	// The death signal comes when the thread ends that has started the worker.
 	runtime.LockOSThread()
@@ -64,15 +67,9 @@ func Run(ctx context.Context) (int, error) {
 	defer report.Close()
 	var relays relays
 	defer relays.close()
-	// What the caller has handed down besides is not for one that may stay.
-	_ = unix.CloseRange(reportFd, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	worker := exec.Command("/proc/self/exe", os.Args[1:]...) // also where an upgrade has just replaced the file
-	worker.Args[0] = os.Args[0]
-	worker.Env = append(os.Environ(), env+"=1")
-	worker.Stdin = os.Stdin
+	worker := command()
 	worker.Stdout, worker.Stderr, err = relays.begin(os.Stdout, os.Stderr)
 	worker.ExtraFiles = []*os.File{theirs}
-	worker.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err == nil {
 		err = worker.Start()
 	}
@@ -92,13 +89,20 @@ func Run(ctx context.Context) (int, error) {
 			said <- int(b[0])
 		}
 	}()
+	pid := worker.Process.Pid
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	told, late := ctx.Done(), (<-chan time.Time)(nil)
 	for killed := 0; ; {
 		select {
+		case <-told:
+			told, late = nil, time.After(endMost)
+		case <-late:
+			_ = worker.Process.Kill()
+			return 1, fmt.Errorf("process %d %w: it does not end", pid, ErrKilled)
 		case err := <-ended:
 			relays.drain()
-			return status(err)
+			return status(ctx, pid, err)
 		case code := <-said:
 			relays.drain()
 			wait := endWait
@@ -106,111 +110,78 @@ func Run(ctx context.Context) (int, error) {
 				wait = endSoon
 			}
 			select {
-			case <-ended:
-				return code, nil
+			case err := <-ended:
+				return status(ctx, pid, err)
 			case <-time.After(wait):
 			}
 			_ = worker.Process.Kill() // whatever wakes it up, it does nothing more
-			return code, fmt.Errorf("process %d %w", worker.Process.Pid, ErrLeftBehind)
+			return code, fmt.Errorf("process %d %w", pid, ErrLeftBehind)
 		case <-look.C:
-			if !dead(worker.Process.Pid) {
+			if !dead(pid) {
 				killed = 0
 			} else if killed++; killed > 1 {
-				return 1, fmt.Errorf("process %d was killed but %w", worker.Process.Pid, ErrLeftBehind)
+				return 1, fmt.Errorf("process %d %w but %w", pid, ErrKilled, ErrLeftBehind)
 			}
 		}
 	}
 }
 
-// status is the exit status that the end of a worker means which has not told it.
-func status(err error) (int, error) {
+func command() *exec.Cmd {
+	// What the caller has handed down besides is not for one that may stay.
+	_ = unix.CloseRange(reportFd, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	const self = "/proc/self/exe" // also where an upgrade has just replaced the file
+	program := self
+	if path, err := os.Executable(); err == nil && sameFile(path, self) {
+		program = path // the process is named after it
+	}
+	worker := exec.Command(program, os.Args[1:]...)
+	worker.Args[0] = os.Args[0]
+	worker.Env = append(os.Environ(), env+"=1")
+	worker.Stdin = os.Stdin
+	worker.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return worker
+}
+
+func sameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	two, err2 := os.Stat(b)
+	return err == nil && err2 == nil && os.SameFile(one, two)
+}
+
+// status is the exit status that the end of a worker means.
+func status(ctx context.Context, pid int, err error) (int, error) {
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
 		return 0, nil
 	case errors.As(err, &exit) && exit.Exited():
 		return exit.ExitCode(), nil
+	case ctx.Err() != nil: // before it could listen
+		return 1, fmt.Errorf("process %d %w: %w", pid, ErrKilled, ctx.Err())
 	}
-	return 1, hint.Errorf("the next run does what was left; the kernel's log says if memory ran out (journalctl -k)", "the process that works on the container ended: %w", err)
+	return 1, hint.Errorf("the next run does what was left; the kernel's log says if memory ran out (journalctl -k)", "process %d, which worked on the container, %w: %w", pid, ErrKilled, err)
 }
 
-// dead reports whether a process has ended but for threads that cannot.
+// dead reports whether a process has been killed and only threads that cannot end
+// are left of it.
 func dead(pid int) bool {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
 		return false // waited for by now
 	}
-	_, rest, _ := strings.Cut(string(text), ") ") // the name is our own
-	return strings.HasPrefix(rest, "Z")
-}
-
-// relays pass on what the worker prints. Who reads from a pipe waits until nobody
-// has it open any more, so a worker that may be left behind must not have it.
-type relays struct {
-	ours   []*os.File // the ends of the worker, for as long as it has not been started
-	read   []*os.File
-	copies sync.WaitGroup
-}
-
-// begin returns what stands for stdout and stderr in the worker.
-func (r *relays) begin(stdout, stderr *os.File) (io.Writer, io.Writer, error) {
-	out, err := r.relay(stdout)
-	if err != nil {
-		return nil, nil, err
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+		switch name {
+		case "State":
+			if strings.HasPrefix(value, "Z") {
+				return true
+			}
+		case "SigPnd": // of its first thread, which may be the one that hangs
+			pending, _ := strconv.ParseUint(value, 16, 64)
+			return pending&(1<<(unix.SIGKILL-1)) != 0
+		}
 	}
-	if same(stdout, stderr) {
-		return out, out, nil // else their lines would overtake each other
-	}
-	errOut, err := r.relay(stderr)
-	return out, errOut, err
-}
-
-func (r *relays) relay(to *os.File) (*os.File, error) {
-	info, err := to.Stat()
-	if err != nil || info.Mode()&fs.ModeNamedPipe == 0 {
-		return to, nil // a terminal, a file, the journal; or nothing at all
-	}
-	read, write, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	r.ours, r.read = append(r.ours, write), append(r.read, read)
-	r.copies.Go(func() {
-		_, _ = io.Copy(to, read)
-		read.Close() // when nobody listens any more, the worker is told so
-	})
-	return write, nil
-}
-
-func same(a, b *os.File) bool {
-	one, err := a.Stat()
-	two, err2 := b.Stat()
-	return err == nil && err2 == nil && os.SameFile(one, two)
-}
-
-// started gives up the worker's ends.
-func (r *relays) started() {
-	for _, f := range r.ours {
-		f.Close()
-	}
-	r.ours = nil
-}
-
-// drain waits until all is passed on: the worker has no end open any more, but
-// what it has started may.
-func (r *relays) drain() {
-	done := make(chan struct{})
-	go func() { r.copies.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(endWait):
-	}
-}
-
-func (r *relays) close() {
-	for _, f := range append(r.ours, r.read...) {
-		f.Close()
-	}
+	return false
 }
 
 // Is reports whether this process is the worker.
@@ -221,7 +192,8 @@ var Is = sync.OnceValue(func() bool {
 	}
 	_ = os.Unsetenv(env) // what it starts is none
 	var st unix.Stat_t
-	if unix.Fstat(reportFd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
+	if unix.Fstat(reportFd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO ||
+		!sameFile("/proc/"+strconv.Itoa(os.Getppid())+"/exe", "/proc/self/exe") {
 		return false // somebody else has set it
 	}
 	unix.CloseOnExec(reportFd)
@@ -229,12 +201,13 @@ var Is = sync.OnceValue(func() bool {
 })
 
 // Exit ends this process. A worker tells its exit status first, in case it cannot
-// end, and lets go of what others may wait for.
+// end, and lets go of what the caller has handed down.
 func Exit(code int) {
 	if Is() {
 		if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
-			_ = unix.Dup3(int(null.Fd()), 1, 0)
-			_ = unix.Dup3(int(null.Fd()), 2, 0)
+			for fd := range reportFd {
+				_ = unix.Dup3(int(null.Fd()), fd, 0)
+			}
 		}
 		_, _ = unix.Write(reportFd, []byte{byte(code)})
 	}

@@ -61,6 +61,11 @@ func work(what string) {
 		fmt.Println("ready")
 		<-term
 		Exit(3)
+	case "leaves a child":
+		child := exec.Command("sleep", "20")
+		child.Stdout = os.Stdout
+		_ = child.Start()
+		Exit(0)
 	case "child":
 		// What it starts is no worker and has not its report.
 		out, _ := exec.Command("sh", "-c", "env; ls /proc/self/fd").Output()
@@ -109,7 +114,34 @@ func TestAWorkerThatTellsNoStatus(t *testing.T) {
 	var said strings.Builder
 	cmd.Stderr = &said
 	require.Equal(t, 1, exitCode(t, cmd))
-	require.Contains(t, said.String(), "the process that works on the container ended: signal: killed")
+	require.Regexp(t, `process \d+, which worked on the container, was killed: signal: killed`, said.String())
+}
+
+// A reader that takes its time gets all.
+func TestASlowReaderMissesNothing(t *testing.T) {
+	cmd := program("many")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	time.Sleep(endWait + time.Second)
+	all, err := io.ReadAll(out)
+	require.NoError(t, err)
+	require.NoError(t, cmd.Wait())
+	require.True(t, strings.HasSuffix(string(all), "\nline 19999\n"))
+	require.Equal(t, 20001, strings.Count(string(all), "\n"))
+}
+
+// What it has started and left running does not hold up anybody.
+func TestAChildThatStaysIsNotWaitedFor(t *testing.T) {
+	began := time.Now()
+	cmd := program("leaves a child")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	_, err = io.ReadAll(out)
+	require.NoError(t, err)
+	require.NoError(t, cmd.Wait())
+	require.Less(t, time.Since(began), 10*time.Second)
 }
 
 func TestTheWorkerGetsNothingElseOfTheCallers(t *testing.T) {

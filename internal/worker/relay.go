@@ -1,0 +1,123 @@
+package worker
+
+import (
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/journal"
+	"golang.org/x/sys/unix"
+)
+
+// relays pass on what the worker prints. Who reads from a pipe or socket waits
+// until nobody has it open any more, so a worker that may be left behind must not
+// have it.
+type relays struct {
+	ours    []*os.File // the ends of the worker, for as long as it has not been started
+	read    []*os.File
+	copies  sync.WaitGroup
+	writing atomic.Int32 // that are not waiting for the worker
+}
+
+// begin returns what stands for stdout and stderr in the worker.
+func (r *relays) begin(stdout, stderr *os.File) (out, errOut io.Writer, err error) {
+	// The journal is no reader that waits, and knows its sockets from pipes.
+	theirs, _ := journal.StdoutIsJournalStream()
+	if out, err = r.relay(stdout, theirs); err != nil {
+		return nil, nil, err
+	}
+	if same(stdout, stderr) {
+		return out, out, nil // else their lines would overtake each other
+	}
+	theirs, _ = journal.StderrIsJournalStream()
+	errOut, err = r.relay(stderr, theirs)
+	return out, errOut, err
+}
+
+func (r *relays) relay(to *os.File, journal bool) (io.Writer, error) {
+	info, err := to.Stat()
+	if err != nil || journal || info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) == 0 {
+		return to, nil // a terminal or a file; or nothing at all
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	r.ours, r.read = append(r.ours, write), append(r.read, read)
+	r.copies.Go(func() {
+		defer read.Close() // when nobody listens any more, the worker is told so
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := read.Read(buf)
+			if err != nil {
+				return
+			}
+			r.writing.Add(1)
+			_, err = to.Write(buf[:n])
+			r.writing.Add(-1)
+			if err != nil {
+				return
+			}
+		}
+	})
+	return write, nil
+}
+
+func same(a, b *os.File) bool {
+	one, err := a.Stat()
+	two, err2 := b.Stat()
+	return err == nil && err2 == nil && os.SameFile(one, two)
+}
+
+// started gives up the worker's ends.
+func (r *relays) started() {
+	for _, f := range r.ours {
+		f.Close()
+	}
+	r.ours = nil
+}
+
+// drain waits until all is passed on, to a slow reader too. The worker has no end
+// open any more, but what it has started may: that is waited for no longer than
+// endWait.
+func (r *relays) drain() {
+	done := make(chan struct{})
+	go func() { r.copies.Wait(); close(done) }()
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(endWait):
+		}
+		if !r.pending() {
+			return
+		}
+	}
+}
+
+// pending reports whether something is yet to be passed on.
+func (r *relays) pending() bool {
+	if r.writing.Load() > 0 {
+		return true
+	}
+	for _, f := range r.read {
+		unread := 0
+		conn, err := f.SyscallConn()
+		if err == nil {
+			_ = conn.Control(func(fd uintptr) { unread, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+		}
+		if unread > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *relays) close() {
+	for _, f := range append(r.ours, r.read...) {
+		f.Close()
+	}
+}
