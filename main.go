@@ -23,6 +23,7 @@ import (
 const (
 	grace      = 1900 * time.Millisecond
 	graceWatch = 2400 * time.Millisecond
+	listen     = 100 * time.Millisecond // who does not read the last line in that time does without
 )
 
 func main() {
@@ -47,7 +48,15 @@ func main() {
 		}
 		cancel()
 		time.Sleep(wait)
-		fmt.Fprintf(os.Stderr, "%s: error: stopped before all was cleaned up; the next run does it\n", say.Program)
+		said := make(chan struct{})
+		go func() {
+			fmt.Fprintf(os.Stderr, "%s: error: stopped before all was cleaned up; the next run does it\n", say.Program)
+			close(said)
+		}()
+		select {
+		case <-said:
+		case <-time.After(listen): // nobody reads it
+		}
 		end(1)
 	}()
 	end(run(ctx, os.Args[1:]))

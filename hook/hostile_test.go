@@ -505,6 +505,36 @@ func TestAFileSystemThatCannotBeFoundHoldsNobodyUp(t *testing.T) {
 	g.holds(newer)
 }
 
+// Nor does a caller that has stopped reading: the last words are not waited for.
+func TestACallerThatDoesNotReadHoldsNothingUp(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{Privileged: true})
+	g.postStart(0)
+	require.NoError(t, g.WedgeBehindOverlay(t.Context(), "/var/lib/pve-nvidia-hook"))
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	defer read.Close()
+	require.NoError(t, write.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
+	_, err = write.Write(make([]byte, 1<<20))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the pipe is full")
+	cmd := n.Command(t.Context(), strconv.Itoa(g.VMID), "post-start")
+	cmd.Stdout, cmd.Stderr = write, write
+	require.NoError(t, cmd.Start())
+	write.Close()
+	time.Sleep(300 * time.Millisecond)
+	terminate(cmd.Process.Pid)
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+		require.NoError(t, cmd.Process.Kill())
+		<-done
+		t.Fatal("it did not end")
+	}
+	require.Equal(t, 1, cmd.ProcessState.ExitCode())
+}
+
 func terminate(pid int) { _ = syscall.Kill(pid, syscall.SIGTERM) }
 
 // lastRun is the newest trace of a container.
