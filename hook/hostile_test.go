@@ -556,6 +556,19 @@ func TestAContainerWhoseRootIsServedHoldsNobodyUp(t *testing.T) {
 	require.NotContains(t, said, "stopped before all was cleaned up")
 }
 
+// The lock of a folder, which a process of the container can hold for ever, is no
+// file system that could be cut off.
+func TestAFolderThatIsHeldHoldsNobodyUp(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{Privileged: true})
+	require.NoError(t, g.HoldFolder(t.Context(), "/var/lib"))
+	g.endsWithin(5*time.Second, terminate, strconv.Itoa(g.VMID), "post-start")
+	if long() {
+		said := g.endsWithin(100*time.Second, nil, strconv.Itoa(g.VMID), "post-start")
+		require.Contains(t, said, "a system call on the container's files does not return")
+	}
+}
+
 // endsWithin calls the program, which is to hang in the container, does something
 // to its process then, and returns what it said.
 func (g *guest) endsWithin(limit time.Duration, then func(pid int), args ...string) string {

@@ -53,6 +53,38 @@ chdir("/");
 sleep(1000) while 1;
 `
 
+// hold lists a folder into memory whose pages nobody fills (userfaultfd 323, mmap 9,
+// ioctl 16, getdents64 217), and so keeps the folder's lock for ever. On most file
+// systems others may still look names up then, until somebody wants to change it.
+const hold = `
+my ($dir) = @ARGV;
+my $mem = syscall(9, 0, 4096, 3, 0x22, -1, 0);
+my $faults = syscall(323, 0);
+my $api = pack("Q3", 0xaa, 0, 0);
+syscall(16, $faults, 0xc018aa3f, $api) == 0 or die "api: $!";
+my $range = pack("Q4", $mem, 4096, 1, 0);
+syscall(16, $faults, 0xc020aa00, $range) == 0 or die "register: $!";
+exec("sh", "-c", 'sleep 0.3; exec mkdir "$0/of-hold"', $dir) if !fork;
+opendir(my $d, $dir) or die "open: $!";
+syscall(217, fileno($d), $mem, 4096);
+`
+
+// HoldFolder has a process of a privileged container hold the lock of a folder until
+// the container stops: who looks for a new name in it waits, in the kernel.
+func (c *Container) HoldFolder(ctx context.Context, dir string) error {
+	if err := os.WriteFile(filepath.Join(c.Root, "root/hold"), []byte(hold), 0o644); err != nil {
+		return err
+	}
+	out, err := c.Attach(ctx, "sh", "-c", "setsid perl /root/hold "+dir+" </dev/null >/root/hold.log 2>&1 & sleep 0.6; cat /root/hold.log")
+	if err == nil && out != "" {
+		err = errors.New("it says")
+	}
+	if err != nil {
+		return fmt.Errorf("container %d: hold %s: %w: %s", c.VMID, dir, err, out)
+	}
+	return nil
+}
+
 // Wedge mounts at dir in a privileged container a FUSE file system that never
 // answers. It lasts until the container stops or the connection is aborted.
 func (c *Container) Wedge(ctx context.Context, dir string) error { return c.wedge(ctx, dir, "") }

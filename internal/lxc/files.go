@@ -260,8 +260,9 @@ func (c *Container) below(dir int, name string, flags int, more uint64) (int, er
 		if err == nil {
 			return fd, nil
 		}
-		if c.local && errors.Is(err, unix.EXDEV) {
-			c.beyond.Store(true)
+		if c.local && (errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINVAL)) {
+			c.beyond.Store(true) // EINVAL: the kernel has no RESOLVE_CACHED
+			return -1, err
 		}
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			break

@@ -31,9 +31,10 @@ type call struct {
 	read bool
 }
 
-func (l *call) stuck() bool {
-	return l.read || waits("/proc/self/task/"+strconv.Itoa(l.tid))
-}
+func (l *call) task() string { return "/proc/self/task/" + strconv.Itoa(l.tid) }
+
+// served reports whether it waits for a process of the container.
+func (l *call) served() bool { return l.read || waits(l.task()) }
 
 // calls are those under way on one container.
 type calls struct {
@@ -56,11 +57,11 @@ func (c *calls) end(l *call) {
 	delete(c.all, l)
 }
 
-func (c *calls) stuck() bool {
+func (c *calls) served() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for l := range c.all {
-		if l.stuck() {
+		if l.served() {
 			return true
 		}
 	}
@@ -74,29 +75,31 @@ func (c *Container) guard() (done func()) { return c.watch(false) }
 // guardRead does so for a read of a file that lies on such a file system.
 func (c *Container) guardRead() (done func()) { return c.watch(true) }
 
-// watch looks from time to time whether a call is stuck. One that waits for a
-// slow disk is not: that must not cost the container its mounts.
+// watch looks from time to time whether a call is stuck: for a process of the
+// container, or for a lock that one holds. One that waits for a slow disk is woken
+// up now and then, and must not cost the container its mounts.
 func (c *Container) watch(read bool) (done func()) {
 	runtime.LockOSThread()
 	mine := &call{unix.Gettid(), read}
 	c.calls.begin(mine)
 	var over atomic.Bool
-	times := 0
+	times, was := 0, ""
 	var look func()
 	look = func() {
-		switch {
-		case over.Load():
+		if over.Load() {
 			return
-		case !mine.stuck():
-			times = 0
-		default:
-			if times++; times < lostAfter {
-				c.AbortFUSE()
-			} else {
-				c.giveUp()
-			}
 		}
 		time.AfterFunc(stuckAfter, look)
+		served, now := mine.served(), asleep(mine.task())
+		if !served && (now == "" || now != was) {
+			times, was = 0, now
+			return
+		}
+		if times++; times >= lostAfter {
+			c.giveUp()
+		} else if served {
+			c.AbortFUSE()
+		}
 	}
 	timer := time.AfterFunc(stuckAfter, look)
 	return func() {
@@ -128,7 +131,7 @@ func (c *Container) cancelled() {
 
 // abortStuck ends the container's FUSE file systems if a call waits for one.
 func (c *Container) abortStuck() {
-	if c.calls.stuck() {
+	if c.calls.served() {
 		c.AbortFUSE()
 	}
 }
@@ -142,6 +145,17 @@ func waits(task string) bool {
 		return false // that thread has ended
 	}
 	return len(stack) == 0 || strings.Contains(string(stack), "fuse") || strings.Contains(string(stack), "fanotify")
+}
+
+// asleep says how often a thread has been woken up, if it sleeps where no signal
+// reaches it, else "".
+func asleep(task string) string {
+	text, err := os.ReadFile(filepath.Join(task, "status"))
+	if err != nil || !strings.Contains(string(text), "\nState:\tD") {
+		return ""
+	}
+	_, times, _ := strings.Cut(string(text), "\nvoluntary_ctxt_switches:")
+	return "woken up" + times
 }
 
 // fuseControl is where the kernel lets root end the connections of FUSE file

@@ -98,6 +98,26 @@ func TestALocalLookAtAServedRootFindsNothing(t *testing.T) {
 	require.True(t, beyond)
 }
 
+// The lock of a folder of its own is enough for a container to hold who looks for a
+// name there that the kernel does not know yet.
+func TestALocalLookWaitsForNoLockOfAFolder(t *testing.T) {
+	for name, plain := range map[string]bool{"overlay": false, "plain": true} {
+		t.Run(name, func(t *testing.T) {
+			at := labtest.Start(t, lab.Spec{VMID: 101, Privileged: true, Plain: plain})
+			require.NoError(t, at.HoldFolder(t.Context(), "/var/lib"))
+			_, beyond := within(t, at, func() (string, bool) {
+				l, err := lxc.OpenLocal(t.Context(), at.LXCPath, at.VMID)
+				require.NoError(t, err)
+				defer l.Close()
+				_, err = l.ReadFile("/var/lib/new/file", 100)
+				require.Error(t, err)
+				return "", l.Beyond()
+			})
+			require.True(t, beyond)
+		})
+	}
+}
+
 // within fails the test when f hangs, after it has freed it.
 func within(t *testing.T, at *lab.Container, f func() (string, bool)) (string, bool) {
 	t.Helper()

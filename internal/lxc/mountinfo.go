@@ -3,9 +3,11 @@ package lxc
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,11 +47,14 @@ func readMounts(dir int, name string, yield func(mount) bool) error {
 // scanMounts reads a mountinfo: "ID PARENT MAJOR:MINOR ROOT POINT OPTIONS ... - TYPE
 // SOURCE OPTIONS" (proc(5)), as far as yield wants it. A container can make the
 // list and each of its lines as long as it likes: mountsMost of the list and
-// lineMost of a line are read.
+// lineMost of a line are read, and for no longer than mountsTime.
 func scanMounts(r io.Reader, yield func(mount) bool) error {
 	lines := bufio.NewReaderSize(io.LimitReader(r, mountsMost), 8<<10)
 	var line []byte
-	for {
+	for began := time.Now(); ; {
+		if time.Since(began) > mountsTime {
+			return fmt.Errorf("the list of mounts takes longer than %s", mountsTime)
+		}
 		part, err := lines.ReadSlice('\n')
 		line = append(line[:0], part...)
 		for errors.Is(err, bufio.ErrBufferFull) {
@@ -74,6 +79,7 @@ const (
 	// paths of the usual length in which each letter is written as four.
 	lineMost   = 256 << 10
 	mountsMost = 64 << 20
+	mountsTime = time.Second
 )
 
 func parseMount(line string) (mount, bool) {

@@ -115,6 +115,11 @@ func Run(ctx context.Context) (int, error) {
 			case <-time.After(wait):
 			}
 			_ = worker.Process.Kill() // whatever wakes it up, it does nothing more
+			select {
+			case <-ended:
+				return code, nil // it was only slow
+			case <-time.After(endSoon / 3):
+			}
 			return code, fmt.Errorf("process %d %w", pid, ErrLeftBehind)
 		case <-look.C:
 			if !dead(pid) {
@@ -137,7 +142,6 @@ func command() *exec.Cmd {
 	worker := exec.Command(program, os.Args[1:]...)
 	worker.Args[0] = os.Args[0]
 	worker.Env = append(os.Environ(), env+"=1")
-	worker.Stdin = os.Stdin
 	worker.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return worker
 }
@@ -199,6 +203,15 @@ var Is = sync.OnceValue(func() bool {
 	unix.CloseOnExec(reportFd)
 	return true
 })
+
+// The first thread of a worker does no work: it has the death signal, which the
+// kernel takes from a thread that changes its identity, as those do that act for a
+// container's root.
+func init() {
+	if Is() {
+		runtime.LockOSThread()
+	}
+}
 
 // Exit ends this process. A worker tells its exit status first, in case it cannot
 // end, and lets go of what the caller has handed down.
