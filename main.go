@@ -65,14 +65,14 @@ func main() {
 // run is the program: Proxmox's door and the command line's. What works on
 // containers does so in a worker.
 func run(ctx context.Context, args []string) int {
-	aside := worker.Run
+	call, work := worker.Run, worker.Do
 	if worker.Is() {
-		aside = nil
+		call, work = nil, nil
 	}
 	if hook.IsCall(args) {
-		return hook.Call(ctx, args, aside)
+		return hook.Call(ctx, args, call)
 	}
-	return cli.Main(ctx, args, aside)
+	return cli.Main(ctx, args, work)
 }
 
 // end ends this process. One that hangs gives its locks back nonetheless.

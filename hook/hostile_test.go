@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 )
 
 // long reports whether the long form of a test is asked for, as internal/torture does.
@@ -536,6 +537,25 @@ func TestACallerThatDoesNotReadHoldsNothingUp(t *testing.T) {
 }
 
 func terminate(pid int) { _ = syscall.Kill(pid, syscall.SIGTERM) }
+
+// In one apply the others do not wait for it either, though the end of its file is
+// asked of its server even by what only inherits it for a moment.
+func TestAContainerThatHangsIsNoMatterOfOthers(t *testing.T) {
+	n := newNode(t, newer)
+	bad, good := n.start(lab.Spec{Privileged: true}), n.start(lab.Spec{VMID: 102})
+	bad.postStart(0)
+	require.NoError(t, bad.WedgeBehindOverlay(t.Context(), "/var/lib/pve-nvidia-hook"))
+	said := bad.endsWithin(60*time.Second, func(pid int) {
+		defer terminate(pid)
+		require.Eventually(t, func() bool {
+			_, err := os.Stat(good.file(record.Path))
+			return err == nil
+		}, 50*time.Second, 50*time.Millisecond)
+		time.Sleep(time.Second) // its process says the rest
+	}, "apply", "101", "102")
+	require.Contains(t, said, "2 containers: 1 installed, 1 failed (101)")
+	good.holds(newer)
+}
 
 // lastRun is the newest trace of a container.
 func (n *node) lastRun(vmid int) string {

@@ -1,13 +1,18 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +22,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // defaultJobs is how many containers are worked on at once: an installation
@@ -26,6 +32,7 @@ const defaultJobs = 2
 func (a *app) apply() *cobra.Command {
 	var all, dryRun, force bool
 	var jobs int
+	var partOf string
 	c := &cobra.Command{
 		Use:   "apply [VMID...]",
 		Short: "bring running containers into line now",
@@ -71,7 +78,7 @@ refused, or is not running.`,
 				}
 			}
 			slices.Sort(ids)
-			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force, Asked: !all})
+			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force, Asked: !all && partOf != partOfAll, Locked: partOf != ""})
 		},
 	}
 	f := c.Flags()
@@ -79,16 +86,36 @@ refused, or is not running.`,
 	numberFlag(f, &jobs, "jobs", defaultJobs, 1, 64, "work on `N` containers at once")
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
 	f.BoolVar(&force, "force", false, "install again, whatever is there")
+	f.StringVar(&partOf, "part-of", "", "this is the process of one container (internal)")
+	_ = f.MarkHidden("part-of")
 	return c
 }
 
-// running picks the containers that run and want the driver. One whose settings
-// have mistakes is among them, so that they are said and counted.
+// What the process of one container is told of the apply that it belongs to.
+const (
+	partOfAll   = "all"
+	partOfNamed = "named"
+)
+
+// running picks the containers that run and want the driver, without a look at
+// their files. One whose settings have mistakes is among them, so that they are
+// said and counted.
 func (a *app) running(ctx context.Context, conf *config.Config, ids []int) []int {
+	runs := make([]bool, len(ids))
+	each(len(ids), 2*runtime.NumCPU(), func(i int) {
+		s, err := conf.For(ids[i])
+		if err == nil && !s.Wanted {
+			return
+		}
+		c, err := lxc.Open(ctx, s.Paths.LXC, ids[i])
+		if runs[i] = err == nil; runs[i] {
+			c.Close()
+		}
+	})
 	var found []int
-	for _, s := range a.glance(ctx, conf, ids) {
-		if s.Running && (s.Settings.Wanted || s.err != nil) {
-			found = append(found, s.vmid)
+	for i, vmid := range ids {
+		if runs[i] {
+			found = append(found, vmid)
 		}
 	}
 	return found
@@ -120,7 +147,7 @@ func (a *app) applyTo(c *cobra.Command, conf *config.Config, ids []int, jobs int
 		mine := o
 		mine.Log = log.For(ids[i])
 		var err error
-		traces[i], err = applyOne(ctx, ids[i], mine)
+		traces[i], err = a.applyOne(ctx, ids[i], mine, out)
 		if err != nil {
 			mine.Log.Fail(err)
 			if !traces[i].At.IsZero() { // it was begun
@@ -129,6 +156,17 @@ func (a *app) applyTo(c *cobra.Command, conf *config.Config, ids []int, jobs int
 		}
 	})
 	p.end()
+	if o.Locked {
+		told, err := json.Marshal(traces[0])
+		if err != nil {
+			return err
+		}
+		worker.Tell(told)
+		if bad(traces[0]) {
+			return errSaid
+		}
+		return nil
+	}
 	if o.DryRun {
 		for _, t := range traces {
 			if t.Result == hook.Skipped {
@@ -143,7 +181,7 @@ func (a *app) applyTo(c *cobra.Command, conf *config.Config, ids []int, jobs int
 	return nil
 }
 
-func applyOne(ctx context.Context, vmid int, o hook.Options) (hook.Trace, error) {
+func (a *app) applyOne(ctx context.Context, vmid int, o hook.Options, out io.Writer) (hook.Trace, error) {
 	notDone := hook.Trace{VMID: vmid, Result: hook.Refused}
 	if err := ctx.Err(); err != nil {
 		return notDone, errors.New("not begun, apply was interrupted")
@@ -161,7 +199,61 @@ func applyOne(ctx context.Context, vmid int, o hook.Options) (hook.Trace, error)
 		return notDone, err
 	}
 	running.Close()
-	return hook.PostStart(ctx, hook.Event{VMID: vmid, Phase: hook.PhasePostStart}, o)
+	if a.work == nil {
+		return hook.PostStart(ctx, hook.Event{VMID: vmid, Phase: hook.PhasePostStart}, o)
+	}
+	return a.applyAside(ctx, vmid, o, out)
+}
+
+// applyAside does what is to be done in a process of its own: a container that
+// hangs is then no matter of the others.
+func (a *app) applyAside(ctx context.Context, vmid int, o hook.Options, out io.Writer) (hook.Trace, error) {
+	var told hook.Trace
+	var went, knows bool
+	var failed error
+	o.Aside = func(ctx context.Context) (int, error) {
+		went = true
+		job := worker.Job{Args: a.partArgs(vmid, o), Out: out}
+		if o.Terminal {
+			job.Out = nil // it draws bars
+		}
+		status, text, err := a.work(ctx, job)
+		if len(text) > 0 {
+			var wrong error
+			told, wrong = hook.ReadTrace(bytes.NewReader(text))
+			knows = wrong == nil
+		}
+		failed = err
+		return status, err
+	}
+	t, err := hook.PostStart(ctx, hook.Event{VMID: vmid, Phase: hook.PhasePostStart}, o)
+	switch {
+	case !went:
+		return t, err
+	case knows && failed == nil:
+		return told, nil // it has said all itself
+	case !knows:
+		told = hook.Trace{VMID: vmid, Result: hook.Failed}
+	}
+	told.At = time.Time{} // so that nothing more is said of it
+	return told, failed
+}
+
+// partArgs is the command line of such a process.
+func (a *app) partArgs(vmid int, o hook.Options) []string {
+	part := partOfAll
+	if o.Asked {
+		part = partOfNamed
+	}
+	args := []string{"apply", strconv.Itoa(vmid), "--part-of", part,
+		"--dry-run=" + strconv.FormatBool(o.DryRun), "--force=" + strconv.FormatBool(o.Force), "--log-format", a.logFormat}
+	if a.configFile != "" {
+		args = append(args, "--config", a.configFile)
+	}
+	if a.logLevel != "" {
+		args = append(args, "--log-level", a.logLevel)
+	}
+	return args
 }
 
 func bad(t hook.Trace) bool { return t.Result == hook.Failed || t.Result == hook.Refused }

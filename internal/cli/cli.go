@@ -18,6 +18,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/vmid"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // app is what the commands share: the global flags and what follows from them.
@@ -27,11 +28,11 @@ type app struct {
 	logFormat  string
 	log        say.Log
 	host       host.Host
-	aside      Aside
+	work       Work
 }
 
-// Aside runs this command line in another process and returns its exit status.
-type Aside func(context.Context) (int, error)
+// Work does a job in another process: worker.Do.
+type Work func(context.Context, worker.Job) (status int, told []byte, err error)
 
 // exit ends a command with the exit status of another process.
 type exit int
@@ -45,10 +46,10 @@ var errSaid = errors.New("")
 type usage struct{ error }
 
 // Main runs a command line and returns its exit status: 0 done, 1 failed or
-// problems found, 2 wrong usage. What may hang in a container is left to aside;
+// problems found, 2 wrong usage. What may hang in a container is left to work;
 // nil: done here.
-func Main(ctx context.Context, args []string, aside Aside) int {
-	root := (&app{aside: aside}).root()
+func Main(ctx context.Context, args []string, work Work) int {
+	root := (&app{work: work}).root()
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
 		plainFlags(root)
 	}
@@ -127,10 +128,10 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 
 // goAside leaves a command to another process if it may hang in a container.
 func (a *app) goAside(c *cobra.Command) error {
-	if a.aside == nil || !isOf(c, onContainers) {
+	if a.work == nil || !isOf(c, onContainers) || name(c) == "apply" { // which has a process for each container
 		return nil
 	}
-	status, err := a.aside(c.Context())
+	status, _, err := a.work(c.Context(), worker.Job{})
 	if err != nil {
 		a.log.Fail(err)
 	}

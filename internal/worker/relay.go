@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"bufio"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -23,17 +25,21 @@ type relays struct {
 }
 
 // begin returns what stands for stdout and stderr in the worker.
-func (r *relays) begin(stdout, stderr *os.File) (out, errOut io.Writer, err error) {
+func (r *relays) begin(to io.Writer) (out, errOut io.Writer, err error) {
+	if to != nil {
+		out, err = r.start(func(read *os.File) { r.copyLines(to, read) })
+		return out, out, err
+	}
 	// The journal is no reader that waits, and knows its sockets from pipes.
-	theirs, _ := journal.StdoutIsJournalStream()
-	if out, err = r.relay(stdout, theirs); err != nil {
+	toJournal, _ := journal.StdoutIsJournalStream()
+	if out, err = r.relay(os.Stdout, toJournal); err != nil {
 		return nil, nil, err
 	}
-	if same(stdout, stderr) {
+	if same(os.Stdout, os.Stderr) {
 		return out, out, nil // else their lines would overtake each other
 	}
-	theirs, _ = journal.StderrIsJournalStream()
-	errOut, err = r.relay(stderr, theirs)
+	toJournal, _ = journal.StderrIsJournalStream()
+	errOut, err = r.relay(os.Stderr, toJournal)
 	return out, errOut, err
 }
 
@@ -42,6 +48,10 @@ func (r *relays) relay(to *os.File, journal bool) (io.Writer, error) {
 	if err != nil || journal || info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) == 0 {
 		return to, nil // a terminal or a file; or nothing at all
 	}
+	return r.start(func(read *os.File) { r.copy(to, read) })
+}
+
+func (r *relays) start(pass func(read *os.File)) (io.Writer, error) {
 	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -49,21 +59,37 @@ func (r *relays) relay(to *os.File, journal bool) (io.Writer, error) {
 	r.ours, r.read = append(r.ours, write), append(r.read, read)
 	r.copies.Go(func() {
 		defer read.Close() // when nobody listens any more, the worker is told so
-		buf := make([]byte, 32<<10)
-		for {
-			n, err := read.Read(buf)
-			if err != nil {
-				return
-			}
-			r.writing.Add(1)
-			_, err = to.Write(buf[:n])
-			r.writing.Add(-1)
-			if err != nil {
-				return
-			}
-		}
+		pass(read)
 	})
 	return write, nil
+}
+
+func (r *relays) copy(to io.Writer, read *os.File) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := read.Read(buf)
+		if err != nil || r.write(to, buf[:n]) != nil {
+			return
+		}
+	}
+}
+
+// copyLines hands on whole lines, since those of others come between them.
+func (r *relays) copyLines(to io.Writer, read *os.File) {
+	lines := bufio.NewReaderSize(read, 32<<10)
+	for {
+		line, err := lines.ReadSlice('\n') // a longer one comes in parts
+		if len(line) > 0 && r.write(to, line) != nil || err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return
+		}
+	}
+}
+
+func (r *relays) write(to io.Writer, b []byte) error {
+	r.writing.Add(1)
+	defer r.writing.Add(-1)
+	_, err := to.Write(b)
+	return err
 }
 
 func same(a, b *os.File) bool {

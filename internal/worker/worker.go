@@ -10,8 +10,10 @@ package worker
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -52,23 +54,35 @@ var (
 	ErrKilled = errors.New("was killed")
 )
 
-// Run runs this program again with the same arguments, as the worker, and returns
-// its exit status. When ctx ends the worker is told to end too, by SIGTERM, and has
+// Job is what a worker is to do.
+type Job struct {
+	Args []string  // of the command line; nil: those of this process
+	Out  io.Writer // takes what it prints, whole lines; nil: stdout and stderr of this process do
+}
+
+// Run is Do with the arguments and the output of this process.
+func Run(ctx context.Context) (int, error) {
+	code, _, err := Do(ctx, Job{})
+	return code, err
+}
+
+// Do runs this program again as a worker, and returns its exit status and what else
+// it has told of its work. When ctx ends the worker is told to end too, by SIGTERM, and has
 // endMost for it. It does not outlive this process, but for a thread that the kernel
 // holds.
-func Run(ctx context.Context) (int, error) {
+func Do(ctx context.Context, job Job) (int, []byte, error) {
 	// The death signal comes when the thread ends that has started the worker.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	report, theirs, err := os.Pipe()
 	if err != nil {
-		return 1, fmt.Errorf("start the worker: %w", err)
+		return 1, nil, fmt.Errorf("start the worker: %w", err)
 	}
 	defer report.Close()
 	var relays relays
 	defer relays.close()
-	worker := command()
-	worker.Stdout, worker.Stderr, err = relays.begin(os.Stdout, os.Stderr)
+	worker := command(job.Args)
+	worker.Stdout, worker.Stderr, err = relays.begin(job.Out)
 	worker.ExtraFiles = []*os.File{theirs}
 	if err == nil {
 		err = worker.Start()
@@ -76,62 +90,116 @@ func Run(ctx context.Context) (int, error) {
 	theirs.Close()
 	relays.started()
 	if err != nil {
-		return 1, fmt.Errorf("start the worker: %w", err)
+		return 1, nil, fmt.Errorf("start the worker: %w", err)
 	}
 	defer context.AfterFunc(ctx, func() { _ = worker.Process.Signal(unix.SIGTERM) })()
 
 	ended := make(chan error, 1)
 	go func() { ended <- worker.Wait() }()
-	said := make(chan int, 1)
+	said := make(chan message, 1)
 	go func() {
-		var b [1]byte
-		if n, _ := report.Read(b[:]); n == 1 {
-			said <- int(b[0])
+		defer close(said)
+		if m, err := readMessage(report); err == nil {
+			said <- m
 		}
 	}()
+	return watch(ctx, worker, ended, said, &relays)
+}
+
+// watch waits for the end of a worker, or for that it cannot end.
+func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-chan message, relays *relays) (int, []byte, error) {
 	pid := worker.Process.Pid
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	told, late := ctx.Done(), (<-chan time.Time)(nil)
+	over, late := ctx.Done(), (<-chan time.Time)(nil)
 	for killed := 0; ; {
 		select {
-		case <-told:
-			told, late = nil, time.After(endMost)
+		case <-over:
+			over, late = nil, time.After(endMost)
 		case <-late:
 			_ = worker.Process.Kill()
-			return 1, fmt.Errorf("process %d %w: it does not end", pid, ErrKilled)
+			return 1, nil, fmt.Errorf("process %d %w: it does not end", pid, ErrKilled)
 		case err := <-ended:
 			relays.drain()
-			return status(ctx, pid, err)
-		case code := <-said:
+			var m message
+			select {
+			case m = <-said: // nothing more can come
+			case <-time.After(endSoon):
+			}
+			code, err := status(ctx, pid, err)
+			return code, m.text, err
+		case m, ok := <-said:
+			if !ok { // it is about to end
+				said = nil
+				continue
+			}
 			relays.drain()
-			wait := endWait
-			if ctx.Err() != nil {
-				wait = endSoon
-			}
-			select {
-			case err := <-ended:
-				return status(ctx, pid, err)
-			case <-time.After(wait):
-			}
-			_ = worker.Process.Kill() // whatever wakes it up, it does nothing more
-			select {
-			case <-ended:
-				return code, nil // it was only slow
-			case <-time.After(endSoon / 3):
-			}
-			return code, fmt.Errorf("process %d %w", pid, ErrLeftBehind)
+			return m.end(ctx, worker, ended)
 		case <-look.C:
 			if !dead(pid) {
 				killed = 0
 			} else if killed++; killed > 1 {
-				return 1, fmt.Errorf("process %d %w but %w", pid, ErrKilled, ErrLeftBehind)
+				return 1, nil, fmt.Errorf("process %d %w but %w", pid, ErrKilled, ErrLeftBehind)
 			}
 		}
 	}
 }
 
-func command() *exec.Cmd {
+// end waits for the end of a worker that has said its last words.
+func (m message) end(ctx context.Context, worker *exec.Cmd, ended <-chan error) (int, []byte, error) {
+	pid, wait := worker.Process.Pid, endWait
+	if ctx.Err() != nil {
+		wait = endSoon
+	}
+	select {
+	case err := <-ended:
+		code, err := status(ctx, pid, err)
+		return code, m.text, err
+	case <-time.After(wait):
+	}
+	_ = worker.Process.Kill() // whatever wakes it up, it does nothing more
+	select {
+	case <-ended: // it was only slow
+		return m.code, m.text, nil
+	case <-time.After(endSoon / 3):
+	}
+	return m.code, m.text, fmt.Errorf("process %d %w", pid, ErrLeftBehind)
+}
+
+// message is what a worker says at its end: its exit status in one byte, the length
+// of a text in four, and the text.
+type message struct {
+	code int
+	text []byte
+}
+
+// textMost is more than a trace has. What a worker says has been in a container's
+// hands.
+const textMost = 8 << 20
+
+func readMessage(r io.Reader) (message, error) {
+	var head [5]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return message{}, err
+	}
+	m := message{code: int(head[0])}
+	if n := binary.LittleEndian.Uint32(head[1:]); n <= textMost {
+		m.text = make([]byte, n)
+		if _, err := io.ReadFull(r, m.text); err != nil {
+			return message{}, err
+		}
+	}
+	return m, nil
+}
+
+func (m message) bytes() []byte {
+	return append(binary.LittleEndian.AppendUint32([]byte{byte(m.code)}, uint32(len(m.text))), m.text...)
+}
+
+func command(args []string) *exec.Cmd {
+	if args == nil {
+		args = os.Args[1:]
+	}
 	// What the caller has handed down besides is not for one that may stay.
 	_ = unix.CloseRange(reportFd, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	const self = "/proc/self/exe" // also where an upgrade has just replaced the file
@@ -139,7 +207,7 @@ func command() *exec.Cmd {
 	if path, err := os.Executable(); err == nil && sameFile(path, self) {
 		program = path // the process is named after it
 	}
-	worker := exec.Command(program, os.Args[1:]...)
+	worker := exec.Command(program, args...)
 	worker.Args[0] = os.Args[0]
 	worker.Env = append(os.Environ(), env+"=1")
 	worker.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -213,6 +281,11 @@ func init() {
 	}
 }
 
+// Tell sets what a worker says of its work besides its exit status.
+func Tell(text []byte) { told = text }
+
+var told []byte
+
 // Exit ends this process. A worker tells its exit status first, in case it cannot
 // end, and lets go of what the caller has handed down.
 func Exit(code int) {
@@ -222,7 +295,7 @@ func Exit(code int) {
 				_ = unix.Dup3(int(null.Fd()), fd, 0)
 			}
 		}
-		_, _ = unix.Write(reportFd, []byte{byte(code)})
+		_, _ = os.NewFile(reportFd, "report").Write(message{code, told}.bytes())
 	}
 	os.Exit(code)
 }
