@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/rig"
 )
 
@@ -18,7 +19,7 @@ import (
 // not run.
 func node(ctx context.Context, s *stand) (section, error) {
 	done := section{title: "A node with many containers"}
-	real, err := s.guest(ctx)
+	real, err := s.guestOf(ctx, lab.Spec{Plain: true})
 	if err != nil {
 		return done, err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -46,7 +47,7 @@ func space(ctx context.Context, s *stand) (section, error) {
 		if err != nil {
 			return done, fmt.Errorf("%s: %w", c.name, err)
 		}
-		add("peak memory of "+hookName+", "+c.name, "VmHWM", ours, u.memory)
+		add("peak memory of "+hookName+", "+c.name, "VmHWM of its two processes", ours, u.memory)
 		if !c.cold {
 			if c.how == "mount" {
 				add("written to the container and left there", "the driver, and a record of some kB", floor, u.left)
@@ -76,7 +77,7 @@ func (s *stand) emptyWhen(cold bool) error {
 
 // usage is what one installation took.
 type usage struct {
-	memory    int64 // bytes; the most that the hook's own process held
+	memory    int64 // bytes; the most that the hook's two processes held
 	temporary int64 // bytes written to the container that were gone in the end
 	ofRunFile int64 // the part of them that is the run file, whole or unpacked
 	left      int64 // bytes of what stayed in the container
@@ -171,9 +172,25 @@ func written(upper string) map[string]int64 {
 	return all
 }
 
-// peakMemory is the most that a process has held so far; 0 when it has ended.
+// peakMemory is the most that a process has held so far, and with it those of the
+// same program that it has started; 0 when it has ended.
 func peakMemory(pid int) int64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	sum := peak(strconv.Itoa(pid))
+	program, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		children, _ := os.ReadFile(list)
+		for child := range strings.FieldsSeq(string(children)) {
+			if its, err := os.Readlink("/proc/" + child + "/exe"); err == nil && its == program {
+				sum += peak(child)
+			}
+		}
+	}
+	return sum
+}
+
+func peak(pid string) int64 {
+	text, err := os.ReadFile("/proc/" + pid + "/status")
 	if err != nil {
 		return 0
 	}

@@ -134,8 +134,12 @@ var withZstd = lab.Base{Name: "zstd", Suite: "bookworm", Add: []string{"zstd"}}
 // guest makes and starts a fresh container. It has kmod's tools, as those of
 // Proxmox VE's templates have: the shell hook and the installer alone need them.
 func (s *stand) guest(ctx context.Context, config ...string) (*lab.Container, error) {
+	return s.guestOf(ctx, lab.Spec{ExtraConfig: config})
+}
+
+func (s *stand) guestOf(ctx context.Context, spec lab.Spec) (*lab.Container, error) {
 	s.vmid++
-	spec := lab.Spec{VMID: s.vmid, ExtraConfig: config}
+	spec.VMID = s.vmid
 	if !s.quick { // which spares a smoke test the half minute that a base root takes
 		spec.Base = &withZstd
 	}

@@ -67,9 +67,9 @@ func Run(ctx context.Context) (int, error) {
 }
 
 // Do runs this program again as a worker, and returns its exit status and what else
-// it has told of its work. When ctx ends the worker is told to end too, by SIGTERM, and has
-// endMost for it. It does not outlive this process, but for a thread that the kernel
-// holds.
+// it has told of its work. When ctx ends the worker is told to end too, by SIGTERM,
+// and has endMost for it. It does not outlive this process, but for a thread that
+// the kernel holds.
 func Do(ctx context.Context, job Job) (int, []byte, error) {
 	// The death signal comes when the thread ends that has started the worker.
 	runtime.LockOSThread()
@@ -122,9 +122,11 @@ func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-cha
 		case err := <-ended:
 			relays.drain()
 			var m message
-			select {
-			case m = <-said: // nothing more can come
-			case <-time.After(endSoon):
+			if said != nil {
+				select {
+				case m = <-said: // it has said nothing when that is closed
+				case <-time.After(endSoon): // what it has started holds the pipe
+				}
 			}
 			code, err := status(ctx, pid, err)
 			return code, m.text, err
@@ -229,7 +231,7 @@ func status(ctx context.Context, pid int, err error) (int, error) {
 	case errors.As(err, &exit) && exit.Exited():
 		return exit.ExitCode(), nil
 	case ctx.Err() != nil: // before it could listen
-		return 1, fmt.Errorf("process %d %w: %w", pid, ErrKilled, ctx.Err())
+		return 1, fmt.Errorf("interrupted, process %d %w", pid, ErrKilled)
 	}
 	return 1, hint.Errorf("the next run does what was left; the kernel's log says if memory ran out (journalctl -k)", "process %d, which worked on the container, %w: %w", pid, ErrKilled, err)
 }
