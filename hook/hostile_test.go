@@ -538,6 +538,17 @@ func TestACallerThatDoesNotReadHoldsNothingUp(t *testing.T) {
 
 func terminate(pid int) { _ = syscall.Kill(pid, syscall.SIGTERM) }
 
+// A program of the container that lies on such a file system hangs before it begins.
+func TestAProgramThatCannotBeReadHoldsNobodyUp(t *testing.T) {
+	n := newNode(t, newer)
+	n.configure("[install]\ntimeout = \"5s\"\n")
+	g := n.start(lab.Spec{Privileged: true})
+	require.NoError(t, g.WedgeReads(t.Context(), "/srv/wedge"))
+	g.sh("ln -sf /srv/wedge/sh /usr/bin/sh")
+	said := g.endsWithin(60*time.Second, nil, strconv.Itoa(g.VMID), "post-start")
+	require.Contains(t, said, "5s")
+}
+
 // In one apply the others do not wait for it either, though the end of its file is
 // asked of its server even by what only inherits it for a moment.
 func TestAContainerThatHangsIsNoMatterOfOthers(t *testing.T) {

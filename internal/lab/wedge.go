@@ -24,7 +24,7 @@ my ($dir, $opens, $name, $type) = (shift, shift, "wedge", "fuse");
 sysopen(my $f, "/dev/fuse", 2) or die "open: $!";
 my $o = "fd=" . fileno($f) . ",rootmode=40000,user_id=0,group_id=0,allow_other";
 syscall(165, $name, $dir, $type, 0, $o) == 0 or die "mount: $!";
-sub attr { my ($ino) = @_; pack("Q6 L10", $ino, 4096, 8, 0, 0, 0, 0, 0, 0, $ino == 1 ? 040755 : 0100644, 1, 0, 0, 0, 4096, 0) }
+sub attr { my ($ino) = @_; pack("Q6 L10", $ino, 4096, 8, 0, 0, 0, 0, 0, 0, $ino == 1 ? 040755 : 0100755, 1, 0, 0, 0, 4096, 0) }
 sub answer { my ($id, $error, $body) = @_; syswrite($f, pack("L l Q", 16 + length $body, $error, $id) . $body) }
 while (sysread($f, my $b, 200000)) {
 	my ($len, $op, $id, $node) = unpack("L L Q Q", $b);
