@@ -22,7 +22,7 @@ import (
 // little longer than that one.
 const (
 	grace      = 1900 * time.Millisecond
-	graceWatch = 2400 * time.Millisecond
+	graceWatch = 2800 * time.Millisecond
 	listen     = 100 * time.Millisecond // who does not read the last line in that time does without
 )
 
@@ -34,18 +34,18 @@ func main() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 1)
-	// SIGPIPE: the task that reads our output may end before we have cleaned
-	// up. Not ignored: that would be inherited by all that is started, in the
-	// container and as a chained hookscript.
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGPIPE)
+	signal.Notify(signals, syscall.SIGTERM)
+	// The task that reads our output may end before we have cleaned up. Not
+	// ignored: that would be inherited by all that is started, in the container
+	// and as a chained hookscript.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} {
 		if !signal.Ignored(s) { // nohup means it
 			signal.Notify(signals, s)
 		}
 	}
 	go func() {
-		for <-signals == syscall.SIGPIPE {
-		}
+		<-signals
 		cancel()
 		time.Sleep(wait)
 		said := make(chan struct{})

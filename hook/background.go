@@ -176,13 +176,16 @@ func (r *run) whileItRuns(ctx context.Context, steps []Step) error {
 	return err
 }
 
+// unitTries is how often a unit begins with a container that is started anew.
+const unitTries = 3
+
 // postStart runs a post-start; in a unit again when the container was started
 // anew meanwhile, which nobody else would notice: the hook of that start has
 // found the unit at work.
 func postStart(ctx context.Context, e Event, o Options) (Trace, error) {
 	for tries := 1; ; tries++ {
 		t, err := PostStart(ctx, e, o)
-		if !o.Unit || !errors.Is(err, errGone) || tries == 3 {
+		if !o.Unit || !errors.Is(err, errGone) || tries == unitTries {
 			return t, err
 		}
 		s, forErr := o.Config.For(e.VMID)

@@ -11,6 +11,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // Environment variables of the hook and of the command line.
@@ -58,8 +59,15 @@ func Call(ctx context.Context, args []string, aside func(context.Context) (int, 
 		switch {
 		case errors.As(err, &done):
 			status = done.status
-			if done.err != nil {
+			switch {
+			case done.err == nil:
+			case status == 0:
+				log.Warnf("%v", done.err)
+			default:
 				log.Fail(done.err)
+			}
+			if errors.Is(done.err, worker.ErrUnconcluded) {
+				log.Info(t.Truth())
 			}
 		case err != nil:
 			log.With("result", string(t.Result)).With("version", string(t.Plan.Wanted)).With("step", string(t.failed())).Fail(err)
@@ -102,7 +110,7 @@ var errStuck = errors.New("a system call on the container's files does not retur
 // after that the program ends in any case, and has a trace to write before.
 const (
 	lateMost = 30 * time.Second
-	lateSoon = 1800 * time.Millisecond
+	lateSoon = 1700 * time.Millisecond
 )
 
 // bounded runs f under a deadline. When f does not return some time after it, or

@@ -464,8 +464,8 @@ func TestAFileSystemThatCannotBeFoundHoldsNobodyUp(t *testing.T) {
 	g.postStart(0)
 	require.NoError(t, g.WedgeBehindOverlay(t.Context(), "/var/lib/pve-nvidia-hook"))
 	said := g.endsWithin(5*time.Second, terminate, strconv.Itoa(g.VMID), "post-start")
-	require.Regexp(t, `process \d+ hangs in a file system of the container and is left behind`, said)
-	pid := regexp.MustCompile(`process (\d+) hangs`).FindStringSubmatch(said)[1]
+	require.Regexp(t, `process \d+ does not end and is left behind`, said)
+	pid := regexp.MustCompile(`process (\d+) does not end`).FindStringSubmatch(said)[1]
 	require.DirExists(t, "/proc/"+pid)
 	require.Contains(t, n.lastRun(g.VMID), `"a system call on the container's files does not return"`)
 	// Nor for one that was killed, for want of memory say.
@@ -482,7 +482,7 @@ func TestAFileSystemThatCannotBeFoundHoldsNobodyUp(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, syscall.Kill(worker, syscall.SIGKILL))
 	}, strconv.Itoa(g.VMID), "post-start")
-	require.Regexp(t, `process \d+ was killed but hangs in a file system of the container and is left behind`, said)
+	require.Regexp(t, `process \d+ was killed but does not end and is left behind`, said)
 	require.Regexp(t, `"reason":"process \d+ was killed`, n.lastRun(g.VMID))
 	// Whoever comes next does not wait for the lock of one that hangs.
 	said = g.endsWithin(5*time.Second, terminate, strconv.Itoa(g.VMID), "post-start")

@@ -89,14 +89,21 @@ func (r *run) within(ctx context.Context, story func(context.Context) error) (Tr
 	return r.trace, err
 }
 
-// goAside lets another process do the run. When that one was killed, its run is
-// concluded for it.
+// goAside lets another process do the run. One that could not conclude it has that
+// done here.
 func (r *run) goAside(ctx context.Context) (Trace, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.limit(r.trace.VMID)+2*lateMost)
+	if err := ctx.Err(); err != nil {
+		return r.abandoned(err), err
+	}
+	limit := r.limit(r.trace.VMID) + 2*lateMost
+	if r.Unit {
+		limit *= unitTries
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	status, err := r.Aside(ctx)
 	done := elsewhere{status, err}
-	if errors.Is(err, worker.ErrKilled) {
+	if errors.Is(err, worker.ErrUnconcluded) {
 		return r.abandoned(err), done
 	}
 	return r.trace, done

@@ -26,9 +26,9 @@ func (u unit) service() string { return u.name() + ".service" }
 
 // Deadlines for talking with systemd.
 const (
-	unitStart = 10 * time.Second // longer than an ending unit takes, which is waited for
-	unitStop  = 3 * time.Second  // the program undoes its work within two and a half seconds
-	unitKill  = 5 * time.Second  // then systemd kills what is left
+	unitStart = 10 * time.Second        // longer than an ending unit takes, which is waited for
+	unitStop  = 3500 * time.Millisecond // the program undoes its work within two seconds, or ends after three
+	unitKill  = 5 * time.Second         // then systemd kills what is left
 )
 
 // haveSystemd is what sd_booted(3) asks.

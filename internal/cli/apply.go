@@ -57,6 +57,8 @@ refused, or is not running.`,
 			switch {
 			case err != nil:
 				return err
+			case partOf != "" && (a.work != nil || len(ids) != 1):
+				return usage{errors.New("--part-of is for this program alone")}
 			case all == (len(ids) > 0):
 				return usage{errors.New("name the containers, or give --all instead")}
 			}
@@ -214,14 +216,15 @@ func (a *app) applyAside(ctx context.Context, vmid int, o hook.Options, out io.W
 	o.Aside = func(ctx context.Context) (int, error) {
 		went = true
 		job := worker.Job{Args: a.partArgs(vmid, o), Out: out}
-		if o.Terminal {
-			job.Out = nil // it draws bars
+		if o.Terminal || out == os.Stderr {
+			job.Out = nil // it draws bars, or knows the journal
 		}
 		status, text, err := a.work(ctx, job)
 		if len(text) > 0 {
 			var wrong error
 			told, wrong = hook.ReadTrace(bytes.NewReader(text))
 			knows = wrong == nil
+			err = errors.Join(err, wrong)
 		}
 		failed = err
 		return status, err

@@ -1,8 +1,6 @@
 package lxc
 
 import (
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -110,8 +108,8 @@ func (c *Container) watch(read bool) (done func()) {
 	}
 }
 
-// OnLost has f called once when a call on the container's files has hung for a
-// minute and the end of its FUSE file systems has not freed it: the caller goes on
+// OnLost has f called once when a call on the container's files has hung for some
+// 60 to 80 seconds and the end of its FUSE file systems has not freed it: the caller goes on
 // without. It is to be set before there are such calls.
 func (c *Container) OnLost(f func()) { c.lost = sync.OnceFunc(f) }
 
@@ -141,8 +139,10 @@ func (c *Container) abortStuck() {
 // the opening of a file. Where the kernel shows no stack, it may be so.
 func waits(task string) bool {
 	stack, err := os.ReadFile(filepath.Join(task, "stack"))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return false // that thread has ended
+	if err != nil {
+		if _, gone := os.Stat(task); gone != nil {
+			return false // that thread has ended
+		}
 	}
 	return len(stack) == 0 || strings.Contains(string(stack), "fuse") || strings.Contains(string(stack), "fanotify")
 }

@@ -70,26 +70,15 @@ const resolveCached = 0x20
 // read without a lock that one which writes can hold. XFS and ZFS have such a lock.
 var localTypes = []string{"ext4", "ext3", "ext2", "btrfs", "tmpfs", "devtmpfs"}
 
-// plain reports whether a descriptor lies in a mount of such a file system, or of
-// an overlay that the host has mounted. The descriptor keeps the mount, so its
+// plain reports whether a descriptor lies in a mount of such a file system. The descriptor keeps the mount, so its
 // number is no other's meanwhile.
 func (c *Container) plain(fd int) bool {
 	id, found := mountID(fd), false
 	_ = c.eachMount(func(m mount) bool {
 		if m.id == id {
-			found = slices.Contains(localTypes, m.kind) || m.kind == "overlay" && hostHas(m.device)
+			found = slices.Contains(localTypes, m.kind)
 		}
 		return m.id != id
-	})
-	return found
-}
-
-// hostHas reports whether a file system is mounted in our own mount namespace.
-func hostHas(device string) bool {
-	found := false
-	_ = hostMounts(func(m mount) bool {
-		found = m.device == device
-		return !found
 	})
 	return found
 }

@@ -44,13 +44,12 @@ func (c *Container) WriteFile(name string, data []byte, mode fs.FileMode) error 
 }
 
 // copyStep is how much CopyIn writes before it looks at its context again.
-const copyStep = 8 << 20
+const copyStep = 1 << 20
 
 // CopyIn writes what r holds to a new file name (it must not exist), owned by
 // the container's root, and syncs it. It returns the bytes written; after an
 // error nothing is left at name.
 func (c *Container) CopyIn(ctx context.Context, r io.Reader, name string, mode fs.FileMode) (int64, error) {
-	defer c.guard()()
 	var f *os.File
 	dir, last := -1, ""
 	err := c.as(func() (err error) {
@@ -67,22 +66,33 @@ func (c *Container) CopyIn(ctx context.Context, r io.Reader, name string, mode f
 		return 0, pathError("copy to", name, err)
 	}
 	var written int64
-	for err == nil {
+	for buf := make([]byte, copyStep); err == nil; {
 		if err = ctx.Err(); err != nil {
 			break
 		}
-		var n int64
-		n, err = io.CopyN(f, r, copyStep)
-		written += n
+		var n int // the source is the host's, and may be slow
+		if n, err = io.ReadFull(r, buf); errors.Is(err, io.ErrUnexpectedEOF) {
+			err = io.EOF
+		}
+		var put int
+		wrong := c.guarded(func() (err error) { put, err = f.Write(buf[:n]); return err })
+		if written += int64(put); wrong != nil {
+			err = wrong
+		}
 	}
 	if errors.Is(err, io.EOF) {
-		err = f.Sync()
+		err = c.guarded(f.Sync)
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err = errors.Join(err, c.guarded(f.Close)); err != nil {
 		c.as(func() error { return unix.Unlinkat(dir, last, 0) })
 		return written, pathError("copy to", name, err)
 	}
 	return written, nil
+}
+
+func (c *Container) guarded(f func() error) error {
+	defer c.guard()()
+	return f()
 }
 
 // create makes a file that was not there: O_EXCL follows no link at its end.

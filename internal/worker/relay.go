@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,6 +80,9 @@ func (r *relays) copyLines(to io.Writer, read *os.File) {
 	lines := bufio.NewReaderSize(read, 32<<10)
 	for {
 		line, err := lines.ReadSlice('\n') // a longer one comes in parts
+		if n := len(line); n > 0 && line[n-1] != '\n' {
+			line = append(slices.Clone(line), '\n')
+		}
 		if len(line) > 0 && r.write(to, line) != nil || err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return
 		}
@@ -118,6 +122,16 @@ func (r *relays) drain() {
 			return
 		case <-time.After(endWait):
 		}
+		if !r.pending() {
+			return
+		}
+	}
+}
+
+// rest is drain for a moment, where the worker may have its ends open for ever.
+func (r *relays) rest() {
+	for range endSoon / (10 * time.Millisecond) {
+		time.Sleep(10 * time.Millisecond)
 		if !r.pending() {
 			return
 		}

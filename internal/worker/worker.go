@@ -45,14 +45,25 @@ const (
 )
 
 // lookEvery is how often it is looked whether a worker was killed and cannot end.
-const lookEvery = 200 * time.Millisecond
+// One with much memory takes its time, which killedMost allows.
+const (
+	lookEvery  = 200 * time.Millisecond
+	killedMost = 3 * time.Second
+)
 
 var (
 	// ErrLeftBehind means that the worker does not end.
-	ErrLeftBehind = errors.New("hangs in a file system of the container and is left behind, it ends with the container")
-	// ErrKilled means that it had no time to conclude its work.
-	ErrKilled = errors.New("was killed")
+	ErrLeftBehind = errors.New("does not end and is left behind: if it hangs in a file system of the container, it ends with that")
+	// ErrUnconcluded means that it could not conclude its work.
+	ErrUnconcluded = errors.New("the work is not concluded")
 )
+
+// unconcluded is an error of whose text ErrUnconcluded is no part.
+type unconcluded struct{ error }
+
+func (u unconcluded) Is(target error) bool { return target == ErrUnconcluded }
+
+func (u unconcluded) Unwrap() error { return u.error }
 
 // Job is what a worker is to do.
 type Job struct {
@@ -76,7 +87,7 @@ func Do(ctx context.Context, job Job) (int, []byte, error) {
 	defer runtime.UnlockOSThread()
 	report, theirs, err := os.Pipe()
 	if err != nil {
-		return 1, nil, fmt.Errorf("start the worker: %w", err)
+		return 1, nil, unconcluded{fmt.Errorf("start the worker: %w", err)}
 	}
 	defer report.Close()
 	var relays relays
@@ -90,7 +101,7 @@ func Do(ctx context.Context, job Job) (int, []byte, error) {
 	theirs.Close()
 	relays.started()
 	if err != nil {
-		return 1, nil, fmt.Errorf("start the worker: %w", err)
+		return 1, nil, unconcluded{fmt.Errorf("start the worker: %w", err)}
 	}
 	defer context.AfterFunc(ctx, func() { _ = worker.Process.Signal(unix.SIGTERM) })()
 
@@ -112,13 +123,14 @@ func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-cha
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	over, late := ctx.Done(), (<-chan time.Time)(nil)
-	for killed := 0; ; {
+	for killed := time.Duration(0); ; {
 		select {
 		case <-over:
 			over, late = nil, time.After(endMost)
 		case <-late:
 			_ = worker.Process.Kill()
-			return 1, nil, fmt.Errorf("process %d %w: it does not end", pid, ErrKilled)
+			relays.rest()
+			return 1, nil, unconcluded{fmt.Errorf("process %d was killed, it did not end in %s", pid, endMost)}
 		case err := <-ended:
 			relays.drain()
 			var m message
@@ -128,8 +140,10 @@ func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-cha
 				case <-time.After(endSoon): // what it has started holds the pipe
 				}
 			}
-			code, err := status(ctx, pid, err)
-			return code, m.text, err
+			if m.said {
+				return m.status(err), m.text, nil
+			}
+			return 1, nil, unconcluded{silent(ctx, pid, err)}
 		case m, ok := <-said:
 			if !ok { // it is about to end
 				said = nil
@@ -138,10 +152,15 @@ func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-cha
 			relays.drain()
 			return m.end(ctx, worker, ended)
 		case <-look.C:
+			most := killedMost
+			if ctx.Err() != nil {
+				most = endSoon
+			}
 			if !dead(pid) {
 				killed = 0
-			} else if killed++; killed > 1 {
-				return 1, nil, fmt.Errorf("process %d %w but %w", pid, ErrKilled, ErrLeftBehind)
+			} else if killed += lookEvery; killed > most {
+				relays.rest()
+				return 1, nil, unconcluded{fmt.Errorf("process %d was killed but %w", pid, ErrLeftBehind)}
 			}
 		}
 	}
@@ -155,8 +174,7 @@ func (m message) end(ctx context.Context, worker *exec.Cmd, ended <-chan error) 
 	}
 	select {
 	case err := <-ended:
-		code, err := status(ctx, pid, err)
-		return code, m.text, err
+		return m.status(err), m.text, nil
 	case <-time.After(wait):
 	}
 	_ = worker.Process.Kill() // whatever wakes it up, it does nothing more
@@ -171,20 +189,31 @@ func (m message) end(ctx context.Context, worker *exec.Cmd, ended <-chan error) 
 // message is what a worker says at its end: its exit status in one byte, the length
 // of a text in four, and the text.
 type message struct {
+	said bool
 	code int
 	text []byte
 }
 
-// textMost is more than a trace has. What a worker says has been in a container's
-// hands.
-const textMost = 8 << 20
+// status is the exit status of a worker that has said its own: after that only the
+// race detector changes it.
+func (m message) status(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
+		return exit.ExitCode()
+	}
+	return m.code
+}
+
+// textMost is as much as is read of a trace. What a worker says has been in a
+// container's hands.
+const textMost = 4 << 20
 
 func readMessage(r io.Reader) (message, error) {
 	var head [5]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return message{}, err
 	}
-	m := message{code: int(head[0])}
+	m := message{said: true, code: int(head[0])}
 	if n := binary.LittleEndian.Uint32(head[1:]); n <= textMost {
 		m.text = make([]byte, n)
 		if _, err := io.ReadFull(r, m.text); err != nil {
@@ -222,18 +251,18 @@ func sameFile(a, b string) bool {
 	return err == nil && err2 == nil && os.SameFile(one, two)
 }
 
-// status is the exit status that the end of a worker means.
-func status(ctx context.Context, pid int, err error) (int, error) {
+// silent says why a worker has ended without a word.
+func silent(ctx context.Context, pid int, err error) error {
 	var exit *exec.ExitError
 	switch {
-	case err == nil:
-		return 0, nil
-	case errors.As(err, &exit) && exit.Exited():
-		return exit.ExitCode(), nil
 	case ctx.Err() != nil: // before it could listen
-		return 1, fmt.Errorf("interrupted, process %d %w", pid, ErrKilled)
+		return fmt.Errorf("interrupted, process %d ended: %w", pid, ctx.Err())
+	case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == unix.SIGKILL:
+		return hint.Errorf("the next run does what was left; the kernel's log says if memory ran out (journalctl -k)", "process %d, which worked on the container, was killed", pid)
+	case err == nil:
+		return fmt.Errorf("process %d, which worked on the container, ended without a word", pid)
 	}
-	return 1, hint.Errorf("the next run does what was left; the kernel's log says if memory ran out (journalctl -k)", "process %d, which worked on the container, %w: %w", pid, ErrKilled, err)
+	return fmt.Errorf("process %d, which worked on the container, ended without a word: %w", pid, err)
 }
 
 // dead reports whether a process has been killed and only threads that cannot end
@@ -297,7 +326,7 @@ func Exit(code int) {
 				_ = unix.Dup3(int(null.Fd()), fd, 0)
 			}
 		}
-		_, _ = os.NewFile(reportFd, "report").Write(message{code, told}.bytes())
+		_, _ = os.NewFile(reportFd, "report").Write(message{code: code, text: told}.bytes())
 	}
 	os.Exit(code)
 }

@@ -110,12 +110,16 @@ func TestNoLineIsLostOrOvertaken(t *testing.T) {
 }
 
 func TestAWorkerThatTellsNoStatus(t *testing.T) {
-	require.Equal(t, 5, exitCode(t, program("exits by itself")))
-	cmd := program("killed")
-	var said strings.Builder
-	cmd.Stderr = &said
-	require.Equal(t, 1, exitCode(t, cmd))
-	require.Regexp(t, `process \d+, which worked on the container, was killed: signal: killed`, said.String())
+	for what, want := range map[string]string{
+		"exits by itself": `process \d+, which worked on the container, ended without a word: exit status 5`,
+		"killed":          `process \d+, which worked on the container, was killed`,
+	} {
+		cmd := program(what)
+		var said strings.Builder
+		cmd.Stderr = &said
+		require.Equal(t, 1, exitCode(t, cmd))
+		require.Regexp(t, want, said.String())
+	}
 }
 
 // A reader that takes its time gets all.
