@@ -81,13 +81,14 @@ func (c *Container) watch(read bool) (done func()) {
 	mine := &call{unix.Gettid(), read}
 	c.calls.begin(mine)
 	var over atomic.Bool
+	wait := stuckAfter
 	times, was := 0, ""
 	var look func()
 	look = func() {
 		if over.Load() {
 			return
 		}
-		time.AfterFunc(stuckAfter, look)
+		time.AfterFunc(wait, look)
 		served, now := mine.served(), asleep(mine.task())
 		if !served && (now == "" || now != was) {
 			times, was = 0, now
@@ -99,7 +100,7 @@ func (c *Container) watch(read bool) (done func()) {
 			c.AbortFUSE()
 		}
 	}
-	timer := time.AfterFunc(stuckAfter, look)
+	timer := time.AfterFunc(wait, look)
 	return func() {
 		c.calls.end(mine)
 		over.Store(true)
