@@ -65,14 +65,10 @@ func main() {
 // run is the program: Proxmox's door and the command line's. What works on
 // containers does so in a worker.
 func run(ctx context.Context, args []string) int {
-	call, work := worker.Run, worker.Do
-	if worker.Is() {
-		call, work = nil, nil
-	}
 	if hook.IsCall(args) {
-		return hook.Call(ctx, args, call)
+		return hook.Call(ctx, args, worker.Here())
 	}
-	return cli.Main(ctx, args, work)
+	return cli.Main(ctx, args, worker.Here())
 }
 
 // end ends this process. One that hangs gives its locks back nonetheless.

@@ -15,7 +15,6 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // Options are what a run is given besides its event.
@@ -32,10 +31,10 @@ type Options struct {
 
 	// Aside, when it is there, is what all is left to that may hang in the
 	// container: this run only looks, and keeps the container's lock until Aside
-	// has returned the exit status of another process. That one is told by Locked
-	// that it needs no lock of its own; so the lock ends with who looks, also when
-	// the other process hangs and cannot end.
-	Aside  func(context.Context) (int, error)
+	// has returned the trace of another process. That one is told by Locked that it
+	// needs no lock of its own; so the lock ends with who looks, also when the other
+	// process hangs and cannot end.
+	Aside  func(context.Context) (Trace, error)
 	Locked bool
 }
 
@@ -55,7 +54,8 @@ type run struct {
 }
 
 // PostStart brings the user space of a running container into line with the
-// host. The trace is complete also when there is an error.
+// host. The trace is complete also when there is an error. That is what is yet to
+// be said (Trace.Say): a run that was left to another process has done it itself.
 func PostStart(ctx context.Context, e Event, o Options) (Trace, error) {
 	r := &run{Options: o, began: time.Now(), lost: make(chan struct{})}
 	r.trace = Trace{Program: version.Program, At: r.began, VMID: e.VMID, Phase: e.Phase}
@@ -87,38 +87,6 @@ func (r *run) within(ctx context.Context, story func(context.Context) error) (Tr
 		return r.goAside(ctx)
 	}
 	return r.trace, err
-}
-
-// goAside lets another process do the run. One that could not conclude it has that
-// done here.
-func (r *run) goAside(ctx context.Context) (Trace, error) {
-	if err := ctx.Err(); err != nil {
-		return r.abandoned(err), err
-	}
-	limit := r.limit(r.trace.VMID) + 2*lateMost
-	if r.Unit {
-		limit *= unitTries
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	status, err := r.Aside(ctx)
-	done := elsewhere{status, err}
-	if errors.Is(err, worker.ErrUnconcluded) {
-		return r.abandoned(err), done
-	}
-	return r.trace, done
-}
-
-// abandoned concludes a run whose story does not return. All of r but what it was
-// given still belongs to that.
-func (r *run) abandoned(err error) Trace {
-	instead := &run{Options: r.Options, began: r.began}
-	instead.trace = Trace{Program: version.Program, At: r.began, VMID: r.trace.VMID, Phase: r.trace.Phase}
-	if s, wrong := r.Config.For(r.trace.VMID); wrong == nil {
-		instead.settings, instead.trace.Settings = s, s.Redacted()
-	}
-	instead.conclude(err)
-	return instead.trace
 }
 
 func (r *run) close() {
@@ -268,120 +236,3 @@ func (r *run) look(ctx context.Context) error {
 }
 
 func (r *run) runs() record.Runs { return record.Runs{State: r.settings.Paths.State} }
-
-// conclude fills in the trace, keeps it, and says in one sentence what is true now.
-func (r *run) conclude(err error) {
-	t := &r.trace
-	t.Seconds = time.Since(r.began).Seconds()
-	var refused *refusal
-	switch {
-	case errors.As(err, &refused):
-		t.Result, t.Reason, t.Hint = Refused, say.Clean(err.Error(), 2000), hint.Of(err)
-	case err != nil:
-		t.Result, t.Reason, t.Hint = Failed, say.Clean(err.Error(), 2000), hint.Of(err)
-	case len(t.Steps) > 0 && t.Phase == PhaseUninstall:
-		t.Result = Removed
-	case r.handed:
-		t.Result = Background
-	case len(t.Steps) > 0:
-		t.Result = Installed
-	default:
-		t.Result = Skipped
-	}
-	t.cut(secrets(r.settings))
-	if t.Left == nil && r.container == nil && t.Settings.Paths.State != "" {
-		// It was not looked at: what the last run left still stands.
-		var last Trace
-		if had, _ := r.runs().Last(t.VMID, &last); had {
-			t.Left = last.Left
-		}
-	}
-	if r.DryRun || t.Result == Refused && t.Phase == PhaseUninstall || errors.Is(err, lxc.ErrUnknown) {
-		return // nothing has happened that somebody may want to know later
-	}
-	r.remember(err)
-	if err == nil {
-		r.Log.With("result", string(t.Result)).With("version", string(t.Plan.Wanted)).Infof("%s (%s)", r.summary(), seconds(t.Seconds))
-	}
-}
-
-// remember keeps the trace, and the failure for the next start. What cannot be
-// kept is said and is no failure of the run.
-func (r *run) remember(err error) {
-	t := &r.trace
-	if t.Settings.Paths.State == "" {
-		return // the settings themselves were wrong: there is no place to keep it
-	}
-	runs := record.Runs{State: t.Settings.Paths.State}
-	if _, saved := runs.Save(t.VMID, t.At, t.Result == Skipped || t.Plan.Held, t); saved != nil {
-		r.Log.Warnf("%v", saved)
-	}
-	r.measure()
-	switch {
-	case t.Result == Failed && t.Facts.Inputs != "" && r.inputs != "" && !errors.Is(err, context.Canceled) && !errors.Is(err, errGone):
-		if saved := runs.Failed(t.VMID, time.Now(), r.inputs, t.Reason, t.Hint); saved != nil {
-			r.Log.Warnf("%v", saved)
-		}
-	case err == nil && t.Facts.Failure != nil && !r.handed:
-		runs.Succeeded(t.VMID)
-	}
-}
-
-func (r *run) summary() string {
-	t := &r.trace
-	if r.handed {
-		return r.background()
-	}
-	if t.Result == Removed {
-		return "nothing of the driver is left in the container"
-	}
-	if t.Result != Installed {
-		return t.Plan.Why
-	}
-	text := fmt.Sprintf("driver %s is installed and its files are checked", t.Plan.Wanted)
-	if t.Plan.Verify == "nvidia-smi" {
-		text = fmt.Sprintf("driver %s is installed and nvidia-smi works", t.Plan.Wanted)
-	}
-	for _, s := range t.Steps {
-		if s.Step == StepToolkit && s.Note != "" {
-			text += ", " + s.Note
-		}
-	}
-	return text
-}
-
-// Truth says in one sentence what is true after a run that failed or was refused.
-func (t Trace) Truth() string {
-	has := ""
-	switch {
-	case t.Left != nil && t.Left.Driver != "" && t.Left.Driver == t.Plan.Wanted:
-		has = fmt.Sprintf("driver %s is in place", t.Left.Driver)
-	case t.Left != nil && t.Left.Driver != "":
-		has = fmt.Sprintf("driver %s stays in the container", t.Left.Driver)
-	case t.Left != nil:
-		has = "the container has no verified driver"
-	}
-	text := "it is not done"
-	if len(t.Steps) == 0 {
-		text = "nothing was changed"
-	}
-	if has != "" {
-		text += ", " + has
-	}
-	return fmt.Sprintf("%s (%s)", text, seconds(t.Seconds))
-}
-
-// failed is the step that failed, "" when none did.
-func (t Trace) failed() Step {
-	if n := len(t.Steps); n > 0 && t.Steps[n-1].Error != "" {
-		return t.Steps[n-1].Step
-	}
-	return ""
-}
-
-func seconds(s float64) string {
-	if s < 1 {
-		return fmt.Sprintf("%.3f s", s)
-	}
-	return fmt.Sprintf("%.1f s", s)
-}

@@ -7,11 +7,11 @@
 //	go run ./internal/bench -quick              a smoke test: small file, few runs
 //	go run ./internal/bench -markdown T -svg P  the table and the picture for the README
 //
-// The containers are unprivileged Debian 12 on an overlay, or in a folder of the disk. Contenders take turns
-// within a round, each round in another order, and each starts with a fresh
-// container and a synced disk. No cache is dropped: the run file lies in memory
-// for all alike, as far as the machine has the memory. It removes all that it
-// made, also on failure and on Ctrl-C. It needs root.
+// The containers are unprivileged Debian 12 on an overlay, or in a folder of the
+// disk. Contenders take turns within a round, each round in another order, and each
+// starts with a fresh container and a synced disk. No cache is dropped: the run file
+// lies in memory for all alike, as far as the machine has the memory. It removes all
+// that it made, also on failure and on Ctrl-C. It needs root.
 package main
 
 import (

@@ -20,7 +20,8 @@ import (
 
 // Add verifies a run file from elsewhere and puts a copy into the folder (one
 // that shares its blocks, where the file system can). Version and Arch of w may be empty: then
-// the file's header says them. Its checksum is w.SHA256, else the one in FILE.sha256sum if that is there.
+// the file's header says them. Its checksum is w.SHA256, else the one in
+// FILE.sha256sum if that is there.
 func (c *Cache) Add(ctx context.Context, name string, w Want) (Item, error) {
 	it, err := c.add(ctx, name, w)
 	if err != nil {

@@ -49,7 +49,8 @@ func TestMain(m *testing.M) {
 // run gives the certificate of httptest's servers to this process and its
 // children as the only authority, so that https is the real thing.
 func run(m *testing.M) int {
-	// Every download ends with a sync. On a busy disk that takes seconds, which these tests are not about.
+	// Every download ends with a sync. On a busy disk that takes seconds, which these
+	// tests are not about.
 	if st, err := os.Stat("/dev/shm"); err == nil && st.IsDir() && os.Getenv("TMPDIR") == "" {
 		os.Setenv("TMPDIR", "/dev/shm")
 	}

@@ -100,7 +100,8 @@ func (m *Meta) describe(run string, st fs.FileInfo) {
 }
 
 // changedInPlace reports whether the file at run is the one that was verified,
-// with another content or time. A new file may well get the inode of a removed one, so without a birth time it is not.
+// with another content or time. A new file may well get the inode of a removed one,
+// so without a birth time it is not.
 func (m Meta) changedInPlace(run string, st fs.FileInfo) bool {
 	return st.Mode().IsRegular() && inode(st) == m.Inode && m.Born != 0 && m.Born == born(run)
 }

@@ -152,7 +152,8 @@ func acceptable(path string, st fs.FileInfo) error {
 }
 
 // expected finds the checksum for a file of the folder: the pinned one, the one
-// it had when it was downloaded, the one beside it, and only when one is required the one that a URL offers.
+// it had when it was downloaded, the one beside it, and only when one is required
+// the one that a URL offers.
 func (c *Cache) expected(ctx context.Context, p paths, w Want, f found) (sum, how, url string, err error) {
 	if f.own() || f.same && f.meta.Damaged == "" {
 		sum, how, url = f.meta.SHA256, f.meta.Verified, f.meta.URL

@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -150,37 +147,30 @@ func (a *app) applyTo(c *cobra.Command, conf *config.Config, ids []int, jobs int
 		mine.Log = log.For(ids[i])
 		var err error
 		traces[i], err = a.applyOne(ctx, ids[i], mine, out)
-		if err != nil {
-			mine.Log.Fail(err)
-			if !traces[i].At.IsZero() { // it was begun
-				mine.Log.Info(traces[i].Truth())
-			}
-		}
+		traces[i].Say(mine.Log, err)
 	})
 	p.end()
 	if o.Locked {
-		told, err := json.Marshal(traces[0])
-		if err != nil {
+		if err := worker.Tell(traces[0]); err != nil {
 			return err
 		}
-		worker.Tell(told)
-		if bad(traces[0]) {
-			return errSaid
-		}
-		return nil
+	} else {
+		sumUp(c.OutOrStdout(), traces, o.DryRun)
 	}
-	if o.DryRun {
-		for _, t := range traces {
-			if t.Result == hook.Skipped {
-				printPlan(c.OutOrStdout(), t)
-			}
-		}
-	}
-	fmt.Fprintln(c.OutOrStdout(), summary(traces, o.DryRun))
-	if slices.ContainsFunc(traces, bad) {
+	if slices.ContainsFunc(traces, hook.Trace.Bad) {
 		return errSaid
 	}
 	return nil
+}
+
+// sumUp says what has become of all of them.
+func sumUp(w io.Writer, traces []hook.Trace, dryRun bool) {
+	for _, t := range traces {
+		if dryRun && t.Result == hook.Skipped {
+			printPlan(w, t)
+		}
+	}
+	fmt.Fprintln(w, summary(traces, dryRun))
 }
 
 func (a *app) applyOne(ctx context.Context, vmid int, o hook.Options, out io.Writer) (hook.Trace, error) {
@@ -201,49 +191,16 @@ func (a *app) applyOne(ctx context.Context, vmid int, o hook.Options, out io.Wri
 		return notDone, err
 	}
 	running.Close()
-	if a.work == nil {
-		return hook.PostStart(ctx, hook.Event{VMID: vmid, Phase: hook.PhasePostStart}, o)
+	if a.work != nil {
+		// In a process of its own: a container that hangs is then no matter of
+		// the others.
+		o.Aside = hook.Aside(a.work, a.part(vmid, o, out))
 	}
-	return a.applyAside(ctx, vmid, o, out)
+	return hook.PostStart(ctx, hook.Event{VMID: vmid, Phase: hook.PhasePostStart}, o)
 }
 
-// applyAside does what is to be done in a process of its own: a container that
-// hangs is then no matter of the others.
-func (a *app) applyAside(ctx context.Context, vmid int, o hook.Options, out io.Writer) (hook.Trace, error) {
-	var told hook.Trace
-	var went, knows bool
-	var failed error
-	o.Aside = func(ctx context.Context) (int, error) {
-		went = true
-		job := worker.Job{Args: a.partArgs(vmid, o), Out: out}
-		if o.Terminal || out == os.Stderr {
-			job.Out = nil // it draws bars, or knows the journal
-		}
-		status, text, err := a.work(ctx, job)
-		if len(text) > 0 {
-			var wrong error
-			told, wrong = hook.ReadTrace(bytes.NewReader(text))
-			knows = wrong == nil
-			err = errors.Join(err, wrong)
-		}
-		failed = err
-		return status, err
-	}
-	t, err := hook.PostStart(ctx, hook.Event{VMID: vmid, Phase: hook.PhasePostStart}, o)
-	switch {
-	case !went:
-		return t, err
-	case knows && failed == nil:
-		return told, nil // it has said all itself
-	case !knows:
-		told = hook.Trace{VMID: vmid, Result: hook.Failed}
-	}
-	told.At = time.Time{} // so that nothing more is said of it
-	return told, failed
-}
-
-// partArgs is the command line of such a process.
-func (a *app) partArgs(vmid int, o hook.Options) []string {
+// part is the job of such a process.
+func (a *app) part(vmid int, o hook.Options, out io.Writer) worker.Job {
 	part := partOfAll
 	if o.Asked {
 		part = partOfNamed
@@ -256,10 +213,11 @@ func (a *app) partArgs(vmid int, o hook.Options) []string {
 	if a.logLevel != "" {
 		args = append(args, "--log-level", a.logLevel)
 	}
-	return args
+	if o.Terminal || out == os.Stderr {
+		out = nil // it draws bars, or knows the journal
+	}
+	return worker.Job{Args: args, Out: out}
 }
-
-func bad(t hook.Trace) bool { return t.Result == hook.Failed || t.Result == hook.Refused }
 
 // summary is such as "5 containers: 3 in place, 1 installed, 1 failed (104)".
 func summary(traces []hook.Trace, dryRun bool) string {
@@ -275,7 +233,7 @@ func summary(traces []hook.Trace, dryRun bool) string {
 			word = unwanted
 		case t.Result == hook.Skipped:
 			word = inPlace
-		case bad(t):
+		case t.Bad():
 			who[word] = append(who[word], fmt.Sprint(t.VMID))
 		}
 		count[word]++

@@ -28,11 +28,8 @@ type app struct {
 	logFormat  string
 	log        say.Log
 	host       host.Host
-	work       Work
+	work       worker.Work // nil in the worker itself
 }
-
-// Work does a job in another process: worker.Do.
-type Work func(context.Context, worker.Job) (status int, told []byte, err error)
 
 // exit ends a command with the exit status of another process.
 type exit int
@@ -46,9 +43,9 @@ var errSaid = errors.New("")
 type usage struct{ error }
 
 // Main runs a command line and returns its exit status: 0 done, 1 failed or
-// problems found, 2 wrong usage. What may hang in a container is left to work;
-// nil: done here.
-func Main(ctx context.Context, args []string, work Work) int {
+// problems found, 2 wrong usage. What may hang in a container is left to work,
+// which is nil in the worker itself.
+func Main(ctx context.Context, args []string, work worker.Work) int {
 	root := (&app{work: work}).root()
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
 		plainFlags(root)
@@ -128,14 +125,17 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 
 // goAside leaves a command to another process if it may hang in a container.
 func (a *app) goAside(c *cobra.Command) error {
-	if a.work == nil || !isOf(c, onContainers) || name(c) == "apply" { // which has a process for each container
+	if a.work == nil || !isOf(c, goingAside) {
 		return nil
 	}
-	status, _, err := a.work(c.Context(), worker.Job{})
-	if err != nil {
+	report, err := a.work(c.Context(), worker.Job{})
+	switch {
+	case errors.Is(err, worker.ErrUnconcluded):
+		return err
+	case err != nil:
 		a.log.Fail(err)
 	}
-	return exit(status)
+	return exit(report.Status)
 }
 
 // known refuses a mistyped command and suggests the right one.

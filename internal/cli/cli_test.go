@@ -16,25 +16,21 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/mirror"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"pve-nvidia-hook": func() {
 			if args := os.Args[1:]; hook.IsCall(args) {
-				os.Exit(call(args))
+				worker.Exit(hook.Call(context.Background(), args, worker.Here()))
 			}
-			os.Exit(Main(context.Background(), os.Args[1:], nil))
+			worker.Exit(Main(context.Background(), os.Args[1:], worker.Here()))
 		},
 		// A node whose containers are all stopped: lxc-info prints no process.
 		"lxc-info": func() {},
 		"terminal": terminal,
 	})
-}
-
-// call is Proxmox's call, with the work in the same process.
-func call(args []string) int {
-	return hook.Call(context.Background(), args, func(ctx context.Context) (int, error) { return hook.Call(ctx, args, nil), nil })
 }
 
 // The commands as a person types them, one script for each, in testdata. With

@@ -9,12 +9,14 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
-// onContainers are the commands that look into containers, or work in them.
-var onContainers = []string{"status", "doctor", "apply", "replay", "uninstall"}
+// goingAside are the commands that look into containers, or work in them, and are
+// left to a worker as a whole.
+var goingAside = []string{"status", "doctor", "replay", "uninstall"}
 
 // forRoot are those that say what is not true, or fail halfway, when they cannot
-// read the cluster file system, the state folder and containers.
-var forRoot = append([]string{"cache fetch", "cache add", "cache prune"}, onContainers...)
+// read the cluster file system, the state folder and containers. Of them apply has
+// a worker for each container.
+var forRoot = append([]string{"apply", "cache fetch", "cache add", "cache prune"}, goingAside...)
 
 // checkRoot refuses a command that needs root. Below a folder that stands for
 // the host nothing is root's alone, and a trace is decided from its file.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +10,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // pveNode is a root folder with what enable needs of a node: three containers,
@@ -199,6 +203,9 @@ func TestEnableWithChainTellsTheHookWhatToRun(t *testing.T) {
 	require.Contains(t, conf(t, root, "101"), "hookscript: local:snippets/mine.sh")
 	require.Zero(t, call([]string{"101", "pre-start"}), "nothing is chained any more")
 }
+
+// call is Proxmox's, of a phase in which nothing is left to a worker.
+func call(args []string) int { return hook.Call(context.Background(), args, worker.Do) }
 
 func TestChainOfTheClusterFileHoldsOnEveryNode(t *testing.T) {
 	root := pveNode(t, "[containers.101]\nchain = \"local:snippets/mine.sh\"\n")

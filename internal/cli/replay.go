@@ -90,8 +90,7 @@ func (a *app) replayEvent(ctx context.Context, out io.Writer, e hook.Event, o ho
 			if t.Plan.Held {
 				err = hint.Wrap(err, "to try again at once, add --force")
 			}
-			log.Fail(err)
-			log.Info(t.Truth())
+			t.Say(log, err)
 			failed = true
 		} else if o.DryRun {
 			printPlan(out, t)

@@ -46,8 +46,7 @@ run disable as well, or set enabled = false for the container.`,
 				Config: conf, Host: a.host, Log: log, DryRun: dryRun, Force: force, Terminal: isTerminal(os.Stderr),
 			})
 			if err != nil {
-				log.Fail(err)
-				log.Info(t.Truth())
+				t.Say(log, err)
 				return errSaid
 			}
 			if dryRun {

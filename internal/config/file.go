@@ -17,7 +17,8 @@ const maxFile = 1 << 20
 var errMissing = errors.New("no such file")
 
 // readFile reads a configuration file. What stands in it runs as root in the
-// containers, so nobody but its owner may be able to write it, and the owner is root or who runs this program.
+// containers, so nobody but its owner may be able to write it, and the owner is root
+// or who runs this program.
 func readFile(name string) ([]byte, error) {
 	// O_NONBLOCK: opening a FIFO must not wait for a writer.
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)

@@ -7,7 +7,8 @@ import (
 
 // locate returns the line, from 1, of every key and section of a TOML file
 // that parses; the TOML library does not tell. Names are joined by dots. Keys
-// within an inline table or an array are not listed: they stand, with rare exceptions, in the line of the key that holds it.
+// within an inline table or an array are not listed: they stand, with rare
+// exceptions, in the line of the key that holds it.
 func locate(data []byte) map[string]int {
 	l := locator{text: string(data), line: 1}
 	lines := make(map[string]int, 32)

@@ -101,7 +101,8 @@ func (a *apt) ownedLists(ctx context.Context) ([]string, error) {
 
 // list sees to it that apt has the repository once. The keyring package brings
 // a list with NVIDIA's URL. For a mirror, that list is removed when we brought
-// it (dpkg leaves a removed configuration file removed, upgrades included), and a list of our own names the mirror.
+// it (dpkg leaves a removed configuration file removed, upgrades included), and a
+// list of our own names the mirror.
 func (a *apt) list(ctx context.Context) error {
 	owned, err := a.ownedLists(ctx)
 	if err != nil {

@@ -109,9 +109,9 @@ func (c *Container) watch(read bool) (done func()) {
 	}
 }
 
-// OnLost has f called once when a call on the container's files has hung for some
-// 60 to 80 seconds and the end of its FUSE file systems has not freed it: the caller goes on
-// without. It is to be set before there are such calls.
+// OnLost has f called once when a call on the container's files has hung for some 60
+// to 80 seconds and the end of its FUSE file systems has not freed it: the caller
+// goes on without. It is to be set before there are such calls.
 func (c *Container) OnLost(f func()) { c.lost = sync.OnceFunc(f) }
 
 func (c *Container) giveUp() {

@@ -70,8 +70,8 @@ const resolveCached = 0x20
 // read without a lock that one which writes can hold. XFS and ZFS have such a lock.
 var localTypes = []string{"ext4", "ext3", "ext2", "btrfs", "tmpfs", "devtmpfs"}
 
-// plain reports whether a descriptor lies in a mount of such a file system. The descriptor keeps the mount, so its
-// number is no other's meanwhile.
+// plain reports whether a descriptor lies in a mount of such a file system. The
+// descriptor keeps the mount, so its number is no other's meanwhile.
 func (c *Container) plain(fd int) bool {
 	id, found := mountID(fd), false
 	_ = c.eachMount(func(m mount) bool {

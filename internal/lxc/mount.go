@@ -60,8 +60,8 @@ func (c *Container) mountTree(ctx context.Context, tree, target string) error {
 	return err
 }
 
-// UnmountTree takes away whatever MountTree left mounted at target, however often; nothing mounted is no error.
-// Other mounts there are left alone.
+// UnmountTree takes away whatever MountTree left mounted at target, however often;
+// nothing mounted is no error. Other mounts there are left alone.
 func (c *Container) UnmountTree(ctx context.Context, target string) error {
 	nobody := overflowID()
 	err := c.inMountNamespace(ctx, func() error {

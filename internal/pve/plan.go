@@ -204,7 +204,8 @@ func (p *Plan) device(d Device, c Conf, next Section, standing map[string]int) e
 }
 
 // freeNumber is the lowest number that neither the running container nor the
-// next start uses. One whose deletion of this very entry is still pending comes first: setting it again calls that off.
+// next start uses. One whose deletion of this very entry is still pending comes
+// first: setting it again calls that off.
 func freeNumber(c Conf, next Section, entry string) (int, bool) {
 	free := -1
 	for n := maxDev; n >= 0; n-- {

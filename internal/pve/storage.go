@@ -34,7 +34,8 @@ type Storage struct {
 // Storages maps storage IDs to storages.
 type Storages map[string]Storage
 
-// network are the types that Proxmox mounts itself, below /mnt/pve unless a path is given; every node sees the same files.
+// network are the types that Proxmox mounts itself, below /mnt/pve unless a path is
+// given; every node sees the same files.
 var network = []string{"nfs", "cifs", "cephfs", "glusterfs"}
 
 // local is the storage that is the same on every node: Proxmox takes it so

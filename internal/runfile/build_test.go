@@ -155,7 +155,8 @@ func bigDictionary(t testing.TB) []byte {
 	return b
 }
 
-// zstdZeros is a zstd frame of n zeros in blocks of 128 KiB, with a window as RFC 8878, 3.1.1.1.2, writes it.
+// zstdZeros is a zstd frame of n zeros in blocks of 128 KiB, with a window as RFC
+// 8878, 3.1.1.1.2, writes it.
 func zstdZeros(window byte, n int) []byte {
 	b := append([]byte(magicZstd), 0, window)
 	for ; n > 0; n -= 128 << 10 {

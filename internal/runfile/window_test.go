@@ -15,7 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fixed is what decompression may hold beside the window: blocks on their way, tables, what Go has in reserve.
+// fixed is what decompression may hold beside the window: blocks on their way,
+// tables, what Go has in reserve.
 const fixed = 16 << 20
 
 // A payload is taken at every level at which a tool may have packed it, and costs

@@ -10,7 +10,7 @@ package worker
 
 import (
 	"context"
-	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +20,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -28,12 +27,6 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
-
-// env tells a process that it is the worker. Its value is of no account.
-const env = "PVE_NVIDIA_HOOK_WORKER"
-
-// reportFd is where the worker says what its exit status is going to be.
-const reportFd = 3
 
 // endWait is how long a worker may take to end after it has said so: its runtime
 // has files to close and memory to give back. Once it was told to end, who waits
@@ -65,29 +58,53 @@ func (u unconcluded) Is(target error) bool { return target == ErrUnconcluded }
 
 func (u unconcluded) Unwrap() error { return u.error }
 
+// Unconcluded returns an ErrUnconcluded that says what.
+func Unconcluded(what string) error { return unconcluded{errors.New(what)} }
+
+// Work does a job in another process: Do.
+type Work func(context.Context, Job) (Report, error)
+
+// Here is the Work of this process: Do, or nil in the worker itself.
+func Here() Work {
+	if Is() {
+		return nil
+	}
+	return Do
+}
+
 // Job is what a worker is to do.
 type Job struct {
 	Args []string  // of the command line; nil: those of this process
 	Out  io.Writer // takes what it prints, whole lines; nil: stdout and stderr of this process do
 }
 
-// Run is Do with the arguments and the output of this process.
-func Run(ctx context.Context) (int, error) {
-	code, _, err := Do(ctx, Job{})
-	return code, err
+// Report is what a worker says at its end.
+type Report struct {
+	Status int             // its exit status
+	Told   json.RawMessage `json:",omitempty"` // see Tell
 }
 
-// Do runs this program again as a worker, and returns its exit status and what else
-// it has told of its work. When ctx ends the worker is told to end too, by SIGTERM,
-// and has endMost for it. It does not outlive this process, but for a thread that
-// the kernel holds.
-func Do(ctx context.Context, job Job) (int, []byte, error) {
+// reportMost is how many bytes are read of a report. What a worker says has been in
+// a container's hands.
+const reportMost = 4 << 20
+
+func readReport(r io.Reader) (Report, error) {
+	var said Report
+	err := json.NewDecoder(io.LimitReader(r, reportMost)).Decode(&said)
+	return said, err
+}
+
+// Do runs this program again as a worker and returns its report. The error is
+// ErrUnconcluded when there is none, else what is to be said besides. When ctx ends
+// the worker is told to end too, by SIGTERM, and has endMost for it. It does not
+// outlive this process, but for a thread that the kernel holds.
+func Do(ctx context.Context, job Job) (Report, error) {
 	// The death signal comes when the thread ends that has started the worker.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	report, theirs, err := os.Pipe()
 	if err != nil {
-		return 1, nil, unconcluded{fmt.Errorf("start the worker: %w", err)}
+		return Report{}, unconcluded{fmt.Errorf("start the worker: %w", err)}
 	}
 	defer report.Close()
 	var relays relays
@@ -101,28 +118,28 @@ func Do(ctx context.Context, job Job) (int, []byte, error) {
 	theirs.Close()
 	relays.started()
 	if err != nil {
-		return 1, nil, unconcluded{fmt.Errorf("start the worker: %w", err)}
+		return Report{}, unconcluded{fmt.Errorf("start the worker: %w", err)}
 	}
 	defer context.AfterFunc(ctx, func() { _ = worker.Process.Signal(unix.SIGTERM) })()
 
 	ended := make(chan error, 1)
 	go func() { ended <- worker.Wait() }()
-	said := make(chan message, 1)
+	said := make(chan Report, 1)
 	go func() {
 		defer close(said)
-		if m, err := readMessage(report); err == nil {
-			said <- m
+		if last, err := readReport(report); err == nil {
+			said <- last
 		}
 	}()
 	return watch(ctx, worker, ended, said, &relays)
 }
 
 // watch waits for the end of a worker, or for that it cannot end.
-func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-chan message, relays *relays) (int, []byte, error) {
+func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-chan Report, relays *relays) (Report, error) {
 	pid := worker.Process.Pid
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	over, late := ctx.Done(), (<-chan time.Time)(nil)
+	over, late, report := ctx.Done(), (<-chan time.Time)(nil), said
 	for killed := time.Duration(0); ; {
 		select {
 		case <-over:
@@ -130,27 +147,24 @@ func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-cha
 		case <-late:
 			_ = worker.Process.Kill()
 			relays.rest()
-			return 1, nil, unconcluded{fmt.Errorf("process %d was killed, it did not end in %s", pid, endMost)}
+			return Report{}, unconcluded{fmt.Errorf("process %d was killed, it did not end in %s", pid, endMost)}
 		case err := <-ended:
 			relays.drain()
-			var m message
-			if said != nil {
-				select {
-				case m = <-said: // it has said nothing when that is closed
-				case <-time.After(endSoon): // what it has started holds the pipe
+			select {
+			case last, ok := <-said:
+				if ok {
+					return last.after(err)
 				}
+			case <-time.After(endSoon): // what it has started holds the pipe
 			}
-			if m.said {
-				return m.status(err), m.text, nil
-			}
-			return 1, nil, unconcluded{silent(ctx, pid, err)}
-		case m, ok := <-said:
+			return Report{}, unconcluded{silent(ctx, pid, err)}
+		case last, ok := <-report:
 			if !ok { // it is about to end
-				said = nil
+				report = nil
 				continue
 			}
 			relays.drain()
-			return m.end(ctx, worker, ended)
+			return last.end(ctx, worker, ended)
 		case <-look.C:
 			most := killedMost
 			if ctx.Err() != nil {
@@ -160,71 +174,40 @@ func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-cha
 				killed = 0
 			} else if killed += lookEvery; killed > most {
 				relays.rest()
-				return 1, nil, unconcluded{fmt.Errorf("process %d was killed but %w", pid, ErrLeftBehind)}
+				return Report{}, unconcluded{fmt.Errorf("process %d was killed but %w", pid, ErrLeftBehind)}
 			}
 		}
 	}
 }
 
-// end waits for the end of a worker that has said its last words.
-func (m message) end(ctx context.Context, worker *exec.Cmd, ended <-chan error) (int, []byte, error) {
-	pid, wait := worker.Process.Pid, endWait
+// end waits for the end of a worker that has left its report.
+func (r Report) end(ctx context.Context, worker *exec.Cmd, ended <-chan error) (Report, error) {
+	wait := endWait
 	if ctx.Err() != nil {
 		wait = endSoon
 	}
 	select {
 	case err := <-ended:
-		return m.status(err), m.text, nil
+		return r.after(err)
 	case <-time.After(wait):
 	}
 	_ = worker.Process.Kill() // whatever wakes it up, it does nothing more
 	select {
 	case <-ended: // it was only slow
-		return m.code, m.text, nil
+		return r, nil
 	case <-time.After(endSoon / 3):
 	}
-	return m.code, m.text, fmt.Errorf("process %d %w", pid, ErrLeftBehind)
+	return r, fmt.Errorf("process %d %w", worker.Process.Pid, ErrLeftBehind)
 }
 
-// message is what a worker says at its end: its exit status in one byte, the length
-// of a text in four, and the text.
-type message struct {
-	said bool
-	code int
-	text []byte
-}
-
-// status is the exit status of a worker that has said its own: after that only the
-// race detector changes it.
-func (m message) status(err error) int {
+// after is the report of a worker that has ended with err. If its exit status is
+// another than it has said, something is wrong with it: the race detector does that.
+func (r Report) after(err error) (Report, error) {
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.Exited() {
-		return exit.ExitCode()
+	if errors.As(err, &exit) && exit.Exited() && exit.ExitCode() != r.Status {
+		return Report{}, unconcluded{fmt.Errorf("the process that worked on the container ended unexpectedly: %w", err)}
 	}
-	return m.code
-}
-
-// textMost is as much as is read of a trace. What a worker says has been in a
-// container's hands.
-const textMost = 4 << 20
-
-func readMessage(r io.Reader) (message, error) {
-	var head [5]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return message{}, err
-	}
-	m := message{said: true, code: int(head[0])}
-	if n := binary.LittleEndian.Uint32(head[1:]); n <= textMost {
-		m.text = make([]byte, n)
-		if _, err := io.ReadFull(r, m.text); err != nil {
-			return message{}, err
-		}
-	}
-	return m, nil
-}
-
-func (m message) bytes() []byte {
-	return append(binary.LittleEndian.AppendUint32([]byte{byte(m.code)}, uint32(len(m.text))), m.text...)
+	return r, nil
 }
 
 func command(args []string) *exec.Cmd {
@@ -285,48 +268,4 @@ func dead(pid int) bool {
 		}
 	}
 	return false
-}
-
-// Is reports whether this process is the worker.
-var Is = sync.OnceValue(func() bool {
-	_, is := os.LookupEnv(env)
-	if !is {
-		return false
-	}
-	_ = os.Unsetenv(env) // what it starts is none
-	var st unix.Stat_t
-	if unix.Fstat(reportFd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO ||
-		!sameFile("/proc/"+strconv.Itoa(os.Getppid())+"/exe", "/proc/self/exe") {
-		return false // somebody else has set it
-	}
-	unix.CloseOnExec(reportFd)
-	return true
-})
-
-// The first thread of a worker does no work: it has the death signal, which the
-// kernel takes from a thread that changes its identity, as those do that act for a
-// container's root.
-func init() {
-	if Is() {
-		runtime.LockOSThread()
-	}
-}
-
-// Tell sets what a worker says of its work besides its exit status.
-func Tell(text []byte) { told = text }
-
-var told []byte
-
-// Exit ends this process. A worker tells its exit status first, in case it cannot
-// end, and lets go of what the caller has handed down.
-func Exit(code int) {
-	if Is() {
-		if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
-			for fd := range reportFd {
-				_ = unix.Dup3(int(null.Fd()), fd, 0)
-			}
-		}
-		_, _ = os.NewFile(reportFd, "report").Write(message{code: code, text: told}.bytes())
-	}
-	os.Exit(code)
 }

@@ -3,6 +3,7 @@ package worker
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,12 +31,16 @@ func TestMain(m *testing.M) {
 		work(os.Args[2])
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	code, err := Run(ctx)
+	report, err := Do(ctx, Job{})
 	cancel()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "watch:", err)
 	}
-	os.Exit(code)
+	if errors.Is(err, ErrUnconcluded) {
+		os.Exit(1)
+	}
+	fmt.Print(string(report.Told))
+	os.Exit(report.Status)
 }
 
 func work(what string) {
@@ -51,6 +56,15 @@ func work(what string) {
 			fmt.Println("line", i)
 			fmt.Fprintln(os.Stderr, "note", i)
 		}
+		Exit(0)
+	case "tells":
+		_ = Tell(map[string]string{"result": "installed"})
+		Exit(1)
+	case "ends otherwise":
+		_ = json.NewEncoder(os.NewFile(reportFd, "")).Encode(Report{Status: 0})
+		os.Exit(66)
+	case "tells without end":
+		_ = Tell(strings.Repeat("x", reportMost))
 		Exit(0)
 	case "exits by itself":
 		os.Exit(5)
@@ -113,6 +127,9 @@ func TestAWorkerThatTellsNoStatus(t *testing.T) {
 	for what, want := range map[string]string{
 		"exits by itself": `process \d+, which worked on the container, ended without a word: exit status 5`,
 		"killed":          `process \d+, which worked on the container, was killed`,
+		"ends otherwise":  `the process that worked on the container ended unexpectedly: exit status 66`,
+		// Nobody reads that much of it.
+		"tells without end": `process \d+, which worked on the container, ended without a word`,
 	} {
 		cmd := program(what)
 		var said strings.Builder
@@ -120,6 +137,13 @@ func TestAWorkerThatTellsNoStatus(t *testing.T) {
 		require.Equal(t, 1, exitCode(t, cmd))
 		require.Regexp(t, want, said.String())
 	}
+}
+
+func TestWhatTheWorkerTellsArrives(t *testing.T) {
+	out, err := program("tells").Output()
+	require.Error(t, err)
+	_, rest, _ := strings.Cut(string(out), "\n")
+	require.Equal(t, `{"result":"installed"}`, rest)
 }
 
 // A reader that takes its time gets all.

@@ -265,7 +265,8 @@ func checkDevice(value string) error {
 	return nil
 }
 
-// checkDevices dies for a device that is gone, as writing the LXC configuration does at each start and change.
+// checkDevices dies for a device that is gone, as writing the LXC configuration does
+// at each start and change.
 func (c *conf) checkDevices() error {
 	for key, value := range c.live.values {
 		if device.MatchString(key) {

@@ -1,15 +1,16 @@
 // Package fakerun writes run files in the form of NVIDIA's driver installers, for
 // tests, demo and bench: a shell header, an embedded decompressor, a compressed tar with
-// .manifest, libraries that ldconfig takes for real ones, an installer and an nvidia-smi. They hold nothing of
-// NVIDIA's and drive no hardware.
+// .manifest, libraries that ldconfig takes for real ones, an installer and an
+// nvidia-smi. They hold nothing of NVIDIA's and drive no hardware.
 //
 // The installer is a POSIX shell script that behaves as NVIDIA's does, in the unpleasant
 // things above all: it knows only the options of its version and refuses others with
-// status 1 before it opens a log; it needs root and modprobe, rmmod, lsmod and depmod in PATH; it refuses to
-// work beside a distribution's driver (/usr/lib/nvidia/alternate-install-present); it
-// removes an older driver first, which calls rmmod; it writes the new version into /var/lib/nvidia/log before
-// the first file is there, and its links only after the last one; it goes on after errors and then says "is now
-// complete" with status 0.
+// status 1 before it opens a log; it needs root and modprobe, rmmod, lsmod and
+// depmod in PATH; it refuses to work beside a distribution's driver
+// (/usr/lib/nvidia/alternate-install-present); it removes an older driver first,
+// which calls rmmod; it writes the new version into /var/lib/nvidia/log before the
+// first file is there, and its links only after the last one; it goes on after
+// errors and then says "is now complete" with status 0.
 //
 // # Faults
 //

@@ -1,0 +1,149 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
+)
+
+// conclude fills in the trace, keeps it, and says in one sentence what is true now.
+func (r *run) conclude(err error) {
+	t := &r.trace
+	t.Seconds = time.Since(r.began).Seconds()
+	var refused *refusal
+	switch {
+	case errors.As(err, &refused):
+		t.Result, t.Reason, t.Hint = Refused, say.Clean(err.Error(), 2000), hint.Of(err)
+	case err != nil:
+		t.Result, t.Reason, t.Hint = Failed, say.Clean(err.Error(), 2000), hint.Of(err)
+	case len(t.Steps) > 0 && t.Phase == PhaseUninstall:
+		t.Result = Removed
+	case r.handed:
+		t.Result = Background
+	case len(t.Steps) > 0:
+		t.Result = Installed
+	default:
+		t.Result = Skipped
+	}
+	t.cut(secrets(r.settings))
+	if t.Left == nil && r.container == nil && t.Settings.Paths.State != "" {
+		// It was not looked at: what the last run left still stands.
+		var last Trace
+		if had, _ := r.runs().Last(t.VMID, &last); had {
+			t.Left = last.Left
+		}
+	}
+	if r.DryRun || t.Result == Refused && t.Phase == PhaseUninstall || errors.Is(err, lxc.ErrUnknown) {
+		return // nothing has happened that somebody may want to know later
+	}
+	r.remember(err)
+	if err == nil {
+		r.Log.With("result", string(t.Result)).With("version", string(t.Plan.Wanted)).Infof("%s (%s)", r.summary(), seconds(t.Seconds))
+	}
+}
+
+// remember keeps the trace, and the failure for the next start. What cannot be
+// kept is said and is no failure of the run.
+func (r *run) remember(err error) {
+	t := &r.trace
+	if t.Settings.Paths.State == "" {
+		return // the settings themselves were wrong: there is no place to keep it
+	}
+	runs := record.Runs{State: t.Settings.Paths.State}
+	if _, saved := runs.Save(t.VMID, t.At, t.Result == Skipped || t.Plan.Held, t); saved != nil {
+		r.Log.Warnf("%v", saved)
+	}
+	r.measure()
+	switch {
+	case t.Result == Failed && t.Facts.Inputs != "" && r.inputs != "" && !errors.Is(err, context.Canceled) && !errors.Is(err, errGone):
+		if saved := runs.Failed(t.VMID, time.Now(), r.inputs, t.Reason, t.Hint); saved != nil {
+			r.Log.Warnf("%v", saved)
+		}
+	case err == nil && t.Facts.Failure != nil && !r.handed:
+		runs.Succeeded(t.VMID)
+	}
+}
+
+func (r *run) summary() string {
+	t := &r.trace
+	if r.handed {
+		return r.background()
+	}
+	if t.Result == Removed {
+		return "nothing of the driver is left in the container"
+	}
+	if t.Result != Installed {
+		return t.Plan.Why
+	}
+	text := fmt.Sprintf("driver %s is installed and its files are checked", t.Plan.Wanted)
+	if t.Plan.Verify == "nvidia-smi" {
+		text = fmt.Sprintf("driver %s is installed and nvidia-smi works", t.Plan.Wanted)
+	}
+	for _, s := range t.Steps {
+		if s.Step == StepToolkit && s.Note != "" {
+			text += ", " + s.Note
+		}
+	}
+	return text
+}
+
+// Bad reports whether the run has failed or was refused.
+func (t Trace) Bad() bool { return t.Result == Failed || t.Result == Refused }
+
+// Say says how a run has ended with err, as far as that was not said yet, and what
+// is true now.
+func (t Trace) Say(log say.Log, err error) {
+	switch {
+	case err == nil:
+	case errors.Is(err, worker.ErrLeftBehind) && !errors.Is(err, worker.ErrUnconcluded):
+		log.Warnf("%v", err) // the work is done and told of
+	default:
+		log.With("result", string(t.Result)).With("version", string(t.Plan.Wanted)).With("step", string(t.failed())).Fail(err)
+		if !t.At.IsZero() { // it was begun
+			log.Info(t.Truth())
+		}
+	}
+}
+
+// Truth says in one sentence what is true after a run that failed or was refused.
+func (t Trace) Truth() string {
+	has := ""
+	switch {
+	case t.Left != nil && t.Left.Driver != "" && t.Left.Driver == t.Plan.Wanted:
+		has = fmt.Sprintf("driver %s is in place", t.Left.Driver)
+	case t.Left != nil && t.Left.Driver != "":
+		has = fmt.Sprintf("driver %s stays in the container", t.Left.Driver)
+	case t.Left != nil:
+		has = "the container has no verified driver"
+	}
+	text := "it is not done"
+	if len(t.Steps) == 0 {
+		text = "nothing was changed"
+	}
+	if has != "" {
+		text += ", " + has
+	}
+	return fmt.Sprintf("%s (%s)", text, seconds(t.Seconds))
+}
+
+// failed is the step that failed, "" when none did.
+func (t Trace) failed() Step {
+	if n := len(t.Steps); n > 0 && t.Steps[n-1].Error != "" {
+		return t.Steps[n-1].Step
+	}
+	return ""
+}
+
+func seconds(s float64) string {
+	if s < 1 {
+		return fmt.Sprintf("%.3f s", s)
+	}
+	return fmt.Sprintf("%.1f s", s)
+}

@@ -1,0 +1,112 @@
+package lxc
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// This file is the door: each path below a container's root is resolved here, and
+// what is done with it is done as the container's root.
+
+// resolve opens a name below dir. The kernel resolves it: absolute links and
+// ".." stay inside dir, and the magic links of /proc, which would lead out, are
+// refused. A rename by the container at the wrong moment makes it answer
+// EAGAIN, which is why it asks again, but not for ever.
+func (c *Container) resolve(dir int, name string, flags int, more uint64) (int, error) {
+	if err := c.alive(); err != nil {
+		return -1, err
+	}
+	return c.below(dir, name, flags, more)
+}
+
+// below is resolve in a folder that was resolved a moment ago.
+func (c *Container) below(dir int, name string, flags int, more uint64) (int, error) {
+	if name == "" {
+		return -1, unix.ENOENT
+	}
+	dir, name, no, err := c.base(dir, name)
+	if err != nil {
+		return -1, err
+	}
+	how := unix.OpenHow{
+		Flags:   uint64(flags | unix.O_CLOEXEC),
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | more | no,
+	}
+	if flags&unix.O_PATH == 0 {
+		how.Flags |= unix.O_NOCTTY
+	}
+	for range 128 {
+		var fd int
+		fd, err = unix.Openat2(dir, name, &how)
+		if err == nil {
+			return fd, nil
+		}
+		if c.local && (errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINVAL)) {
+			c.beyond.Store(true) // EINVAL: the kernel has no RESOLVE_CACHED
+			return -1, err
+		}
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	return -1, err
+}
+
+// parent opens the folder of name and returns the last part of name.
+func (c *Container) parent(name string) (dir int, last string, err error) {
+	trimmed := strings.TrimRight(name, "/")
+	i := strings.LastIndexByte(trimmed, '/')
+	folder, last := "/"+trimmed[:max(i, 0)], trimmed[i+1:]
+	if last == "" || last == "." || last == ".." {
+		return -1, "", unix.EINVAL
+	}
+	dir, err = c.resolve(c.root, folder, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0)
+	return dir, last, err
+}
+
+// as runs fn with the file-system identity of the container's root: what root
+// in an unprivileged container may not read or write (a host's file that is
+// bind-mounted into it, for instance), this process does not touch for it
+// either, and new files belong to the container's root from the first moment.
+// The identity is of a thread, so fn must not leave work to other goroutines.
+func (c *Container) as(fn func() error) error {
+	defer c.guard()()
+	if c.uid == 0 && c.gid == 0 {
+		return fn()
+	}
+	runtime.LockOSThread()
+	groups, err := unix.Getgroups()
+	if err == nil {
+		err = identity(nil, c.uid, c.gid)
+	}
+	if err == nil {
+		err = fn()
+	}
+	if back := identity(groups, 0, 0); back != nil {
+		// The thread stays locked, and so ends with its goroutine: nothing
+		// else runs on it.
+		return errors.Join(err, back)
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// identity sets groups, fsgid and fsuid of this thread. setfsuid(2) reports no
+// errors; asking again with -1, which never changes anything, tells.
+func identity(groups []int, uid, gid int) error {
+	if err := unix.Setgroups(groups); err != nil {
+		return fmt.Errorf("setgroups: %w", err)
+	}
+	unix.SetfsgidRetGid(gid)
+	unix.SetfsuidRetUid(uid)
+	nowGID, _ := unix.SetfsgidRetGid(-1)
+	nowUID, _ := unix.SetfsuidRetUid(-1)
+	if nowUID != uid || nowGID != gid {
+		return fmt.Errorf("act as uid %d, gid %d: the kernel refuses", uid, gid)
+	}
+	return nil
+}

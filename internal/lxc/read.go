@@ -1,0 +1,164 @@
+package lxc
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// File is a regular file of the container, open for reading.
+type File struct {
+	f *os.File
+	c *Container
+	// fuse: a server in the container may stand behind it. The kernel's stack
+	// does not always show that a read waits for one.
+	fuse   bool
+	opened time.Time
+}
+
+// patience is how long the reading of one file may take in all where a FUSE
+// server stands behind it: one that is only slow would else hold up a start.
+func patience() time.Duration { return 3 * stuckAfter }
+
+// Read reads as io.Reader says. One that a FUSE file system leaves waiting is
+// cut off.
+func (f *File) Read(p []byte) (int, error) {
+	if f.fuse && time.Since(f.opened) > patience() {
+		return 0, fmt.Errorf("its FUSE file system takes more than %s to be read", patience())
+	}
+	defer f.guard()()
+	return f.f.Read(p)
+}
+
+func (f *File) guard() (done func()) {
+	if f.fuse {
+		return f.c.guardRead()
+	}
+	return f.c.guard()
+}
+
+// Seek sets where the next Read begins.
+func (f *File) Seek(offset int64, whence int) (int64, error) { return f.f.Seek(offset, whence) }
+
+// Size is that of the file when it was opened, in bytes, as the file system tells.
+func (f *File) Size() int64 {
+	defer f.guard()()
+	info, err := f.f.Stat()
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// Close ends the use of the file, of which a FUSE server is told and waited for.
+func (f *File) Close() error {
+	defer f.guard()()
+	return f.f.Close()
+}
+
+// OpenFile opens a regular file for reading; anything else (a FIFO, a device, a
+// folder, a file of /proc or /sys) is an error and is never waited for.
+func (c *Container) OpenFile(name string) (*File, error) {
+	f := &File{c: c, opened: time.Now()}
+	err := c.as(func() error {
+		fd, err := c.resolve(c.root, name, unix.O_PATH, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		// Only now, when it is known to be a regular file, it is opened:
+		// opening a device or a FIFO can wait or do something.
+		if err := regular(fd); err != nil {
+			return err
+		}
+		var fsys unix.Statfs_t
+		f.fuse = unix.Fstatfs(fd, &fsys) == nil && int64(fsys.Type) == unix.FUSE_SUPER_MAGIC
+		f.f, err = reopen(fd, name)
+		return err
+	})
+	if err != nil {
+		return nil, pathError("open", name, err)
+	}
+	return f, nil
+}
+
+// ReadFile reads a regular file of at most limit bytes; a larger one is an error.
+func (c *Container) ReadFile(name string, limit int64) ([]byte, error) {
+	f, err := c.OpenFile(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, pathError("read", name, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, pathError("read", name, fmt.Errorf("larger than %d bytes", limit))
+	}
+	return data, nil
+}
+
+// LockedBy tells whether a process holds a POSIX lock on a regular file, as
+// package tools do, and which, as the host numbers it (0: one of another host).
+func (c *Container) LockedBy(name string) (pid int, locked bool, err error) {
+	f, err := c.OpenFile(name)
+	if err != nil {
+		return 0, false, err
+	}
+	defer f.Close()
+	defer c.guard()()
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+	if err := unix.FcntlFlock(f.f.Fd(), unix.F_GETLK, &lock); err != nil {
+		return 0, false, pathError("getlk", name, err)
+	}
+	return max(int(lock.Pid), 0), lock.Type != unix.F_UNLCK, nil
+}
+
+// regular refuses what is no regular file, and those of the kernel's own file
+// systems, which can block, or do something when read.
+func regular(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
+		return unix.EISDIR
+	default:
+		return fmt.Errorf("not a regular file (%s)", fileMode(st.Mode).Type())
+	}
+	var fsys unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fsys); err != nil {
+		return err
+	}
+	switch int64(fsys.Type) {
+	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC,
+		unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.SECURITYFS_MAGIC, unix.BPF_FS_MAGIC,
+		unix.PSTOREFS_MAGIC, unix.EFIVARFS_MAGIC, unix.SELINUX_MAGIC, unix.NSFS_MAGIC, unix.BINFMTFS_MAGIC:
+		return errors.New("it lies on a file system of the kernel")
+	}
+	return nil
+}
+
+// reopen opens what an O_PATH descriptor stands for. Without O_NONBLOCK a lease
+// that a process of the container holds on the file would make it wait.
+func reopen(fd int, name string) (*os.File, error) {
+	again, err := unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	// With it, os.NewFile would have the runtime poll the file, which asks a FUSE
+	// server, and all that is polled would wait for its answer.
+	if err := unix.SetNonblock(again, false); err != nil {
+		unix.Close(again)
+		return nil, err
+	}
+	return os.NewFile(uintptr(again), name), nil
+}

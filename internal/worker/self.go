@@ -1,0 +1,67 @@
+package worker
+
+import (
+	"encoding/json"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// env tells a process that it is the worker. Its value is of no account.
+const env = "PVE_NVIDIA_HOOK_WORKER"
+
+// reportFd is where the worker leaves its report.
+const reportFd = 3
+
+// Is reports whether this process is the worker.
+var Is = sync.OnceValue(func() bool {
+	_, is := os.LookupEnv(env)
+	if !is {
+		return false
+	}
+	_ = os.Unsetenv(env) // what it starts is none
+	var st unix.Stat_t
+	if unix.Fstat(reportFd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO ||
+		!sameFile("/proc/"+strconv.Itoa(os.Getppid())+"/exe", "/proc/self/exe") {
+		return false // somebody else has set it
+	}
+	unix.CloseOnExec(reportFd)
+	return true
+})
+
+// The first thread of a worker does no work: it has the death signal, which the
+// kernel takes from a thread that changes its identity, as those do that act for a
+// container's root.
+func init() {
+	if Is() {
+		runtime.LockOSThread()
+	}
+}
+
+// Tell sets what a worker says of its work besides its exit status.
+func Tell(work any) error {
+	text, err := json.Marshal(work)
+	told.Store(json.RawMessage(text))
+	return err
+}
+
+var told atomic.Value // json.RawMessage
+
+// Exit ends this process. A worker tells its exit status first, in case it cannot
+// end, and lets go of what the caller has handed down.
+func Exit(code int) {
+	if Is() {
+		if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
+			for fd := range reportFd {
+				_ = unix.Dup3(int(null.Fd()), fd, 0)
+			}
+		}
+		last, _ := told.Load().(json.RawMessage)
+		_ = json.NewEncoder(os.NewFile(reportFd, "report")).Encode(Report{code, last})
+	}
+	os.Exit(code)
+}
