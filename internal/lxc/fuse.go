@@ -82,30 +82,29 @@ func (c *Container) watch(read bool) (done func()) {
 	c.calls.begin(mine)
 	var over atomic.Bool
 	wait := stuckAfter
-	times, was := 0, ""
-	var look func()
-	look = func() {
-		if over.Load() {
-			return
-		}
-		time.AfterFunc(wait, look)
-		served, now := mine.served(), asleep(mine.task())
-		if !served && (now == "" || now != was) {
-			times, was = 0, now
-			return
-		}
-		if times++; times >= lostAfter {
-			c.giveUp()
-		} else if served {
-			c.AbortFUSE()
-		}
-	}
-	timer := time.AfterFunc(wait, look)
+	timer := time.AfterFunc(wait, func() { c.lookEvery(wait, mine, &over) })
 	return func() {
 		c.calls.end(mine)
 		over.Store(true)
 		timer.Stop()
 		runtime.UnlockOSThread()
+	}
+}
+
+// lookEvery looks at a call that has taken long, until it is over.
+func (c *Container) lookEvery(wait time.Duration, l *call, over *atomic.Bool) {
+	times, was := 0, ""
+	for ; !over.Load(); time.Sleep(wait) {
+		served, now := l.served(), asleep(l.task())
+		if !served && (now == "" || now != was) {
+			times, was = 0, now
+			continue
+		}
+		if times++; times >= lostAfter {
+			c.giveUp()
+		} else if served {
+			go c.AbortFUSE() // which might hang as well
+		}
 	}
 }
 
