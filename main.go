@@ -57,9 +57,12 @@ func main() {
 		case <-said:
 		case <-time.After(listen): // nobody reads it
 		}
-		end(1)
+		lock.ReleaseAll() // what hangs may hold some
+		worker.Break(1)
 	}()
-	end(run(ctx, os.Args[1:]))
+	code := run(ctx, os.Args[1:])
+	lock.ReleaseAll()
+	worker.Exit(code)
 }
 
 // run is the program: Proxmox's door and the command line's. What works on
@@ -69,10 +72,4 @@ func run(ctx context.Context, args []string) int {
 		return hook.Call(ctx, args, worker.Here())
 	}
 	return cli.Main(ctx, args, worker.Here())
-}
-
-// end ends this process. One that hangs gives its locks back nonetheless.
-func end(code int) {
-	lock.ReleaseAll()
-	worker.Exit(code)
 }

@@ -15,12 +15,16 @@ import (
 func Aside(work worker.Work, job worker.Job) func(context.Context) (Trace, error) {
 	return func(ctx context.Context) (Trace, error) {
 		report, err := work(ctx, job)
-		if errors.Is(err, worker.ErrUnconcluded) {
+		switch {
+		case errors.Is(err, worker.ErrUnconcluded):
 			return Trace{}, err
+		case len(report.Told) == 0 && report.Status != 0:
+			// What was found before it began is no more, and it has said so itself.
+			return Trace{Result: Failed}, err
 		}
 		t, wrong := ReadTrace(bytes.NewReader(report.Told))
 		if wrong != nil || t.Bad() != (report.Status != 0) {
-			return Trace{}, errors.Join(worker.Unconcluded("the process that worked on the container was stopped before all was told"), err)
+			return Trace{}, worker.Unconcluded("the process that worked on the container has not told what came of it")
 		}
 		return t, err
 	}
@@ -29,8 +33,15 @@ func Aside(work worker.Work, job worker.Job) func(context.Context) (Trace, error
 // goAside lets another process do the run. One that could not conclude it has that
 // done here.
 func (r *run) goAside(ctx context.Context) (Trace, error) {
+	instead := r.instead()
+	if r.container == nil || r.container.Beyond() { // what it has seen of the container is not all
+		instead.trace.Facts.Host, instead.trace.Plan.Wanted = r.trace.Facts.Host, r.trace.Plan.Wanted
+	} else {
+		instead.trace.Facts, instead.trace.Plan = r.trace.Facts, r.trace.Plan
+	}
 	if err := ctx.Err(); err != nil {
-		return r.abandoned(err), err
+		instead.conclude(err)
+		return instead.trace, err
 	}
 	limit := r.limit(r.trace.VMID) + 2*lateMost
 	if r.Unit {
@@ -40,21 +51,31 @@ func (r *run) goAside(ctx context.Context) (Trace, error) {
 	defer cancel()
 	t, err := r.Aside(ctx)
 	if errors.Is(err, worker.ErrUnconcluded) {
-		return r.abandoned(err), err
+		instead.trace.Unknown = !r.DryRun && !errors.Is(err, worker.ErrNotBegun)
+		instead.conclude(err)
+		return instead.trace, err
 	}
+	t.VMID = r.trace.VMID // also where it has told nothing
 	return t, err
 }
 
 // abandoned concludes a run whose story does not return. All of r but what it was
 // given still belongs to that.
 func (r *run) abandoned(err error) Trace {
+	instead := r.instead()
+	instead.trace.Unknown = !r.DryRun && r.Aside == nil // else it has only looked
+	instead.conclude(err)
+	return instead.trace
+}
+
+// instead is a run that stands for this one at its end.
+func (r *run) instead() *run {
 	instead := &run{Options: r.Options, began: r.began}
 	instead.trace = Trace{Program: version.Program, At: r.began, VMID: r.trace.VMID, Phase: r.trace.Phase}
 	if s, wrong := r.Config.For(r.trace.VMID); wrong == nil {
 		instead.settings, instead.trace.Settings = s, s.Redacted()
 	}
-	instead.conclude(err)
-	return instead.trace
+	return instead
 }
 
 // errAside means that a run which was only to look has found more to do.

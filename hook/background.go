@@ -181,7 +181,7 @@ const unitTries = 3
 
 // postStart runs a post-start; in a unit again when the container was started
 // anew meanwhile, which nobody else would notice: the hook of that start has
-// found the unit at work.
+// found the unit at work. It is the unit's worker that finds out.
 func postStart(ctx context.Context, e Event, o Options) (Trace, error) {
 	for tries := 1; ; tries++ {
 		t, err := PostStart(ctx, e, o)

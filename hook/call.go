@@ -19,8 +19,8 @@ const (
 
 // Call is Proxmox's door: a VMID and a phase. It returns the exit status: 0 done
 // or nothing to do, 1 failed or refused, 2 wrong arguments. What may hang in a
-// container is left to work, which makes the same call in a worker; that one has
-// no other to leave it to.
+// container is left to work, which makes the same call in a worker. That one has
+// no other to leave it to: nil.
 func Call(ctx context.Context, args []string, work worker.Work) int {
 	log, err := say.New(os.Stderr, "text", "info")
 	if err != nil {
@@ -51,7 +51,7 @@ func Call(ctx context.Context, args []string, work worker.Work) int {
 		log.Info(Trace{Seconds: time.Since(began).Seconds()}.Truth())
 		status = 1
 	default:
-		o := Options{Config: c, Host: h, Log: log, Detach: !inUnit, Unit: inUnit, Locked: work == nil}
+		o := Options{Config: c, Host: h, Log: log, Detach: !inUnit, Unit: inUnit}
 		if work != nil {
 			o.Aside = Aside(work, worker.Job{})
 		}
@@ -60,14 +60,14 @@ func Call(ctx context.Context, args []string, work worker.Work) int {
 		if t.Bad() {
 			status = 1
 		}
-		if work == nil {
+		if worker.Is() {
 			if err := worker.Tell(t); err != nil {
 				log.Fail(err)
 				status = 1
 			}
 		}
 	}
-	if inUnit || work == nil {
+	if inUnit || worker.Is() {
 		return status // who called this one runs the other one
 	}
 	if other := chained(c, e.VMID); other != "" {

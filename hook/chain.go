@@ -40,6 +40,10 @@ func chained(c *config.Config, vmid int) string {
 // runChained calls another hookscript as Proxmox would, and returns its exit
 // status: it may be meant to keep a guest from starting.
 func runChained(ctx context.Context, h host.Host, volume string, e Event, log say.Log) int {
+	if ctx.Err() != nil {
+		log.Warnf("interrupted, so the chained hookscript %s is not run", volume)
+		return 1
+	}
 	status, err := execChained(ctx, h, volume, e)
 	if err != nil {
 		log.Fail(err)

@@ -20,9 +20,9 @@ func (r *run) conclude(err error) {
 	var refused *refusal
 	switch {
 	case errors.As(err, &refused):
-		t.Result, t.Reason, t.Hint = Refused, say.Clean(err.Error(), 2000), hint.Of(err)
+		t.Result, t.Reason, t.Hint = Refused, err.Error(), hint.Of(err)
 	case err != nil:
-		t.Result, t.Reason, t.Hint = Failed, say.Clean(err.Error(), 2000), hint.Of(err)
+		t.Result, t.Reason, t.Hint = Failed, err.Error(), hint.Of(err)
 	case len(t.Steps) > 0 && t.Phase == PhaseUninstall:
 		t.Result = Removed
 	case r.handed:
@@ -33,7 +33,7 @@ func (r *run) conclude(err error) {
 		t.Result = Skipped
 	}
 	t.cut(secrets(r.settings))
-	if t.Left == nil && r.container == nil && t.Settings.Paths.State != "" {
+	if t.Left == nil && r.container == nil && !t.Unknown && t.Settings.Paths.State != "" {
 		// It was not looked at: what the last run left still stands.
 		var last Trace
 		if had, _ := r.runs().Last(t.VMID, &last); had {
@@ -124,7 +124,10 @@ func (t Trace) Truth() string {
 		has = "the container has no verified driver"
 	}
 	text := "it is not done"
-	if len(t.Steps) == 0 {
+	switch {
+	case t.Unknown:
+		text = "it is not known how far it came, the next start looks"
+	case len(t.Steps) == 0:
 		text = "nothing was changed"
 	}
 	if has != "" {

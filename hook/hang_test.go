@@ -66,9 +66,17 @@ func TestAFileSystemThatCannotBeFoundHoldsNobodyUp(t *testing.T) {
 	}, strconv.Itoa(g.VMID), "post-start")
 	require.Regexp(t, `process \d+ was killed but does not end and is left behind`, said)
 	require.Regexp(t, `"reason":"process \d+ was killed`, n.lastRun(g.VMID))
+	require.Contains(t, said, "it is not known how far it came")
+	require.Contains(t, n.lastRun(g.VMID), `"wanted":"`+newer+`"`, "what was decided is known")
 	// Whoever comes next does not wait for the lock of one that hangs.
 	said = g.endsWithin(5*time.Second, terminate, strconv.Itoa(g.VMID), "post-start")
 	require.NotContains(t, said, "waiting for another run")
+	for _, args := range [][]string{{"uninstall", strconv.Itoa(g.VMID)}, {"replay", strconv.Itoa(g.VMID), "post-start"}, {"apply", strconv.Itoa(g.VMID)}} {
+		said = g.endsWithin(5*time.Second, terminate, args...)
+		require.NotContains(t, said, "waiting for another run")
+		require.Contains(t, said, "is left behind")
+		require.Equal(t, 1, strings.Count(said, "a system call on the container's files does not return"), said)
+	}
 	if long() {
 		said := g.endsWithin(100*time.Second, nil, strconv.Itoa(g.VMID), "post-start")
 		require.Contains(t, said, "a system call on the container's files does not return")

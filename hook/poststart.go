@@ -15,6 +15,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // Options are what a run is given besides its event.
@@ -31,11 +32,9 @@ type Options struct {
 
 	// Aside, when it is there, is what all is left to that may hang in the
 	// container: this run only looks, and keeps the container's lock until Aside
-	// has returned the trace of another process. That one is told by Locked that it
-	// needs no lock of its own; so the lock ends with who looks, also when the other
-	// process hangs and cannot end.
-	Aside  func(context.Context) (Trace, error)
-	Locked bool
+	// has returned the trace of a worker. That one needs no lock of its own; so the
+	// lock ends with who looks, also when the worker hangs and cannot end.
+	Aside func(context.Context) (Trace, error)
 }
 
 // run is one run on one container.
@@ -72,7 +71,6 @@ func (r *run) within(ctx context.Context, story func(context.Context) error) (Tr
 	err := bounded(ctx, limit, r.lost, func(ctx context.Context) error {
 		err := story(ctx)
 		if errors.Is(err, errAside) {
-			r.container.Close()
 			return err
 		}
 		defer r.close()
@@ -84,6 +82,9 @@ func (r *run) within(ctx context.Context, story func(context.Context) error) (Tr
 		return r.abandoned(err), err
 	case errors.Is(err, errAside):
 		defer r.close()
+		if r.container != nil {
+			r.container.Close()
+		}
 		return r.goAside(ctx)
 	}
 	return r.trace, err
@@ -130,7 +131,7 @@ func (r *run) story(ctx context.Context) error {
 	if r.Unit {
 		_ = os.Remove(envFile(settings.Paths.Run, r.trace.VMID)) // it has been read
 	}
-	if !r.Locked {
+	if !worker.Is() {
 		if r.handed = r.goesOn(ctx); r.handed {
 			r.trace.Plan.Why = "an earlier start has begun with it"
 			return nil

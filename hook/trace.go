@@ -15,6 +15,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -46,7 +47,8 @@ type Trace struct {
 	Reason   string          `json:"reason,omitempty"` // of a refusal or failure
 	Hint     string          `json:"hint,omitempty"`
 	Seconds  float64         `json:"seconds"`
-	Left     *Has            `json:"left,omitempty"` // what is in the container after the run
+	Left     *Has            `json:"left,omitempty"`    // what is in the container after the run
+	Unknown  bool            `json:"unknown,omitempty"` // nobody knows how far it came
 }
 
 // Has is what a container has by its own record. Differences between record and
@@ -151,8 +153,12 @@ func secrets(s config.Settings) []string {
 	return found
 }
 
-// cut takes secrets out of everything in the trace that an error may have
-// brought in. The settings in it are cut already.
+// textMost is how many bytes of a text in a trace are kept: a container may have
+// had its part in each.
+const textMost = 2000
+
+// cut takes secrets out of everything in the trace that an error may have brought
+// in, and makes it harmless and short. The settings in it are cut already.
 func (t *Trace) cut(secrets []string) {
 	texts := []*string{&t.Reason, &t.Hint, &t.Plan.Why, &t.Plan.Hint, &t.Facts.Container.Toolkit}
 	for i := range t.Steps {
@@ -167,7 +173,7 @@ func (t *Trace) cut(secrets []string) {
 				*text = strings.ReplaceAll(*text, s, "***")
 			}
 		}
-		*text = cutLogins(*text)
+		*text = say.Clean(cutLogins(*text), textMost)
 	}
 }
 

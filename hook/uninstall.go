@@ -14,6 +14,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // PhaseUninstall stands in the trace of an uninstallation. Proxmox has no such phase.
@@ -37,8 +38,13 @@ func (r *run) goodbye(ctx context.Context) error {
 		return err
 	}
 	r.settings, r.trace.Settings = settings, settings.Redacted()
-	if r.held, err = r.lock(ctx); err != nil {
-		return err
+	if !worker.Is() {
+		if r.held, err = r.lock(ctx); err != nil {
+			return err
+		}
+	}
+	if r.Aside != nil {
+		return errAside
 	}
 	f := Facts{Now: time.Now(), Force: r.Force}
 	if f.Host, err = lookHost(r.Host); err != nil {

@@ -29,7 +29,7 @@ const defaultJobs = 2
 func (a *app) apply() *cobra.Command {
 	var all, dryRun, force bool
 	var jobs int
-	var partOf string
+	var ofAll bool
 	c := &cobra.Command{
 		Use:   "apply [VMID...]",
 		Short: "bring running containers into line now",
@@ -54,8 +54,8 @@ refused, or is not running.`,
 			switch {
 			case err != nil:
 				return err
-			case partOf != "" && (a.work != nil || len(ids) != 1):
-				return usage{errors.New("--part-of is for this program alone")}
+			case ofAll && !worker.Is():
+				return usage{errors.New("--of-all is for this program alone")}
 			case all == (len(ids) > 0):
 				return usage{errors.New("name the containers, or give --all instead")}
 			}
@@ -77,7 +77,7 @@ refused, or is not running.`,
 				}
 			}
 			slices.Sort(ids)
-			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force, Asked: !all && partOf != partOfAll, Locked: partOf != ""})
+			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force, Asked: !all && !ofAll})
 		},
 	}
 	f := c.Flags()
@@ -85,16 +85,10 @@ refused, or is not running.`,
 	numberFlag(f, &jobs, "jobs", defaultJobs, 1, 64, "work on `N` containers at once")
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
 	f.BoolVar(&force, "force", false, "install again, whatever is there")
-	f.StringVar(&partOf, "part-of", "", "this is the process of one container (internal)")
-	_ = f.MarkHidden("part-of")
+	f.BoolVar(&ofAll, "of-all", false, "it is one of all (said to the worker of a container)")
+	_ = f.MarkHidden("of-all")
 	return c
 }
-
-// What the process of one container is told of the apply that it belongs to.
-const (
-	partOfAll   = "all"
-	partOfNamed = "named"
-)
 
 // running picks the containers that run and want the driver, without a look at
 // their files. One whose settings have mistakes is among them, so that they are
@@ -150,13 +144,10 @@ func (a *app) applyTo(c *cobra.Command, conf *config.Config, ids []int, jobs int
 		traces[i].Say(mine.Log, err)
 	})
 	p.end()
-	if o.Locked {
-		if err := worker.Tell(traces[0]); err != nil {
-			return err
-		}
-	} else {
-		sumUp(c.OutOrStdout(), traces, o.DryRun)
+	if worker.Is() {
+		return told(traces[0])
 	}
+	sumUp(c.OutOrStdout(), traces, o.DryRun)
 	if slices.ContainsFunc(traces, hook.Trace.Bad) {
 		return errSaid
 	}
@@ -191,21 +182,14 @@ func (a *app) applyOne(ctx context.Context, vmid int, o hook.Options, out io.Wri
 		return notDone, err
 	}
 	running.Close()
-	if a.work != nil {
-		// In a process of its own: a container that hangs is then no matter of
-		// the others.
-		o.Aside = hook.Aside(a.work, a.part(vmid, o, out))
-	}
+	// In a process of its own: a container that hangs is no matter of the others.
+	o.Aside = a.aside(a.part(vmid, o, out))
 	return hook.PostStart(ctx, hook.Event{VMID: vmid, Phase: hook.PhasePostStart}, o)
 }
 
 // part is the job of such a process.
 func (a *app) part(vmid int, o hook.Options, out io.Writer) worker.Job {
-	part := partOfAll
-	if o.Asked {
-		part = partOfNamed
-	}
-	args := []string{"apply", strconv.Itoa(vmid), "--part-of", part,
+	args := []string{"apply", strconv.Itoa(vmid), "--of-all=" + strconv.FormatBool(!o.Asked),
 		"--dry-run=" + strconv.FormatBool(o.DryRun), "--force=" + strconv.FormatBool(o.Force), "--log-format", a.logFormat}
 	if a.configFile != "" {
 		args = append(args, "--config", a.configFile)

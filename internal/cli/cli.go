@@ -123,7 +123,27 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 	return root
 }
 
-// goAside leaves a command to another process if it may hang in a container.
+// aside leaves a run to a worker, if there is one. The worker does the same command.
+func (a *app) aside(job worker.Job) func(context.Context) (hook.Trace, error) {
+	if a.work == nil {
+		return nil
+	}
+	return hook.Aside(a.work, job)
+}
+
+// told ends the command of a worker that has done a run.
+func told(t hook.Trace) error {
+	if err := worker.Tell(t); err != nil {
+		return err
+	}
+	if t.Bad() {
+		return errSaid
+	}
+	return nil
+}
+
+// goAside leaves a command to another process as a whole if it may hang in a
+// container.
 func (a *app) goAside(c *cobra.Command) error {
 	if a.work == nil || !isOf(c, goingAside) {
 		return nil
@@ -131,9 +151,10 @@ func (a *app) goAside(c *cobra.Command) error {
 	report, err := a.work(c.Context(), worker.Job{})
 	switch {
 	case errors.Is(err, worker.ErrUnconcluded):
-		return err
-	case err != nil:
 		a.log.Fail(err)
+		return errSaid
+	case err != nil:
+		a.log.Warnf("%v", err) // it is left behind
 	}
 	return exit(report.Status)
 }

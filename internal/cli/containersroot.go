@@ -9,14 +9,13 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
-// goingAside are the commands that look into containers, or work in them, and are
-// left to a worker as a whole.
-var goingAside = []string{"status", "doctor", "replay", "uninstall"}
+// goingAside are the commands that look into containers and are left to a worker as
+// a whole. Those that work in them leave each run to one.
+var goingAside = []string{"status", "doctor"}
 
 // forRoot are those that say what is not true, or fail halfway, when they cannot
-// read the cluster file system, the state folder and containers. Of them apply has
-// a worker for each container.
-var forRoot = append([]string{"apply", "cache fetch", "cache add", "cache prune"}, goingAside...)
+// read the cluster file system, the state folder and containers.
+var forRoot = append([]string{"apply", "replay", "uninstall", "cache fetch", "cache add", "cache prune"}, goingAside...)
 
 // checkRoot refuses a command that needs root. Below a folder that stands for
 // the host nothing is root's alone, and a trace is decided from its file.

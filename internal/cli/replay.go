@@ -13,6 +13,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 func (a *app) replay() *cobra.Command {
@@ -77,7 +78,7 @@ func (a *app) replayEvent(ctx context.Context, out io.Writer, e hook.Event, o ho
 	if err != nil {
 		return err
 	}
-	o.Config, o.Host, o.Log, o.Terminal = conf, a.host, log, isTerminal(os.Stderr)
+	o.Config, o.Host, o.Log, o.Terminal, o.Aside = conf, a.host, log, isTerminal(os.Stderr), a.aside(worker.Job{})
 	failed := false
 	switch e.Phase {
 	case hook.PhasePreStop, hook.PhasePostStop:
@@ -86,13 +87,15 @@ func (a *app) replayEvent(ctx context.Context, out io.Writer, e hook.Event, o ho
 		log.Infof("%s: this program has nothing to do", e.Phase)
 	default:
 		t, err := hook.PostStart(ctx, e, o)
-		if err != nil {
-			if t.Plan.Held {
-				err = hint.Wrap(err, "to try again at once, add --force")
-			}
-			t.Say(log, err)
-			failed = true
-		} else if o.DryRun {
+		if err != nil && t.Plan.Held {
+			err = hint.Wrap(err, "to try again at once, add --force")
+		}
+		t.Say(log, err)
+		failed = t.Bad()
+		switch {
+		case worker.Is():
+			return told(t)
+		case o.DryRun && !failed:
 			printPlan(out, t)
 		}
 	}

@@ -72,6 +72,9 @@ Nothing is changed, and no process is started in a container.`,
 				return err
 			}
 			rows, err := a.statusRows(c.Context(), conf, ids)
+			if err == nil {
+				err = c.Context().Err() // what was broken off is not the container's fault
+			}
 			if err != nil {
 				return err
 			}

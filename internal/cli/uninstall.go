@@ -9,6 +9,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 func (a *app) uninstall() *cobra.Command {
@@ -44,12 +45,15 @@ run disable as well, or set enabled = false for the container.`,
 			log := a.log.For(vmid)
 			t, err := hook.Uninstall(c.Context(), vmid, hook.Options{
 				Config: conf, Host: a.host, Log: log, DryRun: dryRun, Force: force, Terminal: isTerminal(os.Stderr),
+				Aside: a.aside(worker.Job{}),
 			})
-			if err != nil {
-				t.Say(log, err)
+			t.Say(log, err)
+			switch {
+			case worker.Is():
+				return told(t)
+			case t.Bad():
 				return errSaid
-			}
-			if dryRun {
+			case dryRun:
 				printPlan(c.OutOrStdout(), t)
 				return nil
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // Blocker is a reason why the run file must not or cannot be installed in a
@@ -74,7 +75,7 @@ func mounted(c *lxc.Container) *Blocker {
 		return nil
 	}
 	return &Blocker{
-		fmt.Sprintf("files of the host's driver are mounted into the container, the first of %d is %s", len(points), points[0]),
+		fmt.Sprintf("files of the host's driver are mounted into the container, the first of %d is %s", len(points), say.Clean(points[0], 300)),
 		"take their lxc.mount.entry lines, or the nvidia hook (lxc.hook.mount), out of its configuration and restart it; or leave the driver to them and set enabled = false",
 	}
 }
@@ -153,16 +154,25 @@ func distroPackages(c *lxc.Container) []string {
 	if err != nil {
 		return nil
 	}
+	return pacmanDriverPackages(names)
+}
+
+// pacmanDriverPackages reads them from the names of pacman's folders:
+// NAME-VERSION-RELEASE.
+func pacmanDriverPackages(names []string) []string {
 	var found []string
 	for _, name := range names {
-		// NAME-VERSION-RELEASE
 		parts := strings.Split(name, "-")
-		if len(parts) > 2 && driverPackage.MatchString(strings.Join(parts[:len(parts)-2], "-")) {
-			found = append(found, strings.Join(parts[:len(parts)-2], "-"))
+		name = strings.Join(parts[:max(0, len(parts)-2)], "-")
+		if driverPackage.MatchString(name) && !slices.Contains(found, name) && len(found) < packagesMost {
+			found = append(found, name)
 		}
 	}
 	return found
 }
+
+// packagesMost is how many packages are named: a genuine container has a handful.
+const packagesMost = 20
 
 func dpkgDriverPackages(r io.Reader) []string {
 	var found []string
@@ -181,7 +191,7 @@ func dpkgDriverPackages(r io.Reader) []string {
 				found = append(found, name)
 			}
 		}
-		if err != nil && err != bufio.ErrBufferFull || len(found) >= 20 {
+		if err != nil && err != bufio.ErrBufferFull || len(found) >= packagesMost {
 			return found
 		}
 	}

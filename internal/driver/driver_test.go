@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -92,6 +93,17 @@ Package: libnvidia-container1
 Status: install ok installed
 `
 	require.Equal(t, []string{"libnvidia-compute-570", "nvidia-utils-570-server"}, dpkgDriverPackages(strings.NewReader(status)))
+}
+
+func TestPacmanFolders(t *testing.T) {
+	require.Equal(t, []string{"nvidia-utils"}, pacmanDriverPackages([]string{
+		"ALPM_DB_VERSION", "bash-5.2.037-1", "nvidia-utils-580.76.05-1", "nvidia-utils-580.76.05-2", "nvidia-utils;reboot-1-1", "x", "-", "",
+	}))
+	var many []string
+	for i := range 20000 {
+		many = append(many, fmt.Sprintf("nvidia-utils-%d-1-1", i))
+	}
+	require.Len(t, pacmanDriverPackages(many), packagesMost, "a container can make as many as it likes")
 }
 
 func TestPackageNamesAreShownOnlyInTheirProperForm(t *testing.T) {

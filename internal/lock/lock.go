@@ -59,7 +59,7 @@ type Lock struct {
 	written bool
 }
 
-// Take locks the file path, which is made (mode 0644) when it is missing; its
+// Take locks the file path, which is made (for its owner alone) when it is missing; its
 // folder must exist. It waits at most o.Timeout and returns ErrBusy (wrapped)
 // with the holder's name after that, ErrEnough, or the error of ctx.
 func Take(ctx context.Context, path string, o Options) (*Lock, error) {

@@ -10,7 +10,8 @@ import (
 )
 
 // This file is the door: each path below a container's root is resolved here, and
-// what is done with it is done as the container's root.
+// what is done with it is done as the container's root. What goes by it goes one
+// step: from a folder that was resolved here to a name in it that is not followed.
 
 // resolve opens a name below dir. The kernel resolves it: absolute links and
 // ".." stay inside dir, and the magic links of /proc, which would lead out, are

@@ -46,12 +46,16 @@ func askMonitor(lxcPath, name string) (pid int, err error) {
 	}
 	// An abstract name; of longer paths LXC takes a hash instead.
 	at := "@" + strings.TrimRight(lxcPath, "/") + "/" + name + "/command"
-	err = unix.Connect(fd, &unix.SockaddrUnix{Name: at})
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: at})
+	}
 	switch {
 	case errors.Is(err, unix.EINVAL):
 		return 0, fmt.Errorf("the name %q of the command socket is too long", at)
-	case err != nil:
+	case errors.Is(err, unix.ECONNREFUSED):
 		return 0, fmt.Errorf("%w: %w", errNobody, err)
+	case err != nil:
+		return 0, fmt.Errorf("connect to the monitor of container %s: %w", name, err) // EAGAIN: it has too many callers
 	}
 	listener, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {

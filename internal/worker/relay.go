@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -110,15 +111,18 @@ func (r *relays) started() {
 	r.ours = nil
 }
 
-// drain waits until all is passed on, to a slow reader too. The worker has no end
-// open any more, but what it has started may: that is waited for no longer than
-// endWait.
-func (r *relays) drain() {
+// drain waits until all is passed on, to a slow reader too, as long as ctx lasts.
+// The worker has no end open any more, but what it has started may: that is waited
+// for no longer than endWait.
+func (r *relays) drain(ctx context.Context) {
 	done := make(chan struct{})
 	go func() { r.copies.Wait(); close(done) }()
 	for {
 		select {
 		case <-done:
+			return
+		case <-ctx.Done():
+			r.rest()
 			return
 		case <-time.After(endWait):
 		}
@@ -130,9 +134,12 @@ func (r *relays) drain() {
 
 // rest is drain for a moment, where the worker may have its ends open for ever.
 func (r *relays) rest() {
+	idle := 0 // something may be on its way from one to the other
 	for range endSoon / (10 * time.Millisecond) {
 		time.Sleep(10 * time.Millisecond)
-		if !r.pending() {
+		if r.pending() {
+			idle = 0
+		} else if idle++; idle == 2 {
 			return
 		}
 	}

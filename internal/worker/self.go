@@ -51,9 +51,15 @@ func Tell(work any) error {
 
 var told atomic.Value // json.RawMessage
 
-// Exit ends this process. A worker tells its exit status first, in case it cannot
-// end, and lets go of what the caller has handed down.
-func Exit(code int) {
+// Exit ends this process. A worker leaves its report first, in case it cannot end,
+// and lets go of what the caller has handed down.
+func Exit(code int) { exit(code, true) }
+
+// Break is Exit of a worker that was stopped before its end.
+func Break(code int) { exit(code, false) }
+
+func exit(code int, done bool) {
+	exiting.Lock() // for good: one goroutine may end the work while another stops it
 	if Is() {
 		if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
 			for fd := range reportFd {
@@ -61,7 +67,9 @@ func Exit(code int) {
 			}
 		}
 		last, _ := told.Load().(json.RawMessage)
-		_ = json.NewEncoder(os.NewFile(reportFd, "report")).Encode(Report{code, last})
+		_ = json.NewEncoder(os.NewFile(reportFd, "report")).Encode(Report{code, last, done})
 	}
 	os.Exit(code)
 }
+
+var exiting sync.Mutex

@@ -49,6 +49,8 @@ var (
 	ErrLeftBehind = errors.New("does not end and is left behind: if it hangs in a file system of the container, it ends with that")
 	// ErrUnconcluded means that it could not conclude its work.
 	ErrUnconcluded = errors.New("the work is not concluded")
+	// ErrNotBegun means that there is no worker. It is an ErrUnconcluded too.
+	ErrNotBegun = errors.New("start the worker")
 )
 
 // unconcluded is an error of whose text ErrUnconcluded is no part.
@@ -82,6 +84,7 @@ type Job struct {
 type Report struct {
 	Status int             // its exit status
 	Told   json.RawMessage `json:",omitempty"` // see Tell
+	Done   bool            // it was not stopped before its end
 }
 
 // reportMost is how many bytes are read of a report. What a worker says has been in
@@ -104,7 +107,7 @@ func Do(ctx context.Context, job Job) (Report, error) {
 	defer runtime.UnlockOSThread()
 	report, theirs, err := os.Pipe()
 	if err != nil {
-		return Report{}, unconcluded{fmt.Errorf("start the worker: %w", err)}
+		return Report{}, unconcluded{fmt.Errorf("%w: %w", ErrNotBegun, err)}
 	}
 	defer report.Close()
 	var relays relays
@@ -118,7 +121,7 @@ func Do(ctx context.Context, job Job) (Report, error) {
 	theirs.Close()
 	relays.started()
 	if err != nil {
-		return Report{}, unconcluded{fmt.Errorf("start the worker: %w", err)}
+		return Report{}, unconcluded{fmt.Errorf("%w: %w", ErrNotBegun, err)}
 	}
 	defer context.AfterFunc(ctx, func() { _ = worker.Process.Signal(unix.SIGTERM) })()
 
@@ -127,9 +130,12 @@ func Do(ctx context.Context, job Job) (Report, error) {
 	said := make(chan Report, 1)
 	go func() {
 		defer close(said)
-		if last, err := readReport(report); err == nil {
-			said <- last
+		last, err := readReport(report)
+		if err != nil {
+			report.Close() // else it would wait for somebody to read the rest
+			return
 		}
+		said <- last
 	}()
 	return watch(ctx, worker, ended, said, &relays)
 }
@@ -149,7 +155,7 @@ func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-cha
 			relays.rest()
 			return Report{}, unconcluded{fmt.Errorf("process %d was killed, it did not end in %s", pid, endMost)}
 		case err := <-ended:
-			relays.drain()
+			relays.drain(ctx)
 			select {
 			case last, ok := <-said:
 				if ok {
@@ -163,7 +169,7 @@ func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-cha
 				report = nil
 				continue
 			}
-			relays.drain()
+			relays.drain(ctx)
 			return last.end(ctx, worker, ended)
 		case <-look.C:
 			most := killedMost
@@ -193,18 +199,27 @@ func (r Report) end(ctx context.Context, worker *exec.Cmd, ended <-chan error) (
 	}
 	_ = worker.Process.Kill() // whatever wakes it up, it does nothing more
 	select {
-	case <-ended: // it was only slow
-		return r, nil
+	case err := <-ended: // it was only slow
+		return r.after(err)
 	case <-time.After(endSoon / 3):
 	}
-	return r, fmt.Errorf("process %d %w", worker.Process.Pid, ErrLeftBehind)
+	return r.after(fmt.Errorf("process %d %w", worker.Process.Pid, ErrLeftBehind))
 }
 
-// after is the report of a worker that has ended with err. If its exit status is
-// another than it has said, something is wrong with it: the race detector does that.
+// after is the outcome of a worker that has left its report and then ended with err.
+// If its exit status is another than it has said, something is wrong with it: the
+// race detector does that.
 func (r Report) after(err error) (Report, error) {
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.Exited() && exit.ExitCode() != r.Status {
+	left := errors.Is(err, ErrLeftBehind)
+	switch {
+	case !r.Done && left:
+		return Report{}, unconcluded{err}
+	case !r.Done:
+		return Report{}, Unconcluded("the process that worked on the container was stopped before its end")
+	case left:
+		return r, err
+	case errors.As(err, &exit) && exit.Exited() && exit.ExitCode() != r.Status:
 		return Report{}, unconcluded{fmt.Errorf("the process that worked on the container ended unexpectedly: %w", err)}
 	}
 	return r, nil

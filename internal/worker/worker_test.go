@@ -61,10 +61,13 @@ func work(what string) {
 		_ = Tell(map[string]string{"result": "installed"})
 		Exit(1)
 	case "ends otherwise":
-		_ = json.NewEncoder(os.NewFile(reportFd, "")).Encode(Report{Status: 0})
+		_ = json.NewEncoder(os.NewFile(reportFd, "")).Encode(Report{Done: true})
 		os.Exit(66)
+	case "is stopped":
+		_ = Tell("half of it")
+		Break(1)
 	case "tells without end":
-		_ = Tell(strings.Repeat("x", reportMost))
+		_ = Tell(strings.Repeat("x", 2*reportMost))
 		Exit(0)
 	case "exits by itself":
 		os.Exit(5)
@@ -128,6 +131,7 @@ func TestAWorkerThatTellsNoStatus(t *testing.T) {
 		"exits by itself": `process \d+, which worked on the container, ended without a word: exit status 5`,
 		"killed":          `process \d+, which worked on the container, was killed`,
 		"ends otherwise":  `the process that worked on the container ended unexpectedly: exit status 66`,
+		"is stopped":      `the process that worked on the container was stopped before its end`,
 		// Nobody reads that much of it.
 		"tells without end": `process \d+, which worked on the container, ended without a word`,
 	} {
@@ -210,6 +214,24 @@ func TestTheVariableAloneMakesNoWorker(t *testing.T) {
 	out, err := cmd.Output()
 	require.Error(t, err)
 	require.Contains(t, string(out), "0 bytes on stdin")
+	require.Equal(t, 7, cmd.ProcessState.ExitCode())
+}
+
+// Nor does it with a pipe in the place of the report, when another program has set it.
+func TestOnlyThisProgramMakesAWorker(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	defer read.Close()
+	defer write.Close()
+	cmd := exec.Command("sh", "-c", `"$0" program status; exit $?`, self) // so that sh stays its parent
+	cmd.ExtraFiles = []*os.File{write}
+	cmd.Env = append(os.Environ(), env+"=1")
+	cmd.Stdin = strings.NewReader("text on stdin\n")
+	out, err := cmd.Output()
+	require.Error(t, err)
+	require.Contains(t, string(out), "0 bytes on stdin", "it has a worker, whose stdin is none")
 	require.Equal(t, 7, cmd.ProcessState.ExitCode())
 }
 
