@@ -50,16 +50,36 @@ type failures struct {
 // gone reports whether there is no use in asking the host of u again.
 func (f *failures) gone(u *url.URL) bool { return f.hosts[u.Host] }
 
-// from says where an error is from: a URL, or a host that does not exist.
+// from says where an error is from, and remembers a host that does not exist.
 func (f *failures) from(u *url.URL, err error) error {
-	if _, whole := err.(unresolved); !whole || !noSuchHost(err) {
-		return fmt.Errorf("%s: %w", shown(u), err)
+	if absent(err) {
+		if f.hosts == nil {
+			f.hosts = map[string]bool{}
+		}
+		f.hosts[u.Host] = true
 	}
-	if f.hosts == nil {
-		f.hosts = map[string]bool{}
+	return located(u, err)
+}
+
+// NetworkHint is what to do where this node reaches no server.
+const NetworkHint = "check this node's network, its name server and its proxy (https_proxy, or http_proxy in /etc/pve/datacenter.cfg)"
+
+// From says in this package's words what an error of net/http is, for others who
+// fetch for the shared cache.
+func From(u *url.URL, err error) error { return located(u, bare(err)) }
+
+// located says where an error of a request is from: a URL, or a host that does not exist.
+func located(u *url.URL, err error) error {
+	if absent(err) {
+		return hint.Wrap(err, NetworkHint)
 	}
-	f.hosts[u.Host] = true
-	return hint.Wrap(err, "check the network, the name server and the proxy (https_proxy, or http_proxy in /etc/pve/datacenter.cfg)")
+	return fmt.Errorf("%s: %w", shown(u), err)
+}
+
+// absent reports whether all that err says is that a host does not exist.
+func absent(err error) bool {
+	_, whole := err.(unresolved)
+	return whole && noSuchHost(err)
 }
 
 // add leaves out what was said already: the proxy of all URLs may be what is missing.

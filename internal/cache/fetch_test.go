@@ -314,7 +314,7 @@ func TestHostThatDoesNotExistIsAskedForOnce(t *testing.T) {
 		w.URLs = []string{"https://first.invalid/a/{file}", "https://first.invalid/b/{file}"}
 		_, err := c.Get(testContext(t), w)
 		require.EqualError(t, err, "fetch "+runName+": cannot reach first.invalid: no such host")
-		require.Contains(t, hint.Of(err), "check the network, the name server and the proxy ")
+		require.Contains(t, hint.Of(err), "check this node's network, its name server and its proxy ")
 		require.Contains(t, hint.Of(err), "pve-nvidia-hook cache add FILE")
 		require.Equal(t, []string{"first.invalid"}, asked)
 		require.Empty(t, said.text())

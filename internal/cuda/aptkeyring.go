@@ -52,7 +52,7 @@ func (a *apt) keyring(ctx context.Context) error {
 	}
 	deb, err := a.cached(ctx, a.repo+keyringDeb, a.keyringName(), checkDeb)
 	if err != nil {
-		return fmt.Errorf("get NVIDIA's keyring package: %w", err)
+		return err
 	}
 	if !was {
 		if err := a.note([]string{keyringPackage}, []string{keyringPackage}); err != nil {

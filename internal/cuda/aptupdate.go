@@ -111,7 +111,7 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 func (a *apt) update(ctx context.Context) error {
 	broken := 0
 	var others []string
-	err := a.retry(ctx, "fetch the container's package lists", func() (bool, error) {
+	err := a.retry(ctx, lists, func() (bool, error) {
 		if err := a.waitLocks(ctx, aptLocks); err != nil {
 			return false, err
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -66,7 +67,8 @@ type Want struct {
 	// note of it. An error of Save ends Install before the change.
 	Save func(Installed) error
 
-	step time.Duration // first pause between two tries; 0: 1 second
+	step time.Duration                                                        // first pause between two tries; 0: 1 second
+	dial func(ctx context.Context, network, address string) (net.Conn, error) // of the host's requests; nil: net.Dialer's
 }
 
 // None reports whether nothing is wanted.

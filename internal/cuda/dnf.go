@@ -31,7 +31,7 @@ func (d *dnf) prepare(ctx context.Context) error {
 	if err := d.put(dnfRepoFile, rpmRepoText(d.repo, key, cudapkg.RPMDriver)); err != nil {
 		return err
 	}
-	err = d.retry(ctx, "fetch the container's package lists", func() (bool, error) {
+	err = d.retry(ctx, lists, func() (bool, error) {
 		out, err := d.run(ctx, d.command("makecache", d.only()...)...)
 		if err != nil {
 			return false, err

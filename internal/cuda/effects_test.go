@@ -3,6 +3,7 @@ package cuda
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
@@ -358,6 +360,22 @@ func TestFetchTriesAgainOnlyWhereThatHelps(t *testing.T) {
 	defer cancel()
 	_, err := j.cached(j.ctx, big.URL, "x.deb", checkDeb)
 	require.ErrorContains(t, err, "more than")
+}
+
+// The host fetches the keyring package: the container's network has no part in it.
+func TestHostWithoutNetworkIsSaidOnceAndInTheCachesWords(t *testing.T) {
+	log := &logged{t: t}
+	w := Want{CacheDir: t.TempDir(), NetworkWait: 20 * time.Millisecond, step: time.Millisecond,
+		dial: func(_ context.Context, _, address string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: strings.TrimSuffix(address, ":80"), Server: "192.0.2.1:53", IsNotFound: true}}
+		}}
+	j, cancel := newJob(t.Context(), nil, w, log)
+	defer cancel()
+	_, err := j.cached(j.ctx, "http://nvidia.invalid/debian12/x.deb", "x.deb", checkDeb)
+	require.EqualError(t, err, "fetch x.deb on the host: given up after 20ms: cannot reach nvidia.invalid: no such host")
+	require.Equal(t, cache.NetworkHint+"; the driver is not affected", hint.Of(err))
+	said := slices.DeleteFunc(slices.Clone(log.lines), func(l string) bool { return strings.HasPrefix(l, "debug: ") })
+	require.Equal(t, []string{"fetch x.deb on the host: cannot reach nvidia.invalid: no such host; waiting for the host's network or the repository for up to 20ms"}, said)
 }
 
 func TestAProxysPasswordStaysOnTheHost(t *testing.T) {

@@ -45,7 +45,8 @@ func (j *job) cached(ctx context.Context, from, name string, check func([]byte) 
 	if data, err = kept(file, check); !errors.Is(err, fs.ErrNotExist) {
 		return data, err
 	}
-	err = j.retry(ctx, "fetch "+from, func() (again bool, err error) {
+	waits := patience{what: "fetch " + name + " on the host", waiting: "waiting for the host's network or the repository"}
+	err = j.retry(ctx, waits, func() (again bool, err error) {
 		data, again, err = j.get(ctx, from)
 		return again, err
 	})
@@ -95,7 +96,7 @@ func (j *job) get(ctx context.Context, from string) (data []byte, again bool, er
 	if err != nil {
 		return nil, false, err
 	}
-	transport := &http.Transport{Proxy: cache.Proxy(j.w.Proxy), DisableKeepAlives: true}
+	transport := &http.Transport{Proxy: cache.Proxy(j.w.Proxy), DialContext: j.w.dial, DisableKeepAlives: true}
 	client := &http.Client{Transport: transport, CheckRedirect: func(to *http.Request, via []*http.Request) error {
 		if len(via) > 5 {
 			return errors.New("more than 5 redirects")
@@ -107,19 +108,19 @@ func (j *job) get(ctx context.Context, from string) (data []byte, again bool, er
 	}}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, true, err
+		return nil, true, hint.Wrap(cache.From(req.URL, err), cache.NetworkHint+notAffected)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		err := fmt.Errorf("GET %s: %s", from, resp.Status)
+		err := fmt.Errorf("%s: the server answered %s", from, resp.Status)
 		if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests {
-			return nil, true, err
+			return nil, true, hint.Wrap(err, "try later, or set cuda.repo_url to a mirror"+notAffected)
 		}
 		return nil, false, hint.Wrap(err, "look whether NVIDIA has a repository for this operating system and architecture, and whether cuda.repo_url is right")
 	}
 	data, err = atMost(resp.Body)
 	if err != nil {
-		return nil, int64(len(data)) <= fetchLimit, fmt.Errorf("GET %s: %w", from, err)
+		return nil, int64(len(data)) <= fetchLimit, hint.Wrap(cache.From(req.URL, err), cache.NetworkHint+notAffected)
 	}
 	return data, false, nil
 }

@@ -248,8 +248,26 @@ func (j *job) drop(name string) error {
 	return nil
 }
 
-// retry calls try until it succeeds or fails for good, at most NetworkWait long.
-func (j *job) retry(ctx context.Context, what string, try func() (again bool, err error)) error {
+// notAffected ends the hint of what costs only the toolkit.
+const notAffected = "; the driver is not affected"
+
+// patience is what retry does, in words.
+type patience struct {
+	what    string // is tried
+	waiting string // for what
+	hint    string // when it is given up; "": the error has its own
+}
+
+// lists is the patience with the package tool in the container.
+var lists = patience{
+	what:    "fetch the container's package lists",
+	waiting: "trying again",
+	hint:    "look whether the container has network and name resolution, and whether a proxy is needed" + notAffected,
+}
+
+// retry calls try until it succeeds or fails for good, at most NetworkWait long:
+// at a boot the network may come after the containers.
+func (j *job) retry(ctx context.Context, p patience, try func() (again bool, err error)) error {
 	ends := time.Now().Add(j.w.NetworkWait)
 	pause := j.w.step
 	for n := 1; ; n++ {
@@ -258,17 +276,19 @@ func (j *job) retry(ctx context.Context, what string, try func() (again bool, er
 			return err
 		}
 		if time.Now().Add(pause).After(ends) {
-			return hint.Wrap(fmt.Errorf("%s: given up after %s: %w", what, j.w.NetworkWait, err),
-				"look whether the container has network and name resolution, and whether a proxy is needed; the driver is not affected")
+			if err = fmt.Errorf("%s: given up after %s: %w", p.what, j.w.NetworkWait, err); p.hint != "" {
+				err = hint.Wrap(err, p.hint)
+			}
+			return err
 		}
 		if n == 1 {
-			j.log.Infof("%s: %v; trying again for up to %s", what, err, j.w.NetworkWait)
+			j.log.Infof("%s: %v; %s for up to %s", p.what, err, p.waiting, j.w.NetworkWait)
 		} else {
-			j.log.Debugf("%s: %v", what, err)
+			j.log.Debugf("%s: %v", p.what, err)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: %w (last: %v)", what, ctx.Err(), err)
+			return fmt.Errorf("%s: %w (last: %v)", p.what, ctx.Err(), err)
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, 5*j.w.step)

@@ -68,7 +68,7 @@ func (z *zypper) prepare(ctx context.Context) error {
 	if err := z.must(out, err, "zypper addlock"); err != nil {
 		return err
 	}
-	return z.retry(ctx, "fetch the container's package lists", func() (bool, error) {
+	return z.retry(ctx, lists, func() (bool, error) {
 		out, err := z.run(ctx, z.command("refresh", rpmRepoID)...)
 		if err != nil {
 			return false, err
