@@ -58,6 +58,12 @@ func TestAFailedToolkitCostsNoDriverAndIsTriedAlone(t *testing.T) {
 	require.Contains(t, said, "it is not done, driver "+newer+" is in place (")
 	g.holds(newer)
 
+	said = n.run(0, "uninstall", fmt.Sprint(g.VMID))
+	require.Contains(t, said, "driver "+newer+" and the setup for CUDA packages that were not installed are to be removed")
+	require.Contains(t, said, "removed the setup for CUDA packages that were not installed")
+	require.NotContains(t, said, "CUDA toolkit")
+	g.postStart(1)
+
 	before := n.Mirror.Total()
 	said = g.postStart(1)
 	require.Contains(t, said, "not tried again before", "nothing has changed")

@@ -104,7 +104,7 @@ func (r *run) farewell() Plan {
 	}
 	if !had.Empty() {
 		p.Steps = append(p.Steps, StepToolkitRemove)
-		what = append(what, strings.TrimSpace("CUDA toolkit "+had.Release))
+		what = append(what, had.Name())
 	}
 	if ours {
 		p.Steps = append(p.Steps, StepUninstall)
@@ -168,7 +168,7 @@ func (w *work) removeToolkit(ctx context.Context) (string, error) {
 	if _, err := cuda.Remove(ctx, w.container, had, want, w.Log); err != nil {
 		return "", fmt.Errorf("the driver was not touched yet, the CUDA toolkit cannot be removed: %w", err)
 	}
-	return strings.TrimSpace("removed CUDA toolkit " + had.Release), nil
+	return "removed " + had.Name(), nil
 }
 
 // gone makes sure that nothing of a driver is left.

@@ -436,3 +436,14 @@ func (h hanging) Run(ctx context.Context, cmd lxc.Cmd) (lxc.Result, error) {
 	<-ctx.Done()
 	return lxc.Result{}, lxc.ErrDeadline
 }
+
+func TestWhatIsLeftOfAToolkitHasATrueName(t *testing.T) {
+	for name, in := range map[string]Installed{
+		"CUDA toolkit 12.8":                                   {OK: true, Release: "12.8", Toolkit: "12.8", Added: []string{"cuda-toolkit-12-8"}},
+		"what cuda.packages brought":                          {OK: true, Packages: []string{"nvtop"}, Added: []string{"nvtop"}},
+		"an unfinished CUDA toolkit":                          {Toolkit: "12.8", Added: []string{keyringPackage, "cuda-nvcc-12-8"}},
+		"the setup for CUDA packages that were not installed": {Toolkit: "12.8", Added: []string{keyringPackage}, Files: []File{{Path: pinFile}}},
+	} {
+		require.Equal(t, name, in.Name())
+	}
+}

@@ -43,6 +43,19 @@ type File struct {
 // Empty reports whether there is nothing that Remove could take away.
 func (in Installed) Empty() bool { return len(in.Added) == 0 && len(in.Files) == 0 }
 
+// Name says what Remove would take away, as far as it got, in the singular.
+func (in Installed) Name() string {
+	switch {
+	case in.Release != "":
+		return "CUDA toolkit " + in.Release
+	case in.OK:
+		return "what cuda.packages brought"
+	case slices.ContainsFunc(in.Added, func(n string) bool { return n != keyringPackage }):
+		return "an unfinished CUDA toolkit"
+	}
+	return "the setup for CUDA packages that were not installed"
+}
+
 // addedForm is the form of a name in Added: apt sets another architecture
 // than the container's behind a colon.
 var addedForm = lazy.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(:[a-z0-9-]{1,32})?$`)
