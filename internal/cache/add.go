@@ -30,6 +30,20 @@ func (c *Cache) Add(ctx context.Context, name string, w Want) (Item, error) {
 	return it, nil
 }
 
+// unnamed leaves out of an error of the file system what its reader knows by then.
+func unnamed(err error, name string) error {
+	if path, ok := err.(*fs.PathError); ok && path.Path == name {
+		return path.Err
+	}
+	return err
+}
+
+// notRunFile is what to do about a file that is none of NVIDIA's.
+const notRunFile = "give a run file of NVIDIA's as it was downloaded, such as NVIDIA-Linux-x86_64-580.76.05.run"
+
+// sumAdvice is what to do about a .sha256sum that cannot be read.
+const sumAdvice = "download the .sha256sum again, or remove it: then the file's own header has to vouch for it"
+
 // HeaderOf reads the header of a run file that is to be added: the checksum that
 // is wanted of it may depend on the version.
 func HeaderOf(name string) (runfile.Header, error) {
@@ -43,16 +57,16 @@ func HeaderOf(name string) (runfile.Header, error) {
 func openRunFile(name string) (*os.File, fs.FileInfo, runfile.Header, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, nil, runfile.Header{}, err
+		return nil, nil, runfile.Header{}, hint.Wrap(unnamed(err, name), notRunFile)
 	}
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
-		err = errors.New("not a regular file")
+		err = hint.Errorf(notRunFile, "not a regular file")
 	}
 	var h runfile.Header
 	if err == nil {
 		h, err = runfile.ReadHeader(f)
-		err = hint.Wrap(err, "give a run file of NVIDIA's as it was downloaded, such as NVIDIA-Linux-x86_64-580.76.05.run")
+		err = hint.Wrap(err, notRunFile)
 	}
 	if err != nil {
 		f.Close()
@@ -182,7 +196,7 @@ func sumBeside(name string, p paths, w Want) (sum, how string, err error) {
 		sum, err = parseSum(text, p.file())
 	}
 	if err != nil {
-		return "", "", fmt.Errorf("%s.sha256sum: %w", name, err)
+		return "", "", hint.Wrap(fmt.Errorf("%s.sha256sum: %w", name, err), sumAdvice)
 	}
 	return sum, bySum, nil
 }

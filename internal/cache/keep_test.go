@@ -381,7 +381,7 @@ func TestPruneRemovesWhatHasGoneBadAndKeepsWhatIsGood(t *testing.T) {
 	require.Equal(t, v2, gone[0].Version)
 	require.FileExists(t, good)
 	require.FileExists(t, byHand)
-	require.Contains(t, said.text(), byHand+" is changed and stays, for it was put there by hand")
+	require.Contains(t, said.text(), byHand+" is changed and stays, for it was put there by hand or by cache add: remove it, or see: ")
 }
 
 func TestDamagedTakesNoPlaceAmongTheOnesKept(t *testing.T) {
@@ -394,4 +394,46 @@ func TestDamagedTakesNoPlaceAmongTheOnesKept(t *testing.T) {
 	gone, odd := Prunable(items, 1, func(v version.Driver) bool { return v == v2 })
 	require.Equal(t, items[1:2], gone, "wanted or not: it is fetched again")
 	require.Equal(t, items[2:], odd)
+}
+
+func TestVerifyMarksWhateverIsWrongAndUseIsFreeAgainOnceItIsRight(t *testing.T) {
+	good := sample(t, v1)
+	flipped := bytes.Clone(good)
+	flipped[len(flipped)-1000] ^= 1
+	for name, b := range map[string][]byte{"other version": sample(t, v2), "flipped byte": flipped, "empty": {}, "text": []byte("hello\n")} {
+		t.Run(name, func(t *testing.T) {
+			c, _ := newCache(t)
+			s := serve(t, true).offer(v1, good)
+			run := put(t, c, b)
+			for range 2 {
+				it, err := c.Verify(testContext(t), v1, "x86_64")
+				require.ErrorContains(t, err, run+" is refused: ")
+				require.Contains(t, hint.Of(err), "rm "+run+", and the next start fetches it again")
+				require.Equal(t, Refused, it.State)
+				require.NotContains(t, it.Damage, runName, "its name stands before it")
+				require.Equal(t, []Item{it}, list(t, c))
+			}
+			_, err := c.Get(testContext(t), want(v1, s.template()))
+			require.ErrorContains(t, err, run+" is refused: ", "what a mark says is not what a use goes by")
+			require.FileExists(t, run, "another's file is not replaced")
+
+			require.NoError(t, os.Remove(run))
+			put(t, c, good)
+			require.Equal(t, Unverified, list(t, c)[0].State)
+			it, err := c.Verify(testContext(t), v1, "x86_64")
+			require.NoError(t, err)
+			require.Equal(t, Ready, it.State)
+
+			require.NoError(t, os.WriteFile(run, b, 0o644))
+			require.Equal(t, Changed, list(t, c)[0].State)
+			it, err = c.Verify(testContext(t), v1, "x86_64")
+			require.Error(t, err)
+			require.Equal(t, Refused, it.State)
+			require.NoError(t, os.Remove(run))
+			e := get(t, c, want(v1, s.template()))
+			require.True(t, e.Fetched)
+			e.Release()
+			require.Equal(t, Ready, list(t, c)[0].State)
+		})
+	}
 }

@@ -18,7 +18,8 @@ const (
 	Ready      = "ready"      // verified and unchanged since
 	Unverified = "unverified" // put there by hand and not used yet
 	Changed    = "changed"    // not the file that was verified; it is verified again before it is used
-	Damaged    = "damaged"    // a verification found it wrong
+	Damaged    = "damaged"    // a verification found it wrong; it is fetched again when it is needed
+	Refused    = "refused"    // a verification found it wrong, and it was not fetched from a URL: a person has to remove it
 	Partial    = "partial"    // a download that was broken off or is under way
 )
 
@@ -31,7 +32,7 @@ type Item struct {
 	Size     int64          `json:"size"`      // bytes of the run file, or of its part
 	TreeSize int64          `json:"tree_size"` // bytes of the unpacked tree; 0: none
 	SHA256   string         `json:"sha256,omitempty"`
-	URL      string         `json:"url,omitempty"` // "" when it was put there by hand
+	URL      string         `json:"url,omitempty"` // "" when it was put there by hand or by Add
 	Verified string         `json:"verified,omitempty"`
 	At       time.Time      `json:"at,omitzero"`        // of the verification
 	LastUsed time.Time      `json:"last_used,omitzero"` // about
@@ -96,7 +97,7 @@ func (c *Cache) item(v version.Driver, arch string) (Item, bool) {
 	f := c.look(p)
 	it.Size, it.LastUsed, it.InUse = st.Size(), st.ModTime(), inUse(p)
 	switch {
-	case f.meta == nil:
+	case f.meta == nil, !f.same && f.meta.SHA256 == "": // the one that was found wrong has gone
 		it.State = Unverified
 		return it, true
 	case !f.same:
@@ -105,6 +106,8 @@ func (c *Cache) item(v version.Driver, arch string) (Item, bool) {
 			it.URL = f.meta.URL
 		}
 		return it, true
+	case f.meta.Damaged != "" && f.meta.URL == "":
+		it.State, it.Damage = Refused, f.meta.Damaged
 	case f.meta.Damaged != "":
 		it.State, it.Damage = Damaged, f.meta.Damaged
 	default:

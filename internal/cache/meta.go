@@ -32,7 +32,7 @@ func Proof(verified string) string {
 
 // Meta stands beside a run file as its .json.
 type Meta struct {
-	URL      string    `json:"url,omitempty"` // without credentials; "" when it was put there by hand
+	URL      string    `json:"url,omitempty"` // without credentials; "" when it was put there by hand or by Add
 	Size     int64     `json:"size"`
 	SHA256   string    `json:"sha256"`
 	Verified string    `json:"verified"` // "pinned sha256", "published sha256", "header md5 only"
@@ -40,7 +40,7 @@ type Meta struct {
 
 	Files    int    `json:"files,omitempty"`    // in the tree
 	Unpacked int64  `json:"unpacked,omitempty"` // bytes in the tree's files
-	Damaged  string `json:"damaged,omitempty"`  // what a later verification found wrong
+	Damaged  string `json:"damaged,omitempty"`  // what a later verification found wrong, or the first one
 
 	// The run file and the tree that were verified, so that an exchanged one is
 	// noticed without reading 400 MB again.
@@ -71,7 +71,7 @@ func parseMeta(text []byte) (Meta, error) {
 	if err := json.Unmarshal(text, &m); err != nil {
 		return Meta{}, err
 	}
-	if !isSHA256(m.SHA256) || m.Size <= 0 || m.Verified == "" {
+	if m.Damaged == "" && (!isSHA256(m.SHA256) || m.Size <= 0 || m.Verified == "") {
 		return Meta{}, errors.New("it says nothing useful")
 	}
 	return m, nil

@@ -18,14 +18,14 @@ import (
 // last and those that are wanted (wanted may be nil), and partial downloads. One
 // that is no longer what was verified takes no place among the ones kept: it
 // goes when it can be fetched again, but a wanted one only when it is known to be
-// damaged, for it may just have been touched. What was put there by hand and has
-// gone bad is odd: this program does not throw away what it did not bring.
+// damaged, for it may just have been touched. What was put there by hand or by Add
+// and has gone bad is odd: this program does not throw away what it did not fetch.
 func Prunable(items []Item, keep int, wanted func(version.Driver) bool) (gone, odd []Item) {
 	items = slices.Clone(items)
 	slices.SortStableFunc(items, func(a, b Item) int { return b.LastUsed.Compare(a.LastUsed) })
 	for _, it := range items {
 		needed := wanted != nil && wanted(it.Version)
-		switch bad := it.State == Damaged || it.State == Changed; {
+		switch bad := it.State == Damaged || it.State == Refused || it.State == Changed; {
 		case it.State == Partial:
 			gone = append(gone, it)
 		case bad && it.URL == "":
@@ -45,7 +45,11 @@ func Prunable(items []Item, keep int, wanted func(version.Driver) bool) (gone, o
 // NameOdd says of what Prune leaves though it has gone bad.
 func NameOdd(l Log, odd []Item) {
 	for _, it := range odd {
-		l.Warnf("%s is %s and stays, for it was put there by hand: remove it, or see: pve-nvidia-hook cache verify %s", it.Path, it.State, it.Version)
+		then := fmt.Sprintf("remove it, or see: pve-nvidia-hook cache verify %s", it.Version)
+		if it.State == Refused {
+			then = "rm " + it.Path
+		}
+		l.Warnf("%s is %s and stays, for it was put there by hand or by cache add: %s", it.Path, it.State, then)
 	}
 }
 
@@ -136,7 +140,8 @@ func (c *Cache) Remove(ctx context.Context, v version.Driver, arch string) error
 
 // Verify reads a run file of the folder again from its first byte to its last,
 // and looks whether its tree is complete. A file found wrong is marked, so that
-// it is not used again as it is, and is left there. One that was never verified is now.
+// it is not used again as it is, and is left there, whoever put it there. One that
+// was never verified is now.
 func (c *Cache) Verify(ctx context.Context, v version.Driver, arch string) (Item, error) {
 	w := Want{Version: v, Arch: arch}
 	if err := w.check(); err != nil {
@@ -168,8 +173,8 @@ func (c *Cache) verifyAgain(ctx context.Context, p paths, w Want) error {
 		f = c.look(p)
 		err = c.verify(ctx, p, w, f)
 		var bad contentFault
-		if errors.As(err, &bad) && f.own() {
-			return c.markDamaged(p, *f.meta, bad.error)
+		if errors.As(err, &bad) {
+			return c.markDamaged(p, f.marked(), bad.why())
 		}
 		return err
 	}
@@ -191,7 +196,7 @@ func (c *Cache) verifyAgain(ctx context.Context, p paths, w Want) error {
 	_, err = c.read(ctx, file, "", runWant(w, m.SHA256, m.Size))
 	var bad contentFault
 	if errors.As(err, &bad) {
-		return c.markDamaged(p, m, err)
+		return c.markDamaged(p, m, bad.why())
 	}
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", p.run, err)
@@ -208,6 +213,15 @@ func (c *Cache) verifyAgain(ctx context.Context, p paths, w Want) error {
 	return nil
 }
 
+// marked is the metadata that a mark of damage goes into: what is known of the
+// file, and nothing when another one has taken its place.
+func (f found) marked() Meta {
+	if f.meta != nil && (f.inPlace || f.same) {
+		return *f.meta
+	}
+	return Meta{}
+}
+
 // markDamaged notes that the run file, as it is now, is not what m says of it.
 func (c *Cache) markDamaged(p paths, m Meta, why error) error {
 	st, err := os.Lstat(p.run)
@@ -216,19 +230,29 @@ func (c *Cache) markDamaged(p paths, m Meta, why error) error {
 	}
 	m.describe(p.run, st)
 	m.Damaged = fmt.Sprintf("%s: %v", time.Now().UTC().Format(time.RFC3339), why)
-	return errors.Join(hint.Errorf(adviceOnDamage(m), "%s is damaged: %w", p.run, why), c.remark(p, m))
+	state := Damaged
+	if m.URL == "" {
+		state = Refused
+	}
+	return errors.Join(hint.Errorf(adviceOnDamage(p.run, m.URL), "%s is %s: %w", p.run, state, why), c.remark(p, m))
 }
 
-func adviceOnDamage(m Meta) string {
-	if m.URL != "" {
+// Advice is what to do about an Item that is damaged or refused.
+func (it Item) Advice() string { return adviceOnDamage(it.Path, it.URL) }
+
+func adviceOnDamage(run, url string) string {
+	if url != "" {
 		return "nothing needs doing: it is fetched again when it is needed"
 	}
-	return "remove it, or give the right one: pve-nvidia-hook cache add FILE"
+	return "rm " + run + ", and the next start fetches it again; or give the right one: pve-nvidia-hook cache add FILE"
 }
 
 // remark writes metadata without counting as a use.
 func (c *Cache) remark(p paths, m Meta) error {
 	st, err := os.Lstat(p.meta)
+	if errors.Is(err, fs.ErrNotExist) {
+		st, err = os.Lstat(p.run) // as it was listed until now
+	}
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,15 @@ type contentFault struct{ error }
 
 func (e contentFault) Unwrap() error { return e.error }
 
+// why is what is wrong with the content, without the name of the file.
+func (e contentFault) why() error {
+	var inner contentFault
+	if errors.As(errors.Unwrap(e.error), &inner) {
+		return inner.why()
+	}
+	return e.error
+}
+
 // localFault: this node is at fault (disk full, read-only). No other URL helps.
 type localFault struct{ error }
 
@@ -110,7 +119,7 @@ func (c *Cache) verify(ctx context.Context, p paths, w Want, f found) error {
 	if err != nil {
 		var bad contentFault
 		if errors.As(err, &bad) {
-			return contentFault{hint.Errorf("remove it or put the right file there; it was not touched", "%s is refused: %w", p.run, err)}
+			return contentFault{hint.Errorf(adviceOnDamage(p.run, ""), "%s is refused: %w", p.run, err)}
 		}
 		return fmt.Errorf("verify %s: %w", p.run, err)
 	}
@@ -168,7 +177,7 @@ func (c *Cache) expected(ctx context.Context, p paths, w Want, f found) (sum, ho
 	if err == nil {
 		sum, err := parseSum(text, p.file())
 		if err != nil {
-			return "", "", "", fmt.Errorf("%s: %w", p.sum, err)
+			return "", "", "", hint.Wrap(fmt.Errorf("%s: %w", p.sum, err), sumAdvice)
 		}
 		return sum, bySum, url, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -72,9 +73,11 @@ func (a *app) cacheList() *cobra.Command {
 		Short: "list run files: size, how verified, last used",
 		Long: `List the run files of the cache, the newest version first. STATE is ready
 (verified, and unchanged since), unverified (put there by hand, verified when
-it is first used), changed (verified again before it is used), damaged, or
-partial (a download that was broken off or is under way). UNPACKED is the size
-of the tree that containers install from, "-" when there is none yet.`,
+it is first used), changed (verified again before it is used), damaged (found
+wrong, fetched again when it is needed), refused (found wrong, and not fetched
+by this program: remove it, and the next start fetches it), or partial (a
+download that was broken off or is under way). UNPACKED is the size of the tree
+that containers install from, "-" when there is none yet.`,
 		Example: "  pve-nvidia-hook cache list --json",
 		Args:    args(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -90,7 +93,15 @@ of the tree that containers install from, "-" when there is none yet.`,
 				fmt.Fprintf(c.OutOrStdout(), "the cache %s is empty\n", store.Dir)
 				return nil
 			}
-			return printItems(c.OutOrStdout(), items, asJSON)
+			if err := printItems(c.OutOrStdout(), items, asJSON); err != nil || asJSON {
+				return err
+			}
+			for _, it := range items {
+				if it.State == cache.Damaged || it.State == cache.Refused {
+					fmt.Fprintf(c.OutOrStdout(), "\n%s is %s: %s\n  %s\n", filepath.Base(it.Path), it.State, it.Damage, it.Advice())
+				}
+			}
+			return nil
 		},
 	}
 	jsonFlag(c, &asJSON)
@@ -237,8 +248,10 @@ func (a *app) cacheVerify() *cobra.Command {
 		Short: "read run files again and compare their checksums",
 		Long: `Read all run files of the cache, or those of the versions named, from the first
 byte to the last and compare their checksums; look whether their trees are
-complete. A damaged file is marked and not used again as it is. The exit status
-is 1 when one is not in order.`,
+complete. A file that is found wrong is marked and not used: "damaged" is one
+that this program has fetched, and it is fetched again when it is needed;
+"refused" is one put there by hand or by cache add, and it stays in the way
+until it is removed. The exit status is 1 when one is not in order.`,
 		Example: "  pve-nvidia-hook cache verify",
 		Args:    args(0, -1, "driver versions"),
 		RunE: func(c *cobra.Command, words []string) error {
@@ -261,17 +274,11 @@ is 1 when one is not in order.`,
 			if err := printItems(c.OutOrStdout(), items, asJSON); err != nil {
 				return err
 			}
-			if failed {
-				return errSaid
-			}
 			if !asJSON {
-				n := 0
-				for _, it := range items {
-					if it.State != cache.Partial {
-						n++
-					}
-				}
-				fmt.Fprintf(c.OutOrStdout(), "verified: %s\n", say.Count(n, "file"))
+				fmt.Fprintln(c.OutOrStdout(), tally(items, failed))
+			}
+			if len(failed) > 0 {
+				return errSaid
 			}
 			return nil
 		},
@@ -280,16 +287,50 @@ is 1 when one is not in order.`,
 	return c
 }
 
-func (a *app) verifyItems(ctx context.Context, store *cache.Cache, versions []version.Driver) (checked []cache.Item, failed bool, err error) {
+// tally counts what came of a verification.
+func tally(items []cache.Item, failed map[string]bool) string {
+	var good, refused, damaged, other int
+	for _, it := range items {
+		switch {
+		case it.State == cache.Partial:
+		case !failed[it.Path]:
+			good++
+		case it.State == cache.Refused:
+			refused++
+		case it.State == cache.Damaged:
+			damaged++
+		default:
+			other++
+		}
+	}
+	if len(failed) == 0 {
+		return "verified: " + say.Count(good, "file")
+	}
+	line := fmt.Sprintf("verified: %d", good)
+	for _, c := range []struct {
+		n    int
+		what string
+	}{{refused, "refused"}, {damaged, "damaged"}, {other, "not in order"}} {
+		if c.n > 0 {
+			line += fmt.Sprintf(", %s: %d", c.what, c.n)
+		}
+	}
+	return line
+}
+
+// verifyItems returns those that it has looked at, and the paths of those that
+// are not in order.
+func (a *app) verifyItems(ctx context.Context, store *cache.Cache, versions []version.Driver) (checked []cache.Item, failed map[string]bool, err error) {
 	items, err := store.List()
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	for _, v := range versions {
 		if !slices.ContainsFunc(items, func(it cache.Item) bool { return it.Version == v }) {
-			return nil, false, fmt.Errorf("driver %s is not in the cache %s", v, store.Dir)
+			return nil, nil, fmt.Errorf("driver %s is not in the cache %s", v, store.Dir)
 		}
 	}
+	failed = map[string]bool{}
 	for _, it := range items {
 		if len(versions) > 0 && !slices.Contains(versions, it.Version) {
 			continue
@@ -297,11 +338,11 @@ func (a *app) verifyItems(ctx context.Context, store *cache.Cache, versions []ve
 		if it.State != cache.Partial {
 			after, err := store.Verify(ctx, it.Version, it.Arch)
 			if errors.Is(ctx.Err(), context.Canceled) {
-				return nil, false, stopped(ctx, ctx.Err(), "verify "+it.Path, "the same command begins anew")
+				return nil, nil, stopped(ctx, ctx.Err(), "verify "+it.Path, "the same command begins anew")
 			}
 			if err != nil {
 				a.log.Fail(err)
-				failed = true
+				failed[it.Path] = true
 			}
 			if after.Path != "" {
 				it = after

@@ -26,8 +26,8 @@ whose version a container's settings or the loaded kernel module want, and
 those in use by a run. Partial downloads that nobody works on go too, and so do
 files that this program has fetched and that are damaged or have changed since
 (a changed one that is wanted is verified again instead): none of them counts
-as one to keep. Nor does a damaged or changed file that was put there by hand,
-but it stays and is named.
+as one to keep. Nor does a refused or changed file that was put there by hand or
+by cache add, but it stays and is named.
 
 On a cache that several nodes share the versions that another node's module
 wants are not known here: give a higher --keep there.`,

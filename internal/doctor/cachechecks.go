@@ -143,11 +143,9 @@ func checkCacheFiles(f cacheFacts) []Finding {
 		}
 		switch it.State {
 		case cache.Damaged:
-			fix := "nothing needs doing: it is fetched again when it is needed"
-			if it.URL == "" {
-				fix = "remove it, or give the right one: pve-nvidia-hook cache add FILE"
-			}
-			out.add(Problem, fix, "%s is damaged: %s", name, it.Damage)
+			out.add(Problem, it.Advice(), "%s is damaged: %s", name, it.Damage)
+		case cache.Refused:
+			out.add(Problem, it.Advice(), "%s is refused: %s", name, it.Damage)
 		case cache.Changed:
 			out.add(Warning, verify, "%s is not the file that was verified: it is verified again before it is used", name)
 		case cache.Unverified:

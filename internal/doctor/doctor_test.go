@@ -412,7 +412,16 @@ func TestDeepLookReadsRunFilesThrough(t *testing.T) {
 	require.NoError(t, f.Close())
 	require.NoError(t, os.Chtimes(file, info.ModTime(), info.ModTime()))
 	require.Contains(t, lines(n.look(Options{Deep: true}).Findings), "0 problem cache-files: ")
-	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is damaged")
+	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is refused: ")
+	require.Contains(t, lines(n.look(Options{}).Findings), "sha256 is ")
+	require.Contains(t, lines(n.look(Options{}).Findings), " | rm "+file+", and the next start fetches it again; or ")
+	require.NotContains(t, lines(n.look(Options{}).Findings), "cache verify")
+
+	// One that was never good is no other matter.
+	require.NoError(t, os.Remove(file))
+	require.NoError(t, os.WriteFile(file, []byte("<html>"), 0o644))
+	require.Contains(t, lines(n.look(Options{Deep: true}).Findings), "is refused: ")
+	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is refused: ")
 }
 
 func TestRunThatGoesOnIsNamed(t *testing.T) {

@@ -151,7 +151,7 @@ func (s *source) check(h Header) (string, error) {
 		return sum, wrong("sha256 is %s, wanted %s", sum, want)
 	}
 	if md5 := hex.EncodeToString(s.md5.Sum(nil)); md5 != h.MD5 {
-		return sum, wrong("md5 from line 4 on is %s, its header says %s", md5, h.MD5)
+		return sum, wrong("the file is damaged, its checksum is not that in its header (md5 %s, in the header %s)", md5, h.MD5)
 	}
 	return sum, nil
 }

@@ -132,13 +132,17 @@ func firstCause(src *source, err error) error {
 	return err
 }
 
-// explain says what was being done to what.
+// explain says what was being done to what. What is wrong with the content is said
+// of the file, which the caller names.
 func explain(ctx context.Context, err error, dir string, w Want) error {
 	if err == nil {
 		return nil
 	}
 	if cause := ctx.Err(); cause != nil && errors.Is(err, cause) {
 		err = context.Cause(ctx)
+	}
+	if errors.Is(err, ErrContent) {
+		return err
 	}
 	doing := "unpack"
 	if dir == "" {

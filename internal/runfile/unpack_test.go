@@ -100,16 +100,16 @@ func TestWrongContentIsNamed(t *testing.T) {
 		want Want
 		says string
 	}{
-		{"version", file, other, "unpack NVIDIA-Linux-x86_64-580.76.05.run: the file is driver version 550.163.01, wanted 580.76.05"},
-		{"page", []byte("<!DOCTYPE html>"), other, "unpack NVIDIA-Linux-x86_64-580.76.05.run: starts with <!DOCTYPE html>: a web page, not a run file"},
+		{"version", file, other, "the file is driver version 550.163.01, wanted 580.76.05"},
+		{"page", []byte("<!DOCTYPE html>"), other, "starts with <!DOCTYPE html>: a web page, not a run file"},
 		{"too long", long, wantOf(file), "size is more than "},
 		{"too short", short, wantOf(file), "payload ends after "},
-		{"too short, size unknown", short, Want{}, "unpack run file: payload ends after "},
+		{"too short, size unknown", short, Want{}, "payload ends after "},
 		{"larger wanted", file, size(len(file) + 9), "size is "},
-		{"flipped", flipped, wantOf(file), "unpack NVIDIA-Linux-x86_64-550.163.01.run: "},
+		{"flipped", flipped, wantOf(file), "payload is broken"},
 		{"sha256", file, pinned, "sha256 is " + sum(file) + ", wanted " + strings.ToUpper(sum(short))},
 		{"sha256 of nonsense", file, Want{SHA256: "zz"}, "sha256 is " + sum(file) + ", wanted zz"},
-		{"md5", badMD5, size(len(file)), ", its header says "},
+		{"md5", badMD5, size(len(file)), "the file is damaged, its checksum is not that in its header (md5 "},
 		{"payload missing", spec{}.build(), Want{}, "payload ends after"},
 		{"payload unknown", spec{payload: []byte("\x04\x22\x4d\x18lz4")}.build(), Want{}, "payload starts with 04224d186c7a: neither zstd"},
 		{"window", spec{payload: []byte("\x28\xb5\x2f\xfd\x00\x90" + strings.Repeat("x", 99))}.build(), Want{}, "zstd payload wants a window of 268 MB, more than 134 MB"},
