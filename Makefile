@@ -26,10 +26,16 @@ include packaging/deb.mk
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(DEB_LDFLAGS)' -o bin/pve-nvidia-hook .
 
+# Go's own "exit status 1" is no help to anybody: so the demo is built, then run.
+DEMO = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
+
 demo:
+	@./packaging/ready demo '$(GO)'
 	@[ -z '$(RUNFILE)' ] || [ -r '$(RUNFILE)' ] || { echo "demo: error: there is no run file $(RUNFILE)" >&2; exit 1; }
-	@$(MAKE) --no-print-directory lab-packages
-	@$(GO) run ./internal/demo $(if $(RUNFILE),-runfile '$(RUNFILE)') $(if $(VERSION),-version '$(VERSION)')
+	@./packaging/need $(LAB_PACKAGES)
+	@$(DEMO) -o bin/demo ./internal/demo
+	@$(DEMO) -o bin/pve-nvidia-hook .
+	@bin/demo -program '$(CURDIR)/bin/pve-nvidia-hook' $(if $(RUNFILE),-runfile '$(RUNFILE)') $(if $(VERSION),-version '$(VERSION)')
 
 # With PVE_NVIDIA_HOOK_NEED_LXC a test that needs containers fails where it
 # would else be skipped.
@@ -71,4 +77,6 @@ clean:
 	rm -rf bin dist
 
 clean-lab:
-	@$(GO) run ./internal/demo -clean
+	@./packaging/ready clean-lab '$(GO)'
+	@$(DEMO) -o bin/demo ./internal/demo
+	@bin/demo -clean

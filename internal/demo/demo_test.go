@@ -13,7 +13,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
@@ -114,6 +117,107 @@ func TestDemoLeavesNothingWhetherItEndsOrIsInterrupted(t *testing.T) {
 	require.Empty(t, left(t, home), out.String())
 }
 
+func TestLaterDemoRemovesWhatAKilledOneLeft(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "demo")
+	said, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", program, ".").CombinedOutput()
+	require.NoError(t, err, string(said))
+	home := home(t)
+	killed := exec.CommandContext(t.Context(), program)
+	killed.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	require.NoError(t, killed.Start())
+	require.Eventually(t, func() bool {
+		files, _ := filepath.Glob(filepath.Join(home, "labs/*/lxc", strconv.Itoa(vmid), "rootfs/var/lib/pve-nvidia-hook"))
+		return len(files) > 0
+	}, 2*time.Minute, 10*time.Millisecond)
+	require.NoError(t, syscall.Kill(-killed.Process.Pid, syscall.SIGKILL))
+	require.Error(t, killed.Wait())
+	require.NotEmpty(t, left(t, home))
+
+	arch, err := host.Arch()
+	require.NoError(t, err)
+	ours, err := fakerun.Write(t.TempDir(), fakerun.Spec{Version: "580.76.05", Arch: arch})
+	require.NoError(t, err)
+	said, err = exec.CommandContext(t.Context(), program, "-runfile", ours).CombinedOutput()
+	require.NoError(t, err, string(said))
+	require.Contains(t, string(said), `(no GPU with driver 580.76.05 on this machine: the demo sets verify = "files", so nvidia-smi is not asked)`)
+	require.Contains(t, string(said), "nvidia-smi in the container: it is there, but finds no GPU")
+	require.Empty(t, left(t, home), string(said))
+}
+
+func TestDemoThatFailsSaysSoOnceAndWhatIsGone(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "demo")
+	said, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", program, ".").CombinedOutput()
+	require.NoError(t, err, string(said))
+	home := home(t)
+	nothing := filepath.Join(t.TempDir(), "program") // in place of the hook
+	require.NoError(t, os.WriteFile(nothing, []byte("#!/bin/sh\necho 'hint: pve-nvidia-hook cache add FILE' >&2\nexit 1\n"), 0o755))
+	said, err = exec.CommandContext(t.Context(), program, "-program", nothing).CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(said), "  hint: make demo RUNFILE=FILE\n")
+	require.Contains(t, string(said), "demo: error: the hook has failed, it says why above\n")
+	require.Contains(t, string(said), "demo: everything that it made is removed but the base root (make clean-lab removes it)\n")
+	require.NotContains(t, string(said), "exit status")
+	require.Empty(t, left(t, home), string(said))
+}
+
+// The way by hand that the hook names must be one that the demo knows to translate.
+func TestWayByHandFitsTheDemo(t *testing.T) {
+	c := cache.Cache{Dir: filepath.Join(t.TempDir(), "cache")}
+	_, err := c.Get(t.Context(), cache.Want{Version: "580.76.05", Arch: "x86_64"})
+	require.Error(t, err)
+	require.Equal(t, "download it elsewhere, with its .sha256sum, and: make demo RUNFILE=FILE", here(hint.Of(err)))
+}
+
+func TestOnlyFoldersOfDeadDemosAreSwept(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give folders away")
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	in := func(name string) string { return filepath.Join(os.TempDir(), name) }
+	mkdir := func(name string) string {
+		require.NoError(t, os.MkdirAll(filepath.Join(in(name), "cache"), 0o755))
+		return in(name)
+	}
+	alive, err := newFolder()
+	require.NoError(t, err)
+	dead, beginning, old := mkdir(folderPrefix+"1"), mkdir(unready+"2"), mkdir(unready+"3")
+	others, elsewhere, mounted := mkdir(folderPrefix+"4"), mkdir("elsewhere"), mkdir(folderPrefix+"5")
+	link, file := in(folderPrefix+"6"), in(folderPrefix+"7")
+	require.NoError(t, os.Symlink(elsewhere, link))
+	require.NoError(t, os.WriteFile(file, nil, 0o644))
+	require.NoError(t, os.Chown(others, 1000, 1000))
+	require.NoError(t, os.Chtimes(old, time.Now().Add(-time.Hour), time.Now().Add(-time.Hour)))
+	stays := []string{alive.path, beginning, others, filepath.Join(elsewhere, "cache"), link, file}
+	if err := unix.Mount("none", filepath.Join(mounted, "cache"), "tmpfs", 0, ""); err == nil {
+		defer func() { require.NoError(t, unix.Unmount(filepath.Join(mounted, "cache"), 0)) }()
+		stays = append(stays, mounted)
+	}
+	require.NoError(t, sweepFolders())
+	require.NoDirExists(t, dead)
+	require.NoDirExists(t, old)
+	for _, path := range stays {
+		_, err := os.Lstat(path)
+		require.NoError(t, err)
+	}
+	require.NoError(t, alive.remove())
+	require.NoDirExists(t, alive.path)
+}
+
+func TestWhatIsLackingIsSaidBeforeAnythingIsBuilt(t *testing.T) {
+	ready := func(uid, program string) string {
+		bin := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(bin, "id"), []byte("#!/bin/sh\necho "+uid+"\n"), 0o755))
+		cmd := exec.CommandContext(t.Context(), "packaging/ready", "demo", program)
+		cmd.Dir = "../.."
+		cmd.Env = []string{"PATH=" + bin + ":/usr/bin:/bin"}
+		said, _ := cmd.CombinedOutput()
+		return string(said)
+	}
+	require.Equal(t, "demo: error: containers need root\ndemo: hint: run it as root\n", ready("1000", "sh"))
+	require.Contains(t, ready("0", "no-such-go"), "demo: hint: it needs Go 1.26: https://go.dev/dl")
+	require.Empty(t, ready("0", "sh"))
+}
+
 func TestWrongFileOrVersionIsRefusedBeforeAnythingIsMade(t *testing.T) {
 	arch, err := host.Arch()
 	require.NoError(t, err)
@@ -135,6 +239,9 @@ func TestWrongFileOrVersionIsRefusedBeforeAnythingIsMade(t *testing.T) {
 	} {
 		_, err := findSource(t.TempDir(), c.file, c.version)
 		require.ErrorContains(t, err, c.why)
+		if c.version == "570.1" {
+			require.Equal(t, "leave VERSION out, or name VERSION=580.142", hint.Of(err))
+		}
 	}
 
 	src, err := findSource(t.TempDir(), ours, "580.142")

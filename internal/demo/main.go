@@ -45,11 +45,12 @@ func main() {
 	program := flag.String("program", "", "the built program (default: build it)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	var made bool
 	var err error
 	if *clean {
-		err = lab.Clean(ctx)
+		err = errors.Join(lab.Clean(ctx), sweepFolders())
 	} else {
-		err = demo(ctx, *runFile, *version, *program)
+		made, err = demo(ctx, *runFile, *version, *program)
 	}
 	if err != nil && ctx.Err() != nil && !errors.Is(err, errLeft) {
 		fmt.Fprintln(os.Stderr, "demo: interrupted; everything that it made is removed but the base root (make clean-lab removes it)")
@@ -61,6 +62,9 @@ func main() {
 		if h := hint.Of(err); h != "" {
 			fmt.Fprintln(os.Stderr, "demo: hint:", h)
 		}
+		if made && !errors.Is(err, errLeft) {
+			fmt.Fprintln(os.Stderr, "demo: everything that it made is removed but the base root (make clean-lab removes it)")
+		}
 		os.Exit(1)
 	}
 }
@@ -70,23 +74,40 @@ type source struct {
 	version string
 	samples string // folder that the mirror serves
 	real    bool   // NVIDIA's own: without a GPU nvidia-smi cannot answer
+	fetched bool   // from NVIDIA, by the hook
 }
 
-func demo(ctx context.Context, runFile, version, program string) (err error) {
-	dir, err := os.MkdirTemp("", "pve-nvidia-hook-demo-")
-	if err != nil {
-		return err
+// blind reports whether nvidia-smi cannot answer in the container.
+func (src source) blind() bool { return src.real && !onGPU(src) }
+
+// demo reports besides its error whether it had begun to make something.
+func demo(ctx context.Context, runFile, version, program string) (made bool, err error) {
+	if err := lab.Missing(); err != nil {
+		return false, err
 	}
-	defer os.RemoveAll(dir)
-	src, err := findSource(dir, runFile, version)
+	f, err := newFolder()
 	if err != nil {
-		return err
+		return false, err
+	}
+	defer func() {
+		if failed := f.remove(); failed != nil {
+			err = errors.Join(err, fmt.Errorf("%w: %w", errLeft, failed))
+		}
+	}()
+	src, err := findSource(f.path, runFile, version)
+	if err != nil {
+		return false, err
 	}
 	if program == "" {
-		if program, err = rig.Build(ctx, dir); err != nil {
-			return err
+		if program, err = rig.Build(ctx, f.path); err != nil {
+			return false, err
 		}
 	}
+	return true, show(ctx, f.path, src, program)
+}
+
+// show is the demo itself, with its files in dir.
+func show(ctx context.Context, dir string, src source, program string) (err error) {
 	say("making an unprivileged container that boots systemd and has no kmod (the first time takes half a minute)")
 	l, err := lab.Open(ctx)
 	if err != nil {
@@ -97,6 +118,10 @@ func demo(ctx context.Context, runFile, version, program string) (err error) {
 			err = errors.Join(err, fmt.Errorf("%w: %w", errLeft, closed))
 		}
 	}()
+	// Now that the containers of killed demos are gone.
+	if err := sweepFolders(); err != nil {
+		return err
+	}
 	c, err := l.Container(ctx, lab.Spec{VMID: vmid, Systemd: true, ExtraConfig: gpuConfig(src)})
 	if err != nil {
 		return err
@@ -109,8 +134,11 @@ func demo(ctx context.Context, runFile, version, program string) (err error) {
 		return err
 	}
 	defer r.Close()
-	if err := configure(r, src, runFile == "" && version != ""); err != nil {
+	if err := configure(r, src); err != nil {
 		return err
+	}
+	if src.blind() {
+		fmt.Printf("  (no GPU with driver %s on this machine: the demo sets verify = \"files\", so nvidia-smi is not asked)\n", src.version)
 	}
 	first, err := start(ctx, r, "first start: no driver in the container")
 	if err != nil {
@@ -120,12 +148,14 @@ func demo(ctx context.Context, runFile, version, program string) (err error) {
 	if err != nil {
 		return err
 	}
-	say("nvidia-smi in the container")
+	if src.blind() {
+		say("nvidia-smi in the container: it is there, but finds no GPU")
+	} else {
+		say("nvidia-smi in the container")
+	}
 	smi, err := c.Attach(ctx, "nvidia-smi")
 	fmt.Println(indent(smi))
-	if err != nil && src.real {
-		fmt.Println("  (NVIDIA's own nvidia-smi needs a GPU, which this container does not have)")
-	} else if err != nil {
+	if err != nil && !src.blind() {
 		return err
 	}
 	say(fmt.Sprintf("done: installed in %.2f s, skipped in %.3f s; everything that the demo made is being removed but the base root in %s, some 400 MB kept for the next time: make clean-lab removes it",
@@ -148,6 +178,7 @@ func findSource(dir, runFile, version string) (source, error) {
 		return offer(src, runFile, version)
 	}
 	if version != "" {
+		src.fetched = true
 		return src, nil
 	}
 	say("writing a sample run file in NVIDIA's format, served by https on loopback")
@@ -174,7 +205,11 @@ func offer(src source, runFile, version string) (source, error) {
 	}
 	want := runfile.Want{Version: driver.Driver(version), Arch: arch}
 	if err := h.Check(want); err != nil {
-		return src, fmt.Errorf("%s: %w", runFile, err)
+		err = fmt.Errorf("%s: %w", runFile, err)
+		if version != "" && string(h.Version) != version {
+			err = hint.Wrap(err, fmt.Sprintf("leave VERSION out, or name VERSION=%s", h.Version))
+		}
+		return src, err
 	}
 	abs, err := filepath.Abs(runFile)
 	if err != nil {
@@ -210,15 +245,15 @@ func gpuConfig(src source) []string {
 	return lines
 }
 
-func configure(r *rig.Rig, src source, fromNVIDIA bool) error {
+func configure(r *rig.Rig, src source) error {
 	if err := r.Module(src.version); err != nil {
 		return err
 	}
 	text := "[driver]\n"
-	if src.real && !onGPU(src) {
+	if src.blind() {
 		text += "verify = \"files\"\n"
 	}
-	if err := r.Configure(text); err != nil || !fromNVIDIA {
+	if err := r.Configure(text); err != nil || !src.fetched {
 		return err
 	}
 	file := r.Path("config.toml")
@@ -246,12 +281,17 @@ func start(ctx context.Context, r *rig.Rig, title string) (time.Duration, error)
 		return 0, err
 	}
 	for s := bufio.NewScanner(lines); s.Scan(); {
-		fmt.Println("  " + s.Text())
+		fmt.Println("  " + here(s.Text()))
 	}
 	if err := cmd.Wait(); err != nil {
-		return 0, fmt.Errorf("the hook: %w", err)
+		return 0, errors.New("the hook has failed, it says why above")
 	}
 	return time.Since(began), nil
+}
+
+// here has the hook's advice fit the demo, whose cache goes with it.
+func here(line string) string {
+	return strings.ReplaceAll(line, "pve-nvidia-hook cache add FILE", "make demo RUNFILE=FILE")
 }
 
 func say(text string) { fmt.Println("==> " + text) }

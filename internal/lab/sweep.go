@@ -92,7 +92,7 @@ func stop(path, name string) error {
 // demolish unmounts all below dir and removes it.
 func demolish(dir string) error {
 	for range 8 { // mounts may lie on one another
-		mounts, err := mountsBelow(dir)
+		mounts, err := MountsBelow(dir)
 		if err != nil {
 			return err
 		}
@@ -108,7 +108,8 @@ func demolish(dir string) error {
 	return fmt.Errorf("remove %s: something stays mounted below it", dir)
 }
 
-func mountsBelow(dir string) ([]string, error) {
+// MountsBelow lists the mount points at and below dir, of this process's namespace.
+func MountsBelow(dir string) ([]string, error) {
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err

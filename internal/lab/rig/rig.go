@@ -33,7 +33,8 @@ type Rig struct {
 // -race, the program has the race detector too.
 func Build(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "pve-nvidia-hook")
-	args := []string{"build", "-trimpath", "-ldflags", "-s -w", "-o", binary}
+	// No VCS stamp: git refuses root a checkout that is somebody else's.
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", binary}
 	cgo := "CGO_ENABLED=0"
 	if raced {
 		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
