@@ -1,14 +1,19 @@
 # pve-nvidia-hook
 #
-#   make demo    the main job on a real throwaway container
-#   make test    everything that CI runs
-#   make bench   times beside a plain shell hook (BENCH='-markdown T -svg P')
-#   make torture kills, faults, hostile containers and races, at length (TORTURE='-kills 300')
-#   make fuzz    each parser for FUZZTIME (30s)
-#   make deb     the Debian packages, in dist/
+#   make             bin/pve-nvidia-hook
+#   make demo        the main job on a real throwaway container (RUNFILE=FILE or VERSION=580.76.05: with one of NVIDIA's)
+#   make test        everything that CI runs
+#   make check       gofmt, vet and staticcheck alone
+#   make bench       times beside a plain shell hook (BENCH='-markdown T -svg P')
+#   make torture     kills, faults, hostile containers and races, at length (TORTURE='-kills 300')
+#   make fuzz        each parser for FUZZTIME (30s)
+#   make deb         the Debian packages, in dist/
+#   make deb-check   shellcheck and lintian over the packages
+#   make clean       remove bin and dist
 #   make clean-lab   remove the base roots of throwaway containers (up to 400 MB each)
+#   make help        this list
 #
-# demo, test and bench need root and Debian's packages; they install what is missing.
+# demo, test, bench and torture need root and Debian's packages; they install what is missing.
 
 GO ?= go
 LAB_PACKAGES = lxc uidmap mmdebstrap
@@ -17,9 +22,13 @@ TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg gpg-agent dpkg-dev l
 # The race detector needs a C compiler.
 TORTURE_PACKAGES = $(TEST_PACKAGES) gcc libc6-dev
 
-.PHONY: all build demo test check bench torture fuzz lab-packages test-packages torture-packages bench-packages clean clean-lab
+.PHONY: all help build demo test check bench torture fuzz lab-packages test-packages torture-packages bench-packages clean clean-lab
 
 all: build
+
+# The list at the top of this file.
+help:
+	@sed -n 's/^#   //p;/^# demo,/s/^# //p;/^GO /q' $(firstword $(MAKEFILE_LIST))
 
 include packaging/deb.mk
 

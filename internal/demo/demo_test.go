@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -216,6 +217,28 @@ func TestWhatIsLackingIsSaidBeforeAnythingIsBuilt(t *testing.T) {
 	require.Equal(t, "demo: error: containers need root\ndemo: hint: run it as root\n", ready("1000", "sh"))
 	require.Contains(t, ready("0", "no-such-go"), "demo: hint: it needs Go 1.26: https://go.dev/dl")
 	require.Empty(t, ready("0", "sh"))
+}
+
+func TestHelpNamesTargetsThatAreThere(t *testing.T) {
+	maker, err := exec.LookPath("make")
+	if err != nil {
+		t.Skip("there is no make")
+	}
+	run := func(args ...string) string {
+		cmd := exec.CommandContext(t.Context(), maker, args...)
+		cmd.Dir = "../.."
+		said, err := cmd.CombinedOutput()
+		require.NoError(t, err, string(said))
+		return string(said)
+	}
+	help := run("--no-print-directory", "help")
+	named := regexp.MustCompile(`(?m)^make ([a-z-]+) +\S`).FindAllStringSubmatch(help, -1)
+	require.Greater(t, len(named), 8, help)
+	for _, m := range named {
+		run("-n", m[1])
+	}
+	require.Contains(t, help, "need root")
+	require.Equal(t, run("-n", "all"), run("-n"), "the first target stays what it is")
 }
 
 func TestWrongFileOrVersionIsRefusedBeforeAnythingIsMade(t *testing.T) {
