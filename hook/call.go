@@ -35,6 +35,12 @@ func Call(ctx context.Context, args []string, work worker.Work) int {
 	log.ToJournal()
 	log = log.For(e.VMID)
 	h := host.Host{Root: os.Getenv(EnvHostRoot)}
+	if e.Phase == PhasePostStart { // the other phases keep no guest from starting or stopping
+		if err := NeedsRoot(string(e.Phase), h.Root, os.Geteuid()); err != nil {
+			log.Fail(err)
+			return 1
+		}
+	}
 	c, err := LoadConfig(os.Getenv(EnvConfig))
 	status := 0
 	inUnit := os.Getenv(EnvBackground) != ""

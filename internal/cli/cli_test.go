@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -70,7 +71,7 @@ func TestCommands(t *testing.T) {
 			}
 			return os.WriteFile(filepath.Join(e.WorkDir, "config.toml"), append(config, settings(e.WorkDir, m.URL())...), 0o644)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "nobody": nobody},
 	})
 }
 
@@ -99,5 +100,28 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("%v: exit status %d, expected %d\n%s", slices.Clone(args[1:]), got, want, ts.ReadFile("stderr"))
+	}
+}
+
+// nobody runs this program as a user that may nothing on a real node, and expects
+// an exit status: nobody 1 ARGUMENT...
+func nobody(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	program, err := os.Open(ts.Getenv("BIN"))
+	ts.Check(err)
+	defer program.Close()
+	cmd := exec.Command("/proc/self/fd/3", args[1:]...) // the folders on the way are root's
+	cmd.Args[0] = "pve-nvidia-hook"
+	cmd.ExtraFiles = []*os.File{program}
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		ts.Check(err)
+	}
+	if got := cmd.ProcessState.ExitCode(); got != want {
+		ts.Fatalf("%v: exit status %d, expected %d", args[1:], got, want)
 	}
 }

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 )
 
 // goingAside are the commands that look into containers and are left to a worker as
@@ -14,16 +14,16 @@ import (
 var goingAside = []string{"status", "doctor"}
 
 // forRoot are those that say what is not true, or fail halfway, when they cannot
-// read the cluster file system, the state folder and containers.
-var forRoot = append([]string{"apply", "replay", "uninstall", "cache fetch", "cache add", "cache prune"}, goingAside...)
+// read or change the cluster file system, the state folder, the cache and containers.
+var forRoot = append([]string{"apply", "replay", "uninstall", "enable", "disable",
+	"cache fetch", "cache add", "cache verify", "cache prune"}, goingAside...)
 
-// checkRoot refuses a command that needs root. Below a folder that stands for
-// the host nothing is root's alone, and a trace is decided from its file.
+// checkRoot refuses a command that needs root.
 func checkRoot(c *cobra.Command, hostRoot string, uid int) error {
-	if uid == 0 || hostRoot != "" || !isOf(c, forRoot) {
+	if !isOf(c, forRoot) {
 		return nil
 	}
-	return hint.Errorf("run it as root on the node", "%s needs root: what it looks at is for root alone", name(c))
+	return hook.NeedsRoot(name(c), hostRoot, uid)
 }
 
 func name(c *cobra.Command) string {

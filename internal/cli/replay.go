@@ -116,12 +116,14 @@ func (a *app) replayEvent(ctx context.Context, out io.Writer, e hook.Event, o ho
 	return nil
 }
 
+const whereTraces = "traces lie below the state folder, in runs/VMID, and are for root alone"
+
 // decideAgain prints what a run decided and what today's program would.
 func decideAgain(out io.Writer, in io.Reader, file string) error {
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
-			return fmt.Errorf("read the trace: %w", err)
+			return hint.Wrap(fmt.Errorf("read the trace: %w", err), whereTraces)
 		}
 		defer f.Close()
 		in = f
@@ -129,10 +131,10 @@ func decideAgain(out io.Writer, in io.Reader, file string) error {
 	t, err := hook.ReadTrace(in)
 	var unreadable *fs.PathError
 	if errors.As(err, &unreadable) {
-		return err
+		return hint.Wrap(err, whereTraces)
 	}
 	if err != nil || t.VMID == 0 || t.Phase == "" {
-		return hint.Errorf("traces lie below the state folder, in runs/VMID", "%s is no trace of this program", say.Clean(file, 200))
+		return hint.Errorf(whereTraces, "%s is no trace of this program", say.Clean(file, 200))
 	}
 	fmt.Fprintf(out, "container %d, %s at %s, by program %s: %s\n", t.VMID, say.Clean(string(t.Phase), 40),
 		t.At.Format("2006-01-02 15:04:05 -0700"), say.Clean(t.Program, 40), say.Clean(string(t.Result), 40))
