@@ -2,6 +2,7 @@ package hook
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -202,17 +203,35 @@ func holdBack(vmid int, f Facts) *Plan {
 	if f.Now.Before(f.Failure.At) {
 		return nil // the clock was set back: the delay means nothing
 	}
-	times := "once"
-	if f.Failure.Count > 1 {
-		times = fmt.Sprintf("%d times in a row", f.Failure.Count)
-	}
 	return &Plan{
 		Refused: true,
 		Held:    true,
 		Why: fmt.Sprintf("not tried again before %s, it failed %s: %s",
-			f.Failure.Next.In(f.Now.Location()).Format("2006-01-02 15:04"), times, f.Failure.Reason),
-		Hint: strings.TrimPrefix(fmt.Sprintf("%s; then at once: pve-nvidia-hook apply %d", f.Failure.Hint, vmid), "; then at once: "),
+			f.Failure.Next.In(f.Now.Location()).Format("2006-01-02 15:04"), Times(f.Failure.Count), f.Failure.Reason),
+		Hint: AtOnce(f.Failure.Hint, vmid),
 	}
+}
+
+// Times says how often a run has failed: "once", "2 times in a row".
+func Times(n int) string {
+	if n <= 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times in a row", n)
+}
+
+// AtOnce is what to do about a failure that the next start would wait for: what
+// mends it, and the run that does not wait.
+func AtOnce(what string, vmid int) string {
+	what = strings.ReplaceAll(what, "VMID", strconv.Itoa(vmid))
+	apply := fmt.Sprintf("pve-nvidia-hook apply %d", vmid)
+	switch {
+	case what == "", strings.Contains(what, "does it again"):
+		return apply
+	case strings.Contains(what, apply):
+		return what
+	}
+	return what + "; then at once: " + apply
 }
 
 func blocked(wanted version.Driver, blockers []driver.Blocker) Plan {

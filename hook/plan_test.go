@@ -93,3 +93,16 @@ func pin(v string) func(*config.Settings) {
 func ahead(v string) func(*config.Settings) {
 	return func(s *config.Settings) { s.Driver.Version, s.Driver.OnMismatch = v, "install" }
 }
+
+func TestARunThatWaitsSaysHowItNeedNot(t *testing.T) {
+	for what, want := range map[string]string{
+		"":                               "pve-nvidia-hook apply 101",
+		"make room":                      "make room; then at once: pve-nvidia-hook apply 101",
+		"see what holds VMID":            "see what holds 101; then at once: pve-nvidia-hook apply 101",
+		"the next start does it again":   "pve-nvidia-hook apply 101",
+		"pve-nvidia-hook apply 101 does": "pve-nvidia-hook apply 101 does",
+	} {
+		require.Equal(t, want, AtOnce(what, 101))
+	}
+	require.Equal(t, "once", Times(1))
+}

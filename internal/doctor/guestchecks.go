@@ -6,8 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // checkGuest judges one container: first what holds for its next start, then
@@ -161,19 +161,14 @@ func (f guestFacts) mend() string {
 	case !f.ran || f.last.Result != "failed" && f.last.Result != "refused":
 		return ""
 	}
-	what = strings.ReplaceAll(or(what, "mend the cause"), "VMID", strconv.Itoa(f.vmid))
-	apply := fmt.Sprintf("pve-nvidia-hook apply %d", f.vmid)
-	waits := f.waits()
-	if waits { // what mends it need not end that time
-		apply = fmt.Sprintf("pve-nvidia-hook apply --force %d", f.vmid)
+	if f.waits() { // what mends it need not end that time
+		return hook.AtOnce(what, f.vmid)
 	}
-	switch {
-	case waits && strings.Contains(what, "does it again"):
-		return apply
-	case strings.Contains(what, apply), !waits && (strings.Contains(what, "next start") || strings.Contains(what, "pve-nvidia-hook apply")):
+	what = strings.ReplaceAll(or(what, "mend the cause"), "VMID", strconv.Itoa(f.vmid))
+	if strings.Contains(what, "next start") || strings.Contains(what, "pve-nvidia-hook apply") {
 		return what
 	}
-	return what + "; then: " + apply
+	return fmt.Sprintf("%s; then: pve-nvidia-hook apply %d", what, f.vmid)
 }
 
 // waits reports whether a failure has the next run wait.
@@ -197,9 +192,9 @@ func checkRuns(f guestFacts) []Finding {
 	fix := f.mend()
 	switch {
 	case f.waits():
-		out.add(Problem, fix, "it failed %s in a row, and is not tried again before %s: %s", say.Count(f.failure.Count, "time"), when(f.failure.Next), f.failure.Reason)
+		out.add(Problem, fix, "it failed %s, and is not tried again before %s: %s", hook.Times(f.failure.Count), when(f.failure.Next), f.failure.Reason)
 	case f.failure != nil:
-		out.add(Problem, fix, "it failed %s in a row, the last time at %s: %s", say.Count(f.failure.Count, "time"), when(f.failure.At), f.failure.Reason)
+		out.add(Problem, fix, "it failed %s, the last time at %s: %s", hook.Times(f.failure.Count), when(f.failure.At), f.failure.Reason)
 	case f.lastError != "":
 		out.add(Unknown, "", "the last run cannot be read: %s", f.lastError)
 	case !f.ran:

@@ -206,9 +206,9 @@ func TestAfterAFailureThereIsOneAnswer(t *testing.T) {
 	h, f := well(t)
 	f.inside.found, f.inside.record = driver.Found{}, nil
 	f.failure = &record.Failure{Count: 1, At: f.now, Next: f.now.Add(time.Hour), Reason: "the disk is full", Hint: "make room"}
-	f.last = lastRun{At: f.now, Result: "refused", Reason: "not tried again", Hint: "make room; then at once: pve-nvidia-hook apply --force 101"}
+	f.last = lastRun{At: f.now, Result: "refused", Reason: "not tried again", Hint: "make room; then at once: pve-nvidia-hook apply 101"}
 	said := lines(checkGuest(h, f))
-	require.Contains(t, said, "the disk is full | make room; then: pve-nvidia-hook apply --force 101\n")
+	require.Contains(t, said, "it failed once, and is not tried again before 2026-01-02 04:04: the disk is full | make room; then at once: pve-nvidia-hook apply 101\n", "as the hook says it")
 	require.Contains(t, said, "580.142 is wanted | see last-run below\n")
 	require.Equal(t, 1, strings.Count(said, "pve-nvidia-hook apply"), said)
 
@@ -217,7 +217,7 @@ func TestAfterAFailureThereIsOneAnswer(t *testing.T) {
 	f.last.Hint = "the next start, or pve-nvidia-hook apply, does it again"
 	require.Equal(t, f.last.Hint, f.mend(), "nothing has the next start wait")
 	f.failure = &record.Failure{Count: 1, At: f.now, Next: f.now.Add(time.Hour), Hint: f.last.Hint}
-	require.Equal(t, "pve-nvidia-hook apply --force 101", f.mend(), "the next start waits")
+	require.Equal(t, "pve-nvidia-hook apply 101", f.mend(), "the next start waits")
 }
 
 func TestRefusalForAPinnedVersionIsOneFinding(t *testing.T) {
