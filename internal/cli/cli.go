@@ -13,7 +13,6 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -203,16 +202,7 @@ func (a *app) prepare() error {
 }
 
 func (a *app) load() (*config.Config, error) {
-	conf, err := hook.LoadConfig(a.configFile)
-	return conf, a.checkHint(err)
-}
-
-// checkHint has the hint of a mistake check the file that was named, and no other.
-func (a *app) checkHint(err error) error {
-	if mistakes := (config.Mistakes{}); a.configFile != "" && errors.As(err, &mistakes) {
-		return hint.Wrap(err, "correct what is named, then see: pve-nvidia-hook config check --config "+say.Clean(a.configFile, 200))
-	}
-	return err
+	return hook.LoadConfig(a.configFile)
 }
 
 func vmids(words []string) ([]int, error) {

@@ -119,7 +119,7 @@ names, with the place that it comes from. Credentials in URLs are not shown.`,
 			}
 			settings, err := conf.For(vmid)
 			if err != nil {
-				return a.checkHint(err)
+				return err
 			}
 			rows := settings.Rows()
 			if asJSON {

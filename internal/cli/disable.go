@@ -3,6 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
@@ -29,7 +30,7 @@ container running.`,
 			}
 			conf, err := a.load()
 			if err != nil {
-				return hint.Wrap(err, "mend the configuration first: it says where enable has kept what it set; see pve-nvidia-hook config check")
+				return hint.Wrap(err, "mend the configuration first: it says where enable has kept what it set; see "+config.CheckCommand(a.configFile))
 			}
 			_, settings, err := byGPUs(conf, ids, "")
 			if err != nil {

@@ -12,6 +12,7 @@ import (
 type Config struct {
 	cluster, node tomlFile
 	phoenix       *phoenix // nil when no file of Phoenix is named
+	named         string   // the file that the user named; "" for the default one
 }
 
 // Options say where the files stand.
@@ -33,11 +34,14 @@ func Load(file string, o Options) (*Config, error) {
 		o.Cluster = filepath.Join(cmp.Or(o.HostRoot, "/"), DefaultCluster)
 	}
 	c := &Config{}
+	if o.Named {
+		c.named = file
+	}
 	var all Mistakes
 	c.cluster = loadTOML(o.Cluster, false, &all)
 	c.node = loadTOML(file, o.Named, &all)
 	c.loadPhoenix(&all)
-	if err := all.err(); err != nil {
+	if err := all.err(c.named); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -113,7 +117,7 @@ func (c *Config) For(vmid int) (Settings, error) {
 	}
 	var m Mistakes
 	m.add(err)
-	return s, m.err()
+	return s, m.err(c.named)
 }
 
 // Containers lists every VMID that a file names, sorted.
@@ -141,5 +145,5 @@ func (c *Config) Check() error {
 		_, err := c.For(vmid)
 		all.add(err)
 	}
-	return all.err()
+	return all.err(c.named)
 }

@@ -68,15 +68,26 @@ func (m Mistakes) plain() error {
 	return m
 }
 
+// CheckCommand is what checks a configuration again: that of the file named, or
+// the one that holds when file is "".
+func CheckCommand(file string) string {
+	const check = "pve-nvidia-hook config check"
+	if file == "" {
+		return check
+	}
+	return check + " --config " + oneLine(file, 200)
+}
+
 // err returns the mistakes sorted, each once, with a hint; nil when there are none.
-func (m Mistakes) err() error {
+// file is the one that the user named.
+func (m Mistakes) err(file string) error {
 	if len(m) == 0 {
 		return nil
 	}
 	slices.SortStableFunc(m, func(a, b Mistake) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Key, b.Key), cmp.Compare(a.What, b.What))
 	})
-	return hint.Wrap(slices.Compact(m), "correct what is named, then see: pve-nvidia-hook config check")
+	return hint.Wrap(slices.Compact(m), "correct what is named, then see: "+CheckCommand(file))
 }
 
 // add appends what another call returned as its error.

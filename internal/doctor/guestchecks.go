@@ -59,7 +59,7 @@ func checkThere(h hostFacts, f guestFacts) []Finding {
 func checkSettings(f guestFacts) []Finding {
 	const check = "settings"
 	if f.settingsError != "" {
-		return one(check, Problem, "pve-nvidia-hook config check", "the settings of this container have mistakes: nothing is installed in it")
+		return one(check, Problem, f.settingsHint, "the settings of this container have mistakes: nothing is installed in it")
 	}
 	if f.unwanted() {
 		return one(check, OK, "", "no driver is wanted in this container: %s", f.settings.WhyNot)

@@ -25,6 +25,7 @@ type guestFacts struct {
 	now           time.Time
 	settings      config.Settings
 	settingsError string
+	settingsHint  string
 	configured    bool // a file of the configuration names it
 
 	guest  *pve.Guest  // nil: Proxmox does not know it, or is not here
@@ -92,7 +93,7 @@ func lookGuest(ctx context.Context, c *config.Config, host host.Host, h hostFact
 	f := guestFacts{vmid: vmid, now: time.Now(), hostHas: map[string]bool{}, noHas: map[string]string{}}
 	var err error
 	f.settings, err = c.For(vmid)
-	f.settingsError = text(err)
+	f.settingsError, f.settingsHint = text(err), hint.Of(err)
 	f.configured = slices.Contains(c.Containers(), vmid)
 	f.name = f.settings.Name
 	for i := range h.guests {

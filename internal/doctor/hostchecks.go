@@ -21,7 +21,7 @@ func checkConfig(o Options, c *config.Config) []Finding {
 	switch {
 	case errors.As(err, &mistakes):
 		for _, m := range mistakes {
-			f.add(Problem, "correct it, then see: pve-nvidia-hook config check", "%s", m)
+			f.add(Problem, hint.Of(err), "%s", m)
 		}
 	case err != nil:
 		f.add(Problem, hint.Of(err), "%v", err)
