@@ -146,8 +146,12 @@ func withToolkit(p Plan, s config.Settings, f Facts) Plan {
 // wantedVersion settles the first two of the three versions that must agree:
 // the wanted one and the loaded kernel module's.
 func wantedVersion(s config.Settings, h HostFacts) (version.Driver, *Plan) {
+	var wanted version.Driver
+	if s.Driver.Version != "host" {
+		wanted = version.Driver(s.Driver.Version)
+	}
 	refuse := func(hint, format string, args ...any) (version.Driver, *Plan) {
-		return "", &Plan{Refused: true, Why: fmt.Sprintf(format, args...), Hint: hint}
+		return "", &Plan{Wanted: wanted, Refused: true, Why: fmt.Sprintf(format, args...), Hint: hint}
 	}
 	if h.ModuleError != "" {
 		return refuse("reboot the host after a driver change, or report this form of the file as a bug", "%s", h.ModuleError)
@@ -159,18 +163,15 @@ func wantedVersion(s config.Settings, h HostFacts) (version.Driver, *Plan) {
 		}
 		return h.Module, nil
 	}
-	wanted := version.Driver(s.Driver.Version)
 	if s.Driver.OnMismatch == "install" || h.Module == wanted {
 		return wanted, nil
 	}
 	if h.Module == "" {
-		return refuse("install the driver on the host and load it (modprobe nvidia), or set on_mismatch = \"install\" to install ahead of it",
+		return refuse("install the driver on the host and load it (modprobe nvidia), or set on_mismatch = \"install\" below [driver] to install ahead of it",
 			"driver %s is wanted but no NVIDIA kernel module is loaded on this host", wanted)
 	}
-	_, plan := refuse(fmt.Sprintf("the user space must equal the host's module to the last digit: set version = \"host\" or %q (it came from %s), or load %s on the host", h.Module, orUnknown(s.Origin("driver.version")), wanted),
+	return refuse(fmt.Sprintf("the user space must equal the host's module to the last digit: set version = \"host\" or %q (it came from %s), or load %s on the host", h.Module, orUnknown(s.Origin("driver.version")), wanted),
 		"driver %s is wanted but the host's kernel module is %s", wanted, h.Module)
-	plan.Wanted = wanted
-	return "", plan
 }
 
 func orUnknown(s string) string {

@@ -39,7 +39,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"no GPU": {
 			func(n node) { n.remove("proc/driver", "sys/bus/pci/devices/0000:01:00.0") },
-			"0 problem kernel-module: this host has no NVIDIA GPU and NVIDIA's kernel module is not loaded",
+			"0 problem kernel-module: this host has no NVIDIA GPU and NVIDIA's kernel module is not loaded | put an NVIDIA GPU into the host",
 		},
 		"GPU in a VM": {
 			func(n node) {
@@ -78,6 +78,10 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		"unit not enabled": {
 			func(n node) { n.remove("etc/systemd/system/multi-user.target.wants") },
 			"0 warning devices-unit: nothing makes /dev/nvidia-uvm at boot: the unit pve-nvidia-hook-devices is not enabled | systemctl enable --now pve-nvidia-hook-devices",
+		},
+		"package not installed": {
+			func(n node) { n.remove("etc/systemd/system/multi-user.target.wants", "usr/lib/systemd/system") },
+			"0 warning devices-unit: nothing makes /dev/nvidia-uvm at boot: the unit pve-nvidia-hook-devices is not installed | apt-get install ./pve-nvidia-hook_*.deb",
 		},
 		"program gone": {
 			func(n node) { n.remove("usr/bin/pve-nvidia-hook") },

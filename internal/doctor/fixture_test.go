@@ -53,6 +53,7 @@ func newNode(t *testing.T) node {
 	n.node("nvidia-uvm-tools", 511, 1)
 	n.file("usr/lib/"+arch(t)+"-linux-gnu/libnvidia-ml.so."+module, "")
 	n.link("etc/systemd/system/multi-user.target.wants/pve-nvidia-hook-devices.service", "/lib/systemd/system/pve-nvidia-hook-devices.service")
+	n.file("usr/lib/systemd/system/pve-nvidia-hook-devices.service", "")
 	n.file("usr/bin/pve-nvidia-hook", "")
 	n.mode("usr/bin/pve-nvidia-hook", 0o755)
 	n.link("etc/pve/local", "nodes/pve1")

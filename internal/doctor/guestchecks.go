@@ -17,6 +17,7 @@ func checkGuest(h hostFacts, f guestFacts) []Finding {
 		return missing
 	}
 	f.told = f.inside != nil && f.refusedFor(h)
+	f.needsModule = f.lacksModule(h)
 	all := checkSettings(f)
 	all = append(all, checkHook(h, f)...)
 	all = append(all, checkStarts(h, f)...)
@@ -41,7 +42,11 @@ func checkThere(h hostFacts, f guestFacts) []Finding {
 	case h.pveError != "" && !f.unknown:
 		return nil // LXC alone knows it
 	case f.guest == nil && f.unknown && h.pveError != "" && !f.configured:
-		return one(check, Problem, "lxc-ls -P "+f.settings.Paths.LXC, "there is no container %d below %s", f.vmid, f.settings.Paths.LXC)
+		list := "pct list"
+		if h.noPVE {
+			list = "lxc-ls -P " + f.settings.Paths.LXC
+		}
+		return one(check, Problem, list, "there is no container %d below %s", f.vmid, f.settings.Paths.LXC)
 	case f.guest == nil && f.configured:
 		return one(check, Warning, "take it out of the configuration if it is gone for good", "the configuration names container %d, which there is not", f.vmid)
 	case f.guest == nil:
@@ -178,6 +183,13 @@ func (f guestFacts) waits() bool { return f.failure != nil && f.now.Before(f.fai
 func (f guestFacts) mismatch(h hostFacts) bool {
 	wanted := f.wanted(h)
 	return wanted != "" && h.module != "" && wanted != h.module
+}
+
+// lacksModule reports whether a run would be refused because no kernel module is
+// loaded, or none whose version can be told.
+func (f guestFacts) lacksModule(h hostFacts) bool {
+	d := f.settings.Driver
+	return h.moduleError != "" || h.module == "" && (d.Version == "host" || d.OnMismatch != "install")
 }
 
 // refusedFor reports whether the last run was refused for that mismatch.

@@ -44,11 +44,12 @@ type guestFacts struct {
 	holder    string // who holds the lock of this container's runs; "" nobody
 	lockError string
 
-	failure   *record.Failure
-	last      lastRun
-	ran       bool
-	told      bool // what the last run was refused for is a finding of versions
-	lastError string
+	failure     *record.Failure
+	last        lastRun
+	ran         bool
+	told        bool // what the last run was refused for is a finding of versions
+	needsModule bool // a run would be refused for the kernel module, a finding of the host
+	lastError   string
 
 	inside      *insideFacts // nil: could not be looked into
 	insideError string

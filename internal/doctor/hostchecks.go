@@ -82,7 +82,7 @@ func checkModule(h hostFacts, guests int) []Finding {
 	case h.kernel.PCIError != nil:
 		return one(check, level, load, "NVIDIA's kernel module is not loaded; whether there is a GPU cannot be seen: %v", h.kernel.PCIError)
 	}
-	return one(check, level, load, "this host has no NVIDIA GPU and NVIDIA's kernel module is not loaded")
+	return one(check, level, "put an NVIDIA GPU into the host (lspci -d 10de: lists them); a container that can do without: enabled = false below its [containers.VMID]", "this host has no NVIDIA GPU and NVIDIA's kernel module is not loaded")
 }
 
 // checkUserSpace finds the host that was upgraded and not rebooted.
@@ -108,6 +108,9 @@ func checkNouveau(h hostFacts) []Finding {
 	return one(check, level, "echo blacklist nouveau > /etc/modprobe.d/blacklist-nouveau.conf; update-initramfs -u; reboot",
 		"nouveau is loaded: NVIDIA's driver cannot have a GPU that nouveau holds")
 }
+
+// install brings the program, its hookscript and its units.
+const install = "apt-get install ./pve-nvidia-hook_*.deb"
 
 const makeNodes = "pve-nvidia-hook devices"
 
@@ -160,6 +163,8 @@ func checkBoot(h hostFacts, guests []guestFacts) []Finding {
 		return nil
 	case !h.bootKnown:
 		return one(check, Unknown, "", "whether the device nodes are made at boot cannot be seen: there is no folder etc/systemd/system")
+	case !h.bootUnit && !h.bootFile:
+		return one(check, Warning, install, "nothing makes /dev/nvidia-uvm at boot: the unit pve-nvidia-hook-devices is not installed")
 	case !h.bootUnit:
 		return one(check, Warning, "systemctl enable --now pve-nvidia-hook-devices", "nothing makes /dev/nvidia-uvm at boot: the unit pve-nvidia-hook-devices is not enabled")
 	}
@@ -212,7 +217,7 @@ func checkSnippets(h hostFacts, guests []guestFacts) []Finding {
 	}
 	f := findings{check: "hook-program"}
 	if !h.program {
-		f.add(Problem, "apt-get install ./pve-nvidia-hook_*.deb", "the hookscript does nothing: there is no program /%s", program)
+		f.add(Problem, install, "the hookscript does nothing: there is no program /%s", program)
 	}
 	for _, volume := range slices.Sorted(keys(volumes)) {
 		if id, _, _ := strings.Cut(volume, ":"); h.late[id] {

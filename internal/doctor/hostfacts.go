@@ -26,6 +26,7 @@ type hostFacts struct {
 	kernel              host.Facts
 	present             []host.Node
 	bootUnit, bootKnown bool // the unit that makes the nodes at boot is enabled
+	bootFile            bool // that unit is installed
 	program             bool // the program stands where the snippet calls it
 	cgroup2             bool // control groups of version 2 alone, as on every Proxmox VE 8 or 9 by default
 
@@ -35,6 +36,7 @@ type hostFacts struct {
 	stateMode  fs.FileMode // of it
 	stateThere bool        // it was made already
 
+	noPVE    bool   // this is no node of Proxmox VE at all
 	pveError string // why this is no working node of Proxmox VE; "" when it is one
 	local    string
 	nodes    []string
@@ -47,7 +49,8 @@ type hostFacts struct {
 // Places on the node.
 const (
 	program  = "usr/bin/pve-nvidia-hook"
-	bootUnit = "etc/systemd/system/multi-user.target.wants/pve-nvidia-hook-devices.service"
+	bootUnit = "etc/systemd/system/multi-user.target.wants/" + bootName
+	bootName = "pve-nvidia-hook-devices.service"
 )
 
 func lookHost(h host.Host, state string) hostFacts {
@@ -75,6 +78,10 @@ func lookHost(h host.Host, state string) hostFacts {
 		_, err := os.Lstat(h.Path(bootUnit))
 		f.bootUnit = err == nil
 	}
+	for _, dir := range []string{"etc/systemd/system", "lib/systemd/system", "usr/lib/systemd/system"} {
+		_, err := os.Stat(h.Path(filepath.Join(dir, bootName)))
+		f.bootFile = f.bootFile || err == nil
+	}
 	if info, err := os.Stat(h.Path(program)); err == nil {
 		f.program = info.Mode().IsRegular() && info.Mode()&0o111 != 0
 	}
@@ -82,7 +89,7 @@ func lookHost(h host.Host, state string) hostFacts {
 	f.cgroup2 = err == nil
 	f.local = pve.LocalNode(h.Root)
 	f.guests, err = pve.Guests(h.Root)
-	f.pveError = text(err)
+	f.pveError, f.noPVE = text(err), errors.Is(err, pve.ErrNoNode)
 	if err == nil {
 		f.nodes, _ = pve.Nodes(h.Root) // as Guests could just now
 		f.storages, err = pve.ReadStorages(h.Root)

@@ -334,3 +334,26 @@ func TestReportsLookLikeThis(t *testing.T) {
 		})
 	}
 }
+
+func TestFixesAreThoseThatCanWork(t *testing.T) {
+	h, f := well(t)
+	h.module, f.settings.Driver.Version = "", module
+	f.inside.found, f.inside.record, f.inside.differs = driver.Found{}, nil, ""
+	require.Contains(t, lines(checkGuest(h, f)), "versions: no driver is installed, 580.142 is wanted | see kernel-module of the host\n", "a run would be refused")
+	f.settings.Driver.OnMismatch = "install"
+	require.Contains(t, lines(checkGuest(h, f)), "580.142 is wanted | pve-nvidia-hook apply 101\n")
+
+	h, f = well(t)
+	h.noPVE, h.pveError, f.guest, f.live, f.next = true, "no node", nil, pve.Section{}, pve.Section{}
+	f.inside.nodes, f.inside.memory, f.inside.free, f.inside.record = nil, 256<<20, 1e8, nil
+	said := lines(checkGuest(h, f))
+	require.Contains(t, said, "there is no GPU's device node in the container | for each of /dev/nvidiactl")
+	require.Contains(t, said, "then: lxc-stop -P /var/lib/lxc -n 101 && lxc-start -P /var/lib/lxc -n 101\n")
+	require.NotContains(t, said, "pct", "there is no Proxmox VE")
+	require.NotContains(t, said, "enable")
+
+	f.unknown, f.inside = true, nil
+	require.Contains(t, lines(checkGuest(h, f)), "there is no container 101 below /var/lib/lxc | lxc-ls -P /var/lib/lxc\n")
+	h.noPVE = false
+	require.Contains(t, lines(checkGuest(h, f)), "there is no container 101 below /var/lib/lxc | pct list\n")
+}

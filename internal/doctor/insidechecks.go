@@ -2,7 +2,9 @@ package doctor
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
@@ -25,7 +27,7 @@ func checkInside(h hostFacts, f guestFacts) []Finding {
 	all = append(all, checkOrphans(f)...)
 	all = append(all, checkObstacles(f)...)
 	all = append(all, checkDisk(h, f)...)
-	return append(all, checkMemory(f)...)
+	return append(all, checkMemory(h, f)...)
 }
 
 // checkInsideNodes compares the container's device nodes with the host's.
@@ -35,7 +37,7 @@ func checkInsideNodes(h hostFacts, f guestFacts) []Finding {
 		out.add(Unknown, "", "its /dev cannot be looked at: %s", f.inside.nodesError)
 		return out.list
 	}
-	restart := fmt.Sprintf("pct reboot %d", f.vmid)
+	restart, exec := h.restart(f), h.exec(f)
 	there := map[string]bool{}
 	closed := entryModes(f)
 	for _, n := range f.inside.nodes {
@@ -43,16 +45,16 @@ func checkInsideNodes(h hostFacts, f guestFacts) []Finding {
 		real, known := h.node(n.path)
 		switch {
 		case n.mode.IsRegular():
-			out.add(Problem, fmt.Sprintf("%s, remove the file in the container (pct exec %d -- rm %s), then: %s", makeNodes, f.vmid, n.path, restart),
+			out.add(Problem, fmt.Sprintf("%s, remove the file in the container (%s rm %s), then: %s", makeNodes, exec, n.path, restart),
 				"%s in the container is an ordinary file, no device: a mount with create=file found no node on the host, or a program wrote to the name", n.path)
 			continue
 		case !n.char():
-			out.add(Problem, fmt.Sprintf("pct exec %d -- ls -l %s", f.vmid, n.path), "%s in the container is no device (%s)", n.path, n.mode.Type())
+			out.add(Problem, exec+" ls -l "+n.path, "%s in the container is no device (%s)", n.path, n.mode.Type())
 			continue
 		case known && real.IsChar && (real.Major != n.major || real.Minor != n.minor):
 			out.add(Problem, restart, "%s in the container has the numbers %d:%d, on the host it has %d:%d", n.path, n.major, n.minor, real.Major, real.Minor)
 		case !known && common(n.path) && len(h.present) > 0:
-			out.add(Problem, fmt.Sprintf("pct exec %d -- rm %s", f.vmid, n.path), "%s is in the container but not on the host", n.path)
+			out.add(Problem, exec+" rm "+n.path, "%s is in the container but not on the host", n.path)
 		}
 		if n.mode.Perm()&0o006 != 0o006 && !closed[n.path] && !strings.HasPrefix(n.path, "/dev/nvidia-caps/") {
 			out.add(Warning, "give its devN entry mode=0666, then: "+restart, "%s in the container has mode %04o: only root there can use it", n.path, n.mode.Perm())
@@ -67,10 +69,40 @@ func checkInsideNodes(h hostFacts, f guestFacts) []Finding {
 		if needed, _ := f.needed(h); len(needed) == 0 {
 			return nil
 		}
-		out.add(Problem, fmt.Sprintf("pve-nvidia-hook enable %d --gpus %s, then: %s", f.vmid, f.gpus(), restart), "there is no GPU's device node in the container")
+		out.add(Problem, h.bring(f)+", then: "+restart, "there is no GPU's device node in the container")
 		return out.list
 	}
 	return out.orOK("its %d device nodes are the host's", len(f.inside.nodes))
+}
+
+// restart is the command that starts a container anew, with Proxmox VE or LXC alone.
+func (h hostFacts) restart(f guestFacts) string {
+	if h.noPVE {
+		return fmt.Sprintf("lxc-stop -P %s -n %d && lxc-start -P %[1]s -n %[2]d", f.settings.Paths.LXC, f.vmid)
+	}
+	return fmt.Sprintf("pct reboot %d", f.vmid)
+}
+
+// exec begins a command in a container.
+func (h hostFacts) exec(f guestFacts) string {
+	if h.noPVE {
+		return fmt.Sprintf("lxc-attach -P %s -n %d --", f.settings.Paths.LXC, f.vmid)
+	}
+	return fmt.Sprintf("pct exec %d --", f.vmid)
+}
+
+// bring is what gives a container its GPUs. Without Proxmox VE nothing does it by
+// a command, nor writes the device rules.
+func (h hostFacts) bring(f guestFacts) string {
+	if !h.noPVE {
+		return fmt.Sprintf("pve-nvidia-hook enable %d --gpus %s", f.vmid, f.gpus())
+	}
+	return fmt.Sprintf("for each of /dev/nvidiactl, /dev/nvidia0 and /dev/nvidia-uvm a line such as 'lxc.mount.entry = /dev/nvidiactl dev/nvidiactl none bind,create=file' in %s, and 'lxc.cgroup2.devices.allow = c MAJOR:* rwm' for the majors of /proc/devices", f.lxcConfig())
+}
+
+// lxcConfig is the container's file where LXC has it.
+func (f guestFacts) lxcConfig() string {
+	return filepath.Join(f.settings.Paths.LXC, strconv.Itoa(f.vmid), "config")
 }
 
 // common reports whether a node is one of those that are listed of the host too;
@@ -98,6 +130,8 @@ func (f guestFacts) apply(again bool) string {
 	switch {
 	case f.told:
 		return "see versions"
+	case f.needsModule:
+		return "see kernel-module of the host"
 	case f.mend() != "":
 		return "see last-run below"
 	case again:
@@ -233,6 +267,9 @@ func checkDisk(h hostFacts, f guestFacts) []Finding {
 		return one(check, Unknown, "", "the free room of its disk cannot be seen: %s", f.inside.freeError)
 	}
 	fix := fmt.Sprintf("pct resize %d rootfs +4G", f.vmid)
+	if h.noPVE {
+		fix = "make its root file system larger, or make room in it"
+	}
 	free := say.Bytes(int64(min(f.inside.free, 1<<62)))
 	in := f.inside.record
 	installed := in != nil && in.Version != "" && in.Version == f.wanted(h) && f.inside.differs == ""
@@ -245,15 +282,19 @@ func checkDisk(h hostFacts, f guestFacts) []Finding {
 	return one(check, OK, "", "its disk has %s free", free)
 }
 
-func checkMemory(f guestFacts) []Finding {
+func checkMemory(h hostFacts, f guestFacts) []Finding {
 	const check = "memory"
+	fix := fmt.Sprintf("pct set %d --memory 1024", f.vmid)
+	if h.noPVE {
+		fix = "lxc.cgroup2.memory.max = 1G in " + f.lxcConfig()
+	}
 	switch m := f.inside.memory; {
 	case f.inside.memoryError != "":
 		return one(check, Unknown, "", "its memory limit cannot be seen: %s", f.inside.memoryError)
 	case m == 0:
 		return one(check, OK, "", "its memory has no limit")
 	case m < memoryLow:
-		return one(check, Warning, fmt.Sprintf("pct set %d --memory 1024", f.vmid), "its memory limit is %d MiB: the installer runs within it too, and needs up to %d MiB beside the rest", m>>20, memoryLow>>20)
+		return one(check, Warning, fix, "its memory limit is %d MiB: the installer runs within it too, and needs up to %d MiB beside the rest", m>>20, memoryLow>>20)
 	default:
 		return one(check, OK, "", "its memory limit is %d MiB", m>>20)
 	}
