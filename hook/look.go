@@ -10,6 +10,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
@@ -42,7 +43,7 @@ func open(ctx context.Context, find opener, lxcPath string, vmid int) (*lxc.Cont
 	for {
 		c, err := find(ctx, lxcPath, vmid)
 		if errors.Is(err, lxc.ErrUnknown) {
-			return nil, hint.Wrap(err, "pct list shows the containers of this node; for LXC without Proxmox set paths.lxc")
+			return nil, hint.Wrap(err, pve.WhichHere)
 		}
 		if !errors.Is(err, lxc.ErrNotRunning) {
 			return c, err

@@ -72,8 +72,8 @@ refused, or is not running.`,
 				ids = a.running(c.Context(), conf, known.followed())
 			}
 			for _, vmid := range ids {
-				if !known.there(vmid) {
-					return hint.Errorf("pve-nvidia-hook status lists those that it knows", "there is no container %d on this node; nothing was begun", vmid)
+				if err := known.missing(vmid); err != nil {
+					return fmt.Errorf("%w; nothing was begun", err)
 				}
 			}
 			slices.Sort(ids)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
@@ -26,6 +27,7 @@ const glanceLimit = 5 * time.Second
 type containers struct {
 	lxc      string         // LXC's folder of containers
 	names    map[int]string // of the guests of this node
+	others   map[int]error  // where the other guests of the cluster are
 	standing map[int]pve.Standing
 }
 
@@ -34,10 +36,12 @@ func (a *app) containers(conf *config.Config) *containers {
 	// the row of each; where the files lie holds in any case.
 	s, _ := conf.For(0)
 	guests, _ := pve.Guests(a.host.Root) // without Proxmox VE there are none
-	c := &containers{s.Paths.LXC, map[int]string{}, pve.Standings(a.host.Root, guests, conf)}
+	c := &containers{s.Paths.LXC, map[int]string{}, map[int]error{}, pve.Standings(a.host.Root, guests, conf)}
 	local := pve.LocalNode(a.host.Root)
 	for _, g := range guests {
-		if !g.VM && g.Node == local {
+		if away := g.NotHere(local); away != nil {
+			c.others[g.VMID] = away
+		} else {
 			c.names[g.VMID] = g.Conf.Hostname
 		}
 	}
@@ -59,6 +63,18 @@ func (c *containers) there(vmid int) bool {
 	}
 	_, err := os.Stat(filepath.Join(c.lxc, fmt.Sprint(vmid)))
 	return err == nil
+}
+
+// missing says that the node has no such container, and which has it; nil when
+// this one has. An error names the VMID, as it may be about one of many.
+func (c *containers) missing(vmid int) error {
+	switch away := c.others[vmid]; {
+	case c.there(vmid):
+		return nil
+	case away != nil:
+		return away
+	}
+	return hint.Errorf(pve.WhichHere, "there is no container %d on this node", vmid)
 }
 
 // name is what the container is called, "" when nobody says.

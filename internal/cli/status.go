@@ -136,6 +136,8 @@ func judge(s state, known *containers) (ok bool, reason string) {
 	switch {
 	case s.err != nil && standing == pve.Follows:
 		return false, s.err.Error()
+	case known.others[s.vmid] != nil && !s.Running:
+		return false, known.others[s.vmid].Error()
 	case !known.there(s.vmid) && !s.Running:
 		// A configuration may name one that is still to be made.
 		return s.Last == nil && standing != 0, "there is no such container on this node"

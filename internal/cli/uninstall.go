@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
@@ -39,8 +38,8 @@ run disable as well, or set enabled = false for the container.`,
 			}
 			vmid := ids[0]
 			known := a.containers(conf)
-			if !known.there(vmid) { // else it would read as one that is only not running
-				return hint.Errorf("pct list shows the containers of this node; for LXC without Proxmox set paths.lxc", "there is no container %d on this node", vmid)
+			if err := known.missing(vmid); err != nil { // else it would read as one that is only not running
+				return err
 			}
 			log := a.log.For(vmid)
 			t, err := hook.Uninstall(c.Context(), vmid, hook.Options{

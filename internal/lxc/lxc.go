@@ -10,14 +10,18 @@ package lxc
 
 import (
 	"errors"
-	"fmt"
 )
 
 // ErrNotRunning means that the container has no init process (any more).
 var ErrNotRunning = errors.New("container is not running")
 
 // ErrUnknown means that LXC knows no such container. It is an ErrNotRunning too.
-var ErrUnknown = fmt.Errorf("%w: there is no container", ErrNotRunning)
+var ErrUnknown error = unknown{}
+
+type unknown struct{}
+
+func (unknown) Error() string        { return "there is no container" }
+func (unknown) Is(target error) bool { return target == ErrNotRunning }
 
 // ErrDeadline means that a command in the container ran past its deadline and
 // was ended, with all that it had started.

@@ -135,6 +135,20 @@ type Use struct {
 	Where  string // "" live, "pending" or "snapshot NAME"
 }
 
+// WhichHere is the hint to a number that no container of this node has.
+const WhichHere = "pct list shows the containers of this node; for LXC without Proxmox set paths.lxc"
+
+// NotHere says of a guest that it is no container of the node local, nil when it is one.
+func (g Guest) NotHere(local string) error {
+	switch {
+	case g.VM:
+		return hint.Errorf("a VM gets a whole GPU by PCI passthrough; this program is for containers", "%s is a virtual machine, not a container", g)
+	case g.Node != local:
+		return hint.Errorf("run it on "+g.Node, "container %s is on node %s, this is %s", g, g.Node, local)
+	}
+	return nil
+}
+
 // Uses lists the guests of the cluster, VMs too, that name this program's hookscript on any storage.
 func Uses(list []Guest) []Use {
 	var uses []Use

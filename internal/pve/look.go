@@ -63,10 +63,8 @@ func (o Options) find(vmids []int) ([]Guest, error) {
 			errs = append(errs, err)
 		case !found:
 			errs = append(errs, hint.Errorf(o.known(local), "there is no container %d", vmid))
-		case g.VM:
-			errs = append(errs, hint.Errorf("a VM gets a whole GPU by PCI passthrough; this program is for containers", "%s is a virtual machine, not a container", g))
-		case g.Node != local:
-			errs = append(errs, hint.Errorf("run it on "+g.Node, "container %s is on node %s, this is %s", g, g.Node, local))
+		case g.NotHere(local) != nil:
+			errs = append(errs, g.NotHere(local))
 		case g.Err != nil:
 			errs = append(errs, g.Err)
 		default:
