@@ -46,6 +46,7 @@ type usage struct{ error }
 // which is nil in the worker itself.
 func Main(ctx context.Context, args []string, work worker.Work) int {
 	root := (&app{work: work}).root()
+	strict(root)
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
 		plainFlags(root)
 	}
@@ -106,7 +107,7 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 		},
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.configFile, "config", "", "configuration `file`, also by $"+hook.EnvConfig+"\n(default "+config.DefaultFile+")")
+	wordFlag(flags, &a.configFile, "config", notEmpty, "configuration `file`, also by $"+hook.EnvConfig+"\n(default "+config.DefaultFile+")")
 	flags.StringVar(&a.logLevel, "log-level", "", "debug, info, warning or error")
 	flags.StringVar(&a.logFormat, "log-format", "text", "text or json")
 	root.SetUsageFunc(showUsage)
@@ -120,6 +121,27 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 	)
 	a.complete(root)
 	return root
+}
+
+// strict has the commands that cobra brings refuse a mistyped command, as ours do.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.Args = func(_ *cobra.Command, words []string) error {
+				found, rest, err := root.Find(words)
+				if err == nil && found.HasSubCommands() {
+					err = known(found, rest)
+				}
+				return err
+			}
+		case "completion":
+			c.Args = known
+			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
+	}
 }
 
 // aside leaves a run to a worker, if there is one. The worker does the same command.

@@ -44,7 +44,7 @@ Missing device nodes of the host are made first.`,
 			return a.enableAll(c.Context(), o, ids, c.OutOrStdout())
 		},
 	}
-	c.Flags().StringVar(&o.GPUs, "gpus", "", "`which` GPUs: all, none or numbers such as 0,1 (default: gpus of the configuration, else all)")
+	wordFlag(c.Flags(), &o.GPUs, "gpus", checkGPUs, "`which` GPUs: all, none or numbers such as 0,1 (default: gpus of the configuration, else all)")
 	c.Flags().BoolVar(&o.Chain, "chain", false, "take the place of another hookscript, and run it after our own work in every phase")
 	c.Flags().StringVar(&o.Storage, "storage", "", "`storage` for the hookscript file (default: local, or the one that is set)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be changed, change nothing")

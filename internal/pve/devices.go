@@ -95,6 +95,15 @@ func SelectDevices(present []Device, gpus string) (chosen []Device, missing []st
 	return append(chosen, caps...), missing, nil
 }
 
+// CheckGPUs says whether words are a choice of GPUs, whichever the host has.
+func CheckGPUs(gpus string) error {
+	if strings.TrimSpace(gpus) == "none" {
+		return nil
+	}
+	_, err := parseGPUs(strings.TrimSpace(gpus), nil)
+	return err
+}
+
 func parseGPUs(gpus string, all []int) ([]int, error) {
 	if gpus == "" || gpus == "all" {
 		return all, nil
