@@ -45,7 +45,8 @@ type usage struct{ error }
 // problems found, 2 wrong usage. What may hang in a container is left to work,
 // which is nil in the worker itself.
 func Main(ctx context.Context, args []string, work worker.Work) int {
-	root := (&app{work: work}).root()
+	a := &app{work: work}
+	root := a.root()
 	strict(root)
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
 		plainFlags(root)
@@ -61,13 +62,14 @@ func Main(ctx context.Context, args []string, work worker.Work) int {
 		return int(done)
 	case errors.Is(err, errSaid):
 		return 1
-	case errors.As(err, &wrong):
-		fmt.Fprintf(os.Stderr, "%s: error: %v\n", say.Program, err)
-		return 2
 	}
-	log, logErr := say.New(os.Stderr, "text", "")
-	if logErr == nil {
-		log.Fail(err)
+	log, logErr := say.New(os.Stderr, a.logFormat, "")
+	if logErr != nil { // the format is what is wrong
+		log, _ = say.New(os.Stderr, "text", "")
+	}
+	log.Fail(err)
+	if errors.As(err, &wrong) {
+		return 2
 	}
 	return 1
 }

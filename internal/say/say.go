@@ -57,8 +57,14 @@ func New(w io.Writer, format, level string) (Log, error) {
 // For returns a logger whose lines name the container.
 func (l Log) For(vmid int) Log { return Log{l.WithField("vmid", vmid)} }
 
-// With returns a logger that adds a field to its JSON and journal entries.
-func (l Log) With(key string, value any) Log { return Log{l.WithField(key, value)} }
+// With returns a logger that adds a field to its JSON and journal entries; one
+// that would be empty is left out.
+func (l Log) With(key string, value any) Log {
+	if value == "" {
+		return l
+	}
+	return Log{l.WithField(key, value)}
+}
 
 // Fail logs an error and, on a line of its own, its hint. Joined errors get a
 // line each.

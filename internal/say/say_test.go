@@ -39,12 +39,13 @@ func TestJSONLines(t *testing.T) {
 	var out bytes.Buffer
 	log, err := New(&out, "json", "")
 	require.NoError(t, err)
-	log.For(101).Infof("hello")
+	log.For(101).With("step", "").Infof("hello")
 	log.Debugf("not at this level")
 	var line map[string]any
 	require.NoError(t, json.Unmarshal(out.Bytes(), &line))
 	require.Equal(t, "hello", line["msg"])
 	require.EqualValues(t, 101, line["vmid"])
+	require.NotContains(t, line, "step", "there is none")
 }
 
 func TestUnknownNamesAreRefused(t *testing.T) {
