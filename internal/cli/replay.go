@@ -176,6 +176,8 @@ func sayPlan(out io.Writer, when string, t hook.Trace, p hook.Plan) {
 	switch {
 	case p.Refused:
 		fmt.Fprintf(out, "%-5s refused, %s\n", when+":", why)
+	case len(p.Steps) == 0 && p.Why == "":
+		fmt.Fprintf(out, "%-5s nothing was decided\n", when+":")
 	case len(p.Steps) == 0:
 		fmt.Fprintf(out, "%-5s nothing to do, %s\n", when+":", why)
 	default:
