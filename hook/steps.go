@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
@@ -72,12 +73,29 @@ func (r *run) tidy(ctx context.Context) error {
 	return driver.Clear(ctx, r.container)
 }
 
+// interrupted is what a run was doing when it was told to end, or its time was
+// over. That its context ended is the library's way to say so.
+type interrupted struct{ error }
+
+func (i interrupted) Unwrap() error { return i.error }
+
+func (i interrupted) Error() string {
+	text := i.error.Error()
+	for _, ended := range []error{context.Canceled, context.DeadlineExceeded} {
+		if text == ended.Error() {
+			return "interrupted"
+		}
+		text = strings.ReplaceAll(text, ": "+ended.Error(), "")
+	}
+	return "interrupted: " + text
+}
+
 // explain says what an error of a step means when the container or the caller
 // has gone away meanwhile.
 func (w *work) explain(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
-		return hint.Wrap(fmt.Errorf("interrupted: %w", err), "the next start, or pve-nvidia-hook apply, does it again")
+		return hint.Wrap(interrupted{err}, fmt.Sprintf("the next start, or pve-nvidia-hook apply %d, does it again", w.trace.VMID))
 	case !w.container.Alive():
 		return hint.Wrap(fmt.Errorf("the container stopped meanwhile: %w", err), "the next start does it again")
 	}

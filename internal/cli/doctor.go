@@ -83,7 +83,7 @@ Exit status: 0 no problems (warnings and unknowns there may be), 1 problems,
 			}
 			report := doctor.Examine(c.Context(), o)
 			if err := c.Context().Err(); err != nil {
-				return err // what was broken off is not the container's fault
+				return stopped(c.Context(), err, "doctor", "nothing was changed; run it again") // what was broken off is not the container's fault
 			}
 			if asJSON {
 				err = say.JSON(c.OutOrStdout(), report.Findings)

@@ -25,6 +25,7 @@ func TestCacheCommandsSayInAWordThatTheyWereInterrupted(t *testing.T) {
 	for what, words := range map[string][]string{
 		"add " + file:   {"cache", "add", file},
 		"fetch NVIDIA-": {"cache", "fetch", "570.1"},
+		"doctor":        {"doctor"},
 	} {
 		root := Root()
 		root.SetArgs(append(words, "--config", config))
