@@ -86,7 +86,7 @@ func Decide(s config.Settings, f Facts) Plan {
 	verifyOnly := why == "" && f.Container.Verified == "files" && p.Verify == "nvidia-smi"
 	switch {
 	case f.Force && why == "":
-		why = "forced"
+		why = fmt.Sprintf("driver %s is installed again, as --force says", wanted)
 	case verifyOnly && !f.Force:
 		p.Why = fmt.Sprintf("driver %s was installed but only its files were checked so far", wanted)
 	case why == "" && f.Container.Toolkit == "":

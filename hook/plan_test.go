@@ -40,7 +40,7 @@ func TestDecide(t *testing.T) {
 		{name: "only files were checked", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "files"}}, why: "only its files were checked", steps: "fetch verify record"},
 		{name: "files are enough", set: func(s *config.Settings) { s.Driver.Verify = "files" }, facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "files"}}, why: "is in place", verify: "files"},
 		{name: "no GPU is handed over", set: func(s *config.Settings) { s.GPUs = "none" }, facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record", verify: "files"},
-		{name: "forced", facts: Facts{Force: true, Host: host(v), Container: inPlace, Deep: clean}, why: "forced", steps: "fetch uninstall install verify record"},
+		{name: "forced", facts: Facts{Force: true, Host: host(v), Container: inPlace, Deep: clean}, why: "driver 580.142 is installed again, as --force says", steps: "fetch uninstall install verify record"},
 		{name: "no module", facts: Facts{}, why: "no NVIDIA kernel module is loaded", refuse: true},
 		{name: "module of unknown form", facts: Facts{Host: HostFacts{ModuleError: "odd"}}, why: "odd", refuse: true},
 		{name: "mismatch", set: pin(old), facts: Facts{Host: host(v)}, why: "driver 570.86.16 is wanted but the host's kernel module is 580.142", refuse: true},
