@@ -231,6 +231,15 @@ func Options(h runfile.Header, extra []string) []string {
 // InstallerLog is nvidia-installer's log in the container.
 const InstallerLog = "/var/log/nvidia-installer.log"
 
+// debugLines says what a program writes, but for empty lines.
+func debugLines(log say.Log, who string) func(string) {
+	return func(line string) {
+		if strings.TrimSpace(line) != "" {
+			log.Debugf("%s: %s", who, line)
+		}
+	}
+}
+
 func runInstaller(ctx context.Context, c *lxc.Container, j Job, command []string) error {
 	if err := knownFlags(j); err != nil {
 		return err
@@ -247,7 +256,7 @@ func runInstaller(ctx context.Context, c *lxc.Container, j Job, command []string
 		Args:    args,
 		Env:     []string{"PATH=" + stageBin + ":" + lxc.Path, "TMPDIR=" + stageTmp},
 		Timeout: j.Timeout,
-		OnLine:  func(line string) { j.Log.Debugf("installer: %s", line) },
+		OnLine:  debugLines(j.Log, "installer"),
 		Reap:    true,
 	})
 	switch {

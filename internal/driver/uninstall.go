@@ -131,12 +131,12 @@ func runUninstaller(ctx context.Context, c *lxc.Container, installed version.Dri
 			args = append(args, o.name)
 		}
 	}
-	log.Debugf("running %v", args)
+	log.Debugf("running %s", strings.Join(args, " "))
 	result, err := c.Run(ctx, lxc.Cmd{
 		Args:    args,
 		Env:     []string{"PATH=" + stageBin + ":" + lxc.Path, "TMPDIR=" + stageTmp},
 		Timeout: timeout,
-		OnLine:  func(line string) { log.Debugf("uninstaller: %s", line) },
+		OnLine:  debugLines(log, "uninstaller"),
 		Reap:    true,
 	})
 	switch {
