@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
 func sampleRows(now time.Time) []statusRow {
@@ -108,4 +109,13 @@ func TestEveryCommandIsExplained(t *testing.T) {
 		}
 	}
 	visit(Root())
+}
+
+func TestAFailureThatIsOverIsExplained(t *testing.T) {
+	known := &containers{names: map[int]string{101: "web"}, standing: map[int]pve.Standing{101: pve.Follows}}
+	s := state{vmid: 101}
+	s.Settings.Wanted, s.Running, s.Last = true, true, &hook.Trace{Result: hook.Failed, Reason: "no room"}
+	ok, why := judge(s, known)
+	require.True(t, ok)
+	require.Equal(t, "all is in place now; the last run that is kept failed: no room", why)
 }
