@@ -89,7 +89,7 @@ func oneOf(name string, field func(*Settings) any, words ...string) key {
 	allowed := strings.Join(quoted[:len(quoted)-1], ", ") + " or " + quoted[len(quoted)-1]
 	return key{name, both, allowed, str(func(s string) (string, string) {
 		if !slices.Contains(words, s) {
-			return "", quote(s) + " is not one of them"
+			return "", quote(s) + " is not known"
 		}
 		return s, ""
 	}), field}
