@@ -78,6 +78,7 @@ func Main(ctx context.Context, args []string, work worker.Work) int {
 func Root() *cobra.Command { return (&app{}).root() }
 
 func (a *app) root() *cobra.Command {
+	itsVersion := false
 	root := &cobra.Command{
 		Use:   say.Program + " VMID PHASE",
 		Short: "keep NVIDIA's user space in LXC containers equal to the host's kernel module",
@@ -95,9 +96,14 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 		DisableAutoGenTag: true,
 		// The call by Proxmox has no flags.
 		DisableFlagsInUseLine: true,
-		Version:               version.Program,
 		Args:                  known,
-		RunE:                  func(c *cobra.Command, _ []string) error { return c.Help() },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if itsVersion { // cobra's own flag says it in other words than the command
+				printVersion(c)
+				return nil
+			}
+			return c.Help()
+		},
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
 			if err := a.prepare(); err != nil {
 				return err
@@ -112,6 +118,7 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 	wordFlag(flags, &a.configFile, "config", notEmpty, "configuration `file`, also by $"+hook.EnvConfig+"\n(default "+config.DefaultFile+")")
 	flags.StringVar(&a.logLevel, "log-level", "", "debug, info, warning or error")
 	flags.StringVar(&a.logFormat, "log-format", "text", "text or json")
+	root.Flags().BoolVarP(&itsVersion, "version", "v", false, "version for "+say.Program)
 	root.SetUsageFunc(showUsage)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
@@ -204,9 +211,9 @@ func known(c *cobra.Command, args []string) error {
 
 // args is cobra.RangeArgs with our words and exit status; most -1 is any number.
 func args(least, most int, what string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
+	return func(c *cobra.Command, args []string) error {
 		if len(args) < least || most >= 0 && len(args) > most {
-			return usage{fmt.Errorf("expected %s, got %s", what, say.Count(len(args), "word"))}
+			return usage{fmt.Errorf("expected %s, got %s (see %s --help)", what, say.Count(len(args), "word"), c.CommandPath())}
 		}
 		return nil
 	}
@@ -248,8 +255,8 @@ func (a *app) version() *cobra.Command {
 		Use:   "version",
 		Short: "print the program's version",
 		Args:  args(0, 0, "no arguments"),
-		Run: func(c *cobra.Command, _ []string) {
-			fmt.Fprintln(c.OutOrStdout(), say.Program, version.Program)
-		},
+		Run:   func(c *cobra.Command, _ []string) { printVersion(c) },
 	}
 }
+
+func printVersion(c *cobra.Command) { fmt.Fprintln(c.OutOrStdout(), say.Program, version.Program) }

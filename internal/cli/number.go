@@ -16,7 +16,7 @@ type number struct {
 
 func numberFlag(f *pflag.FlagSet, to *int, name string, value, least, most int, usage string) {
 	*to = value
-	f.Var(number{to, least, most}, name, usage)
+	f.Var(number{to, least, most}, name, fmt.Sprintf("%s, %d to %d", usage, least, most))
 }
 
 func (n number) Set(s string) error {

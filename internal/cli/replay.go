@@ -39,11 +39,11 @@ The exit status is 0 when the phase went well or today's decision is the same,
 		Example: `  pve-nvidia-hook replay 101 post-start --dry-run
   pve-nvidia-hook replay 101 post-start --force
   pve-nvidia-hook replay --trace runs/101/20260301T101502.123456Z.json`,
-		Args: func(_ *cobra.Command, words []string) error {
+		Args: func(c *cobra.Command, words []string) error {
 			if trace != "" {
-				return args(0, 0, "no VMID and phase beside --trace")(nil, words)
+				return args(0, 0, "no VMID and phase beside --trace")(c, words)
 			}
-			return args(2, 2, "a VMID and a phase, or --trace FILE")(nil, words)
+			return args(2, 2, "a VMID and a phase, or --trace FILE")(c, words)
 		},
 		RunE: func(c *cobra.Command, words []string) error {
 			if trace != "" {
