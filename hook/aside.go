@@ -39,7 +39,7 @@ func (r *run) goAside(ctx context.Context) (Trace, error) {
 	} else {
 		instead.trace.Facts, instead.trace.Plan = r.trace.Facts, r.trace.Plan
 	}
-	if err := ctx.Err(); err != nil {
+	if err := plainly(ctx, ctx.Err()); err != nil {
 		instead.conclude(err)
 		return instead.trace, err
 	}

@@ -53,7 +53,7 @@ func open(ctx context.Context, find opener, lxcPath string, vmid int) (*lxc.Cont
 		}
 		select {
 		case <-ctx.Done():
-			return nil, interrupted{ctx.Err()}
+			return nil, ctx.Err()
 		case <-time.After(200 * time.Millisecond):
 		}
 	}

@@ -69,7 +69,7 @@ func (r *run) within(ctx context.Context, story func(context.Context) error) (Tr
 		limit = r.lookLimit(r.trace.VMID)
 	}
 	err := bounded(ctx, limit, r.lost, func(ctx context.Context) error {
-		err := story(ctx)
+		err := plainly(ctx, story(ctx))
 		if errors.Is(err, errAside) {
 			return err
 		}

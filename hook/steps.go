@@ -2,6 +2,7 @@ package hook
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -88,6 +89,14 @@ func (i interrupted) Error() string {
 		text = strings.ReplaceAll(text, ": "+ended.Error(), "")
 	}
 	return "interrupted: " + text
+}
+
+// plainly says in plain words that an error comes of the end of ctx.
+func plainly(ctx context.Context, err error) error {
+	if ctx.Err() == nil || errors.As(err, new(interrupted)) || !errors.Is(err, ctx.Err()) {
+		return err
+	}
+	return interrupted{err}
 }
 
 // explain says what an error of a step means when the container or the caller

@@ -9,10 +9,6 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 )
 
-// goingAside are the commands that look into containers and are left to a worker as
-// a whole. Those that work in them leave each run to one.
-var goingAside = []string{"status", "doctor"}
-
 // forRoot are those that say what is not true, or fail halfway, when they cannot
 // read or change the cluster file system, the state folder, the cache and containers.
 var forRoot = append([]string{"apply", "replay", "uninstall", "enable", "disable",

@@ -72,8 +72,8 @@ Nothing is changed, and no process is started in a container.`,
 				return err
 			}
 			rows, err := a.statusRows(c.Context(), conf, ids)
-			if err == nil {
-				err = c.Context().Err() // what was broken off is not the container's fault
+			if err == nil && c.Context().Err() != nil { // what was broken off is not the container's fault
+				err = stopped(c.Context(), c.Context().Err(), "status", "nothing was changed; run it again")
 			}
 			if err != nil {
 				return err

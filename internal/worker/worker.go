@@ -254,7 +254,7 @@ func silent(ctx context.Context, pid int, err error) error {
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil: // before it could listen
-		return fmt.Errorf("interrupted, process %d ended: %w", pid, ctx.Err())
+		return errors.New("interrupted before the work had begun")
 	case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == unix.SIGKILL:
 		return hint.Errorf("the next run does what was left; the kernel's log says if memory ran out (journalctl -k)", "process %d, which worked on the container, was killed", pid)
 	case err == nil:
