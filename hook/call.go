@@ -44,6 +44,12 @@ func Call(ctx context.Context, args []string, work worker.Work) int {
 	c, err := LoadConfig(os.Getenv(EnvConfig))
 	status := 0
 	inUnit := os.Getenv(EnvBackground) != ""
+	if inUnit {
+		// The journal asks the kernel whose unit a process is in when it reads its
+		// line, and may come too late for the last ones. journalctl -u takes the word
+		// of root for it (add_matches_for_unit of systemd's logs-show).
+		log = log.With("object_systemd_unit", unit{e.VMID}.service())
+	}
 	switch {
 	case e.Phase == PhasePreStop || e.Phase == PhasePostStop:
 		if (unit{e.VMID}).stop(ctx) {

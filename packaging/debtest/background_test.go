@@ -129,6 +129,7 @@ func unitEnds(n *node) {
 	n.run("lxc-stop -k -n 104 && lxc-start -n 104 && lxc-wait -n 104 -s RUNNING -t 20")
 	n.eventually(isIdle)
 	require.Contains(n.t, n.run("journalctl --no-pager -u pve-nvidia-hook-104"), "the container was started again")
+	require.Contains(n.t, n.run("journalctl --no-pager OBJECT_SYSTEMD_UNIT=pve-nvidia-hook-104.service"), "the container was started again")
 	require.Contains(n.t, n.run("lxc-attach -n 104 -- nvidia-smi"), driver)
 
 	n.run("rm " + rootfs104 + "/var/lib/pve-nvidia-hook/installed.json; echo hang >" + rootfs104 + "/etc/sample-nvidia-installer")
