@@ -54,6 +54,9 @@ func Open(ctx context.Context, lxcPath string, vmid int) (*Container, error) {
 	c := &Container{lxcPath: lxcPath, name: strconv.Itoa(vmid), pidfd: -1, proc: -1, root: -1, dev: -1}
 	if err := c.open(ctx); err != nil {
 		c.Close()
+		if errors.Is(err, ErrUnknown) {
+			return nil, err // which names it
+		}
 		return nil, fmt.Errorf("open container %d: %w", vmid, err)
 	}
 	c.quit = context.AfterFunc(ctx, c.cancelled)
