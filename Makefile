@@ -36,15 +36,14 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(DEB_LDFLAGS)' -o bin/pve-nvidia-hook .
 
 # Go's own "exit status 1" is no help to anybody: so the demo is built, then run.
-DEMO = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
+RUN_DEMO = dir=$$(mktemp -d) || exit 1; trap 'rm -rf "$$dir"' EXIT; trap : INT TERM HUP; \
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -o "$$dir/demo" ./internal/demo && "$$dir/demo"
 
 demo:
 	@./packaging/ready demo '$(GO)'
 	@[ -z '$(RUNFILE)' ] || [ -r '$(RUNFILE)' ] || { echo "demo: error: there is no run file $(RUNFILE)" >&2; exit 1; }
 	@./packaging/need $(LAB_PACKAGES)
-	@$(DEMO) -o bin/demo ./internal/demo
-	@$(DEMO) -o bin/pve-nvidia-hook .
-	@bin/demo -program '$(CURDIR)/bin/pve-nvidia-hook' $(if $(RUNFILE),-runfile '$(RUNFILE)') $(if $(VERSION),-version '$(VERSION)')
+	@$(RUN_DEMO) $(if $(RUNFILE),-runfile '$(RUNFILE)') $(if $(VERSION),-version '$(VERSION)')
 
 # With PVE_NVIDIA_HOOK_NEED_LXC a test that needs containers fails where it
 # would else be skipped.
@@ -87,5 +86,4 @@ clean:
 
 clean-lab:
 	@./packaging/ready clean-lab '$(GO)'
-	@$(DEMO) -o bin/demo ./internal/demo
-	@bin/demo -clean
+	@$(RUN_DEMO) -clean

@@ -35,7 +35,7 @@ const (
 )
 
 // own reports whether the file is one that was downloaded here, however it looks now.
-func (f found) own() bool { return f.inPlace && f.meta.URL != "" }
+func (f found) own() bool { return (f.inPlace || f.same) && f.meta.URL != "" }
 
 func (c *Cache) look(p paths) found {
 	var f found

@@ -437,3 +437,33 @@ func TestVerifyMarksWhateverIsWrongAndUseIsFreeAgainOnceItIsRight(t *testing.T) 
 		})
 	}
 }
+
+// A mark does not take away the checksum by which the fault was found: the header's
+// own MD5 says nothing of the first lines.
+func TestAFileFoundWrongByItsSumIsNotTakenByItsHeader(t *testing.T) {
+	c, _ := newCache(t)
+	good := sample(t, v1)
+	src := filepath.Join(t.TempDir(), runName)
+	require.NoError(t, os.WriteFile(src, good, 0o644))
+	require.NoError(t, os.WriteFile(src+".sha256sum", []byte(sumOf(good)+"  "+runName+"\n"), 0o644))
+	it, err := c.Add(testContext(t), src, want(v1))
+	require.NoError(t, err)
+	bad := bytes.Clone(good)
+	at := bytes.IndexByte(bad, '\n') + 1 // within its second line
+	bad[at+2] ^= 1
+	st, err := os.Stat(it.Path)
+	require.NoError(t, err)
+	f, err := os.OpenFile(it.Path, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt(bad, 0)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, os.Chtimes(it.Path, st.ModTime(), st.ModTime()))
+	for range 3 {
+		it, err = c.Verify(testContext(t), v1, "x86_64")
+		require.ErrorContains(t, err, "sha256")
+		require.Equal(t, Refused, it.State)
+	}
+	_, err = c.Get(testContext(t), want(v1))
+	require.ErrorContains(t, err, "sha256")
+}

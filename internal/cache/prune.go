@@ -216,8 +216,13 @@ func (c *Cache) verifyAgain(ctx context.Context, p paths, w Want) error {
 // marked is the metadata that a mark of damage goes into: what is known of the
 // file, and nothing when another one has taken its place.
 func (f found) marked() Meta {
-	if f.meta != nil && (f.inPlace || f.same) {
+	switch {
+	case f.same, f.meta != nil && f.own():
 		return *f.meta
+	case f.inPlace:
+		m := *f.meta
+		m.SHA256 = "" // of what it held before
+		return m
 	}
 	return Meta{}
 }

@@ -164,7 +164,7 @@ func acceptable(path string, st fs.FileInfo) error {
 // it had when it was downloaded, the one beside it, and only when one is required
 // the one that a URL offers.
 func (c *Cache) expected(ctx context.Context, p paths, w Want, f found) (sum, how, url string, err error) {
-	if f.own() || f.same && f.meta.Damaged == "" {
+	if f.own() || f.same && f.meta.SHA256 != "" { // which holds for one that was found wrong too
 		sum, how, url = f.meta.SHA256, f.meta.Verified, f.meta.URL
 	}
 	if w.SHA256 != "" {

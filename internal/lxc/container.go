@@ -142,7 +142,7 @@ func initPid(ctx context.Context, lxcPath, name string) (int, error) {
 	switch {
 	case asked == nil:
 		return pid, nil
-	case errors.Is(asked, errImpostor):
+	case errors.Is(asked, errImpostor), errors.Is(asked, errUnseen):
 		return 0, hint.Wrap(asked, "look for who has it: ss -xlp | grep "+name+"/command")
 	}
 	ctx, cancel := context.WithTimeout(ctx, infoLimit)

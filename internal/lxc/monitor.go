@@ -24,14 +24,28 @@ const monitorLimit = 2 * time.Second
 // must not be asked either. It is an ErrNotRunning too.
 var errImpostor = fmt.Errorf("%w: its command socket is another's", ErrNotRunning)
 
-// errNobody means that nobody listens there.
+// errNobody means that nobody listens there, or no longer.
 var errNobody = fmt.Errorf("%w: nobody listens at its command socket", ErrNotRunning)
+
+// errUnseen means that somebody may listen there, of whom nothing is known: it has
+// not answered. Then LXC's own programs must not be asked either.
+var errUnseen = errors.New("its command socket does not answer")
+
+// unseen is an error from before it is known who has answered.
+func unseen(err error) error {
+	for _, gone := range []error{unix.ECONNREFUSED, unix.ECONNRESET, unix.EPIPE} {
+		if errors.Is(err, gone) {
+			return fmt.Errorf("%w: %w", errNobody, err)
+		}
+	}
+	return fmt.Errorf("%w: %w", errUnseen, err)
+}
 
 // askMonitor asks the process that watches over a container (lxc-start, or
 // "[lxc monitor]") for the init's pid, over the socket by which lxc-info asks
 // too: without the start of a program, which is most of what a skip would cost.
-// Another error than errNobody and errImpostor comes from a monitor that can be
-// trusted, and says nothing about the container: ask lxc-info.
+// Another error than errNobody, errImpostor and errUnseen comes from a monitor that
+// can be trusted, and says nothing about the container: ask lxc-info.
 func askMonitor(lxcPath, name string) (pid int, err error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -52,20 +66,18 @@ func askMonitor(lxcPath, name string) (pid int, err error) {
 	switch {
 	case errors.Is(err, unix.EINVAL):
 		return 0, fmt.Errorf("the name %q of the command socket is too long", at)
-	case errors.Is(err, unix.ECONNREFUSED):
-		return 0, fmt.Errorf("%w: %w", errNobody, err)
 	case err != nil:
-		return 0, fmt.Errorf("connect to the monitor of container %s: %w", name, err) // EAGAIN: it has too many callers
+		return 0, unseen(err) // EAGAIN: it has too many callers
 	}
 	listener, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
-		return 0, err
+		return 0, unseen(err)
 	}
 	if listener.Uid != uint32(unix.Geteuid()) {
 		return 0, fmt.Errorf("%w: it belongs to uid %d", errImpostor, listener.Uid)
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
-		return 0, err
+		return 0, unseen(err)
 	}
 	// struct lxc_cmd_req: the command, the length of data that follows, a
 	// pointer that means nothing here. The monitor wants to see who asks.
@@ -73,7 +85,7 @@ func askMonitor(lxcPath, name string) (pid int, err error) {
 	binary.NativeEndian.PutUint32(request[:], getInitPid)
 	me := unix.UnixCredentials(&unix.Ucred{Pid: int32(unix.Getpid()), Uid: uint32(unix.Geteuid()), Gid: uint32(unix.Getegid())})
 	if err := unix.Sendmsg(fd, request[:], me, nil, unix.MSG_NOSIGNAL); err != nil {
-		return 0, err
+		return 0, unseen(err)
 	}
 	// struct lxc_cmd_rsp: a result, the length of data that follows, and in
 	// the place of a pointer to them the pid. The kernel says who has sent it.
@@ -84,8 +96,12 @@ func askMonitor(lxcPath, name string) (pid int, err error) {
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
+		case err != nil && got == 0:
+			return 0, unseen(err)
 		case err != nil:
 			return 0, err
+		case n == 0 && got == 0:
+			return 0, unseen(unix.ECONNRESET)
 		case n == 0:
 			return 0, fmt.Errorf("the monitor of container %s hung up", name)
 		}

@@ -94,6 +94,37 @@ func TestWhoTakesTheNameOfAMonitorIsNotBelieved(t *testing.T) {
 	require.ErrorContains(t, err, "belongs to uid 65534")
 }
 
+// Of one that lets nobody in, nothing is known: lxc-info, which does not look at who
+// answers, is not asked in its place.
+func TestWhoDoesNotAnswerForAMonitorIsNotAskedAgain(t *testing.T) {
+	at := labtest.Start(t, lab.Spec{VMID: 101})
+	pid, err := at.Pid(t.Context())
+	require.NoError(t, err)
+	lxcInfoSays(t, fmt.Sprintf("echo %d", pid))
+	for name, full := range map[string]bool{"it has too many callers": true, "it says nothing": false} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			at := &unix.SockaddrUnix{Name: "@" + dir + "/101/command"}
+			socket := func(more int) int {
+				fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|more, 0)
+				require.NoError(t, err)
+				t.Cleanup(func() { unix.Close(fd) })
+				return fd
+			}
+			l := socket(0)
+			require.NoError(t, unix.Bind(l, at))
+			require.NoError(t, unix.Listen(l, 0))
+			if full {
+				require.NoError(t, unix.Connect(socket(0), at))
+				require.ErrorIs(t, unix.Connect(socket(unix.SOCK_NONBLOCK), at), unix.EAGAIN)
+			}
+			_, err = lxc.Open(t.Context(), dir, 101)
+			require.ErrorContains(t, err, "its command socket does not answer")
+			require.NotErrorIs(t, err, lxc.ErrNotRunning)
+		})
+	}
+}
+
 // listen makes the socket of a monitor, as root or as another user.
 func listen(t *testing.T, name string, nobody bool) net.Listener {
 	t.Helper()

@@ -80,8 +80,11 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 		return Result{}, err
 	}
 	// lxc-attach asks at the monitor's socket itself, and believes whoever answers.
-	if pid, err := askMonitor(c.lxcPath, c.name); err == nil && pid != c.pid || errors.Is(err, errImpostor) || errors.Is(err, errNobody) {
+	switch pid, err := askMonitor(c.lxcPath, c.name); {
+	case err == nil && pid != c.pid, errors.Is(err, errImpostor), errors.Is(err, errNobody):
 		return Result{}, ErrNotRunning
+	case errors.Is(err, errUnseen):
+		return Result{}, err
 	}
 	keep := cmd.Keep
 	if keep <= 0 {

@@ -253,10 +253,10 @@ func sameFile(a, b string) bool {
 func silent(ctx context.Context, pid int, err error) error {
 	var exit *exec.ExitError
 	switch {
-	case ctx.Err() != nil: // before it could listen
-		return errors.New("interrupted before the work had begun")
 	case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == unix.SIGKILL:
 		return hint.Errorf("the next run does what was left; the kernel's log says if memory ran out (journalctl -k)", "process %d, which worked on the container, was killed", pid)
+	case ctx.Err() != nil: // most likely before it could listen
+		return errors.New("interrupted, and the process that worked on the container has left no report")
 	case err == nil:
 		return fmt.Errorf("process %d, which worked on the container, ended without a word", pid)
 	}
