@@ -327,7 +327,7 @@ func (a *app) verifyItems(ctx context.Context, store *cache.Cache, versions []ve
 	}
 	for _, v := range versions {
 		if !slices.ContainsFunc(items, func(it cache.Item) bool { return it.Version == v }) {
-			return nil, nil, fmt.Errorf("driver %s is not in the cache %s", v, store.Dir)
+			return nil, nil, hint.Errorf("pve-nvidia-hook cache list shows what is there", "driver %s is not in the cache %s", v, store.Dir)
 		}
 	}
 	failed = map[string]bool{}
