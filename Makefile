@@ -37,7 +37,7 @@ build:
 
 # Go's own "exit status 1" is no help to anybody: so the demo is built, then run.
 RUN_DEMO = dir=$$(mktemp -d) || exit 1; trap 'rm -rf "$$dir"' EXIT; trap : INT TERM HUP; \
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -o "$$dir/demo" ./internal/demo && "$$dir/demo"
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -o "$$dir/demo" ./internal/test/demo && "$$dir/demo"
 
 demo:
 	@./packaging/ready demo '$(GO)'
@@ -60,14 +60,14 @@ check:
 	$(GO) tool -modfile=packaging/tools.mod staticcheck ./...
 
 bench: bench-packages
-	$(GO) run ./internal/bench $(BENCH)
+	$(GO) run ./internal/test/bench $(BENCH)
 
 torture: torture-packages bin/promtool
-	PVE_NVIDIA_HOOK_NEED_LXC=1 $(GO) run ./internal/torture $(TORTURE)
+	PVE_NVIDIA_HOOK_NEED_LXC=1 $(GO) run ./internal/test/torture $(TORTURE)
 
 FUZZTIME ?= 30s
 fuzz:
-	$(GO) run ./internal/torture -only parsers -fuzztime $(FUZZTIME)
+	$(GO) run ./internal/test/torture -only parsers -fuzztime $(FUZZTIME)
 
 bench-packages:
 	@./packaging/need $(BENCH_PACKAGES)

@@ -15,10 +15,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 )
 
-// long reports whether the long form of a test is asked for, as internal/torture does.
+// long reports whether the long form of a test is asked for, as internal/test/torture does.
 func long() bool { return os.Getenv("PVE_NVIDIA_HOOK_TORTURE") == "1" }
 
 // canaries are files of the host that a container tries to have read or changed.

@@ -14,8 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
 )
 
 // interrupt calls the hook, sends SIGTERM to its process group when ready says

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda/cudatest"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 )
 
 // toolkitRepo serves a repository with CUDA toolkits on loopback, each given by

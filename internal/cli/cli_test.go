@@ -16,8 +16,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/mirror"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/mirror"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 

@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
 )
 
 func TestCacheCommandsSayInAWordThatTheyWereInterrupted(t *testing.T) {

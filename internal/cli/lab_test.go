@@ -13,10 +13,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/rig"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/rig"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
 )
 
 // status reads what status says, by VMID.

@@ -82,7 +82,7 @@ func (a *apt) toolkits(ctx context.Context) ([]available, error) {
 	}
 	var names []string
 	for _, n := range strings.Fields(string(out.stdout)) {
-		if toolkitName.MatchString(n) && len(names) < 200 {
+		if toolkitName().MatchString(n) && len(names) < 200 {
 			names = append(names, n)
 		}
 	}

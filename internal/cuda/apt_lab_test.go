@@ -16,7 +16,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda/cudatest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 )
 
 const nvidiaList = "https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/"

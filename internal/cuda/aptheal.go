@@ -107,7 +107,7 @@ func parseStates(text string, is func(state string) bool) []string {
 		if f[2] != "all" && f[2] != native {
 			name += ":" + f[2]
 		}
-		if addedForm.MatchString(name) && is(f[0]) {
+		if addedForm().MatchString(name) && is(f[0]) {
 			all = append(all, name)
 		}
 	}

@@ -3,6 +3,7 @@ package cuda
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,13 +24,13 @@ func (p plan) empty() bool { return len(p.fresh)+len(p.newer)+len(p.remove) == 0
 
 // "Inst NAME [OLD] (NEW ORIGIN [ARCH])" and "Remv NAME [OLD]" or "Purg NAME [OLD]"
 // in what apt-get -s prints; without [OLD] a package comes in new.
-var aptAct = lazy.MustCompile(`^(Inst|Remv|Purg) (\S+)( \[[^\]]*\])?`)
+var aptAct = lazy.Regexp(`^(Inst|Remv|Purg) (\S+)( \[[^\]]*\])?`)
 
 // parsePlan reads what apt-get -s printed.
 func parsePlan(out string) plan {
 	var p plan
 	for line := range strings.Lines(out) {
-		m := aptAct.FindStringSubmatch(line)
+		m := aptAct().FindStringSubmatch(line)
 		switch {
 		case m == nil:
 		case m[1] != "Inst":
@@ -74,7 +75,7 @@ func (a *apt) simulate(ctx context.Context, names []string) (plan, error) {
 func unmet(out output) string {
 	var why []string
 	for _, l := range out.lines {
-		if strings.Contains(l, "Depends:") || complaint.MatchString(l) {
+		if strings.Contains(l, "Depends:") || complaint().MatchString(l) {
 			why = append(why, strings.Join(strings.Fields(l), " "))
 		}
 	}
@@ -95,17 +96,17 @@ func refuseDriver(name string, names []string, why string) error {
 // "Need to get 3,012 MB/3,500 MB of archives." and "After this operation, 7,702
 // MB of additional disk space will be used."; apt counts by the thousand.
 var (
-	aptGet   = lazy.MustCompile(`Need to get ([0-9.,]+) ([kMGT]?B)`)
-	aptDisk  = lazy.MustCompile(`After this operation, ([0-9.,]+) ([kMGT]?B) of additional`)
-	apt3Get  = lazy.MustCompile(`Download size: ([0-9.,]+) ([kMGT]?B)`)
-	apt3Disk = lazy.MustCompile(`Space needed: ([0-9.,]+) ([kMGT]?B)`)
+	aptGet   = lazy.Regexp(`Need to get ([0-9.,]+) ([kMGT]?B)`)
+	aptDisk  = lazy.Regexp(`After this operation, ([0-9.,]+) ([kMGT]?B) of additional`)
+	apt3Get  = lazy.Regexp(`Download size: ([0-9.,]+) ([kMGT]?B)`)
+	apt3Disk = lazy.Regexp(`Space needed: ([0-9.,]+) ([kMGT]?B)`)
 )
 
 // parseRoom reads how many bytes apt will fetch and then use.
 func parseRoom(out string) (fetch, disk uint64) {
-	find := func(forms ...*lazy.Regexp) uint64 {
+	find := func(forms ...func() *regexp.Regexp) uint64 {
 		for _, re := range forms {
-			if m := re.FindStringSubmatch(out); m != nil {
+			if m := re().FindStringSubmatch(out); m != nil {
 				n, _ := strconv.ParseFloat(strings.ReplaceAll(m[1], ",", ""), 64)
 				n *= map[string]float64{"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[m[2]]
 				return uint64(min(n, 1e18)) // so that sums do not overflow

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -27,20 +28,20 @@ const (
 )
 
 // complaint is how apt begins a line about a problem; apt 3 spells the words out.
-var complaint = lazy.MustCompile(`^(E|W|Err|Error|Warning)(:| )`)
+var complaint = lazy.Regexp(`^(E|W|Err|Error|Warning)(:| )`)
 
 var (
-	keyWords = lazy.MustCompile(`NO_PUBKEY|Missing key|is not signed|EXPKEYSIG|KEYEXPIRED|REVKEYSIG|BADSIG|signature verification|signatures (couldn't|could not|were) |GPG error|OpenPGP signature|gpgv|sqv`)
+	keyWords = lazy.Regexp(`NO_PUBKEY|Missing key|is not signed|EXPKEYSIG|KEYEXPIRED|REVKEYSIG|BADSIG|signature verification|signatures (couldn't|could not|were) |GPG error|OpenPGP signature|gpgv|sqv`)
 	// apt 3 asks sqv, whose policy ends SHA-1 in February 2026. NVIDIA's key
 	// 3bf863cc (Debian up to 12, Ubuntu up to 24.04) is bound with it.
-	oldKeyWords = lazy.MustCompile(`SHA1 is not considered secure|Policy rejected`)
-	indexWords  = lazy.MustCompile(`Hash Sum mismatch|Hashes of|unexpected size|File too large|does not have a Release file|no longer has a Release|is expired|is not valid yet|Clearsigned file|NODATA|\b40[34] |Could not open file|Unable to parse|Splitting up|Encountered a section|Problem with MergeList|compressed data|decompress|looks corrupt|truncated`)
-	netWords    = lazy.MustCompile(`Could not connect|Unable to connect|Cannot initiate the connection|Could not resolve|failure resolving|wicked happened|unreachable|No route to host|Connection (failed|refused|reset|timed out)|timed out|Could not handshake|Undetermined Error`)
+	oldKeyWords = lazy.Regexp(`SHA1 is not considered secure|Policy rejected`)
+	indexWords  = lazy.Regexp(`Hash Sum mismatch|Hashes of|unexpected size|File too large|does not have a Release file|no longer has a Release|is expired|is not valid yet|Clearsigned file|NODATA|\b40[34] |Could not open file|Unable to parse|Splitting up|Encountered a section|Problem with MergeList|compressed data|decompress|looks corrupt|truncated`)
+	netWords    = lazy.Regexp(`Could not connect|Unable to connect|Cannot initiate the connection|Could not resolve|failure resolving|wicked happened|unreachable|No route to host|Connection (failed|refused|reset|timed out)|timed out|Could not handshake|Undetermined Error`)
 	// Of these the whole beginning counts: a reason that a server gives stands further on.
-	lockWords   = lazy.MustCompile(`^\w+: (Could not get lock|Unable to lock|Unable to acquire)`)
-	twoKeys     = lazy.MustCompile(`^\w+: Conflicting values set for option Signed-By`)
-	withinAYear = lazy.MustCompile(`^\w+: .*Policy will reject signature within a year`)
-	afterwards  = lazy.MustCompile(`^\w+: (Target .* is configured multiple times in |Some index files failed)`)
+	lockWords   = lazy.Regexp(`^\w+: (Could not get lock|Unable to lock|Unable to acquire)`)
+	twoKeys     = lazy.Regexp(`^\w+: Conflicting values set for option Signed-By`)
+	withinAYear = lazy.Regexp(`^\w+: .*Policy will reject signature within a year`)
+	afterwards  = lazy.Regexp(`^\w+: (Target .* is configured multiple times in |Some index files failed)`)
 )
 
 // judgeUpdate reads what apt-get update said. apt ends with 0 when it could not
@@ -60,13 +61,13 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 		case strings.HasPrefix(l, "Get:") || strings.HasPrefix(l, "Hit:") || strings.HasPrefix(l, "Ign:"):
 			last = nil
 			continue
-		case !complaint.MatchString(l):
+		case !complaint().MatchString(l):
 			continue
-		case lockWords.MatchString(l):
+		case lockWords().MatchString(l):
 			return lockedOut, l, nil
-		case twoKeys.MatchString(l):
+		case twoKeys().MatchString(l):
 			return hopeless, l, nil
-		case afterwards.MatchString(l), withinAYear.MatchString(l): // all is well until then
+		case afterwards().MatchString(l), withinAYear().MatchString(l): // all is well until then
 			continue
 		}
 		to := &rest
@@ -83,11 +84,11 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 		// Without network apt says in the end that the repository "does not have
 		// a Release file": what it says of the network counts first.
 		for _, about := range []struct {
-			words *lazy.Regexp
+			words func() *regexp.Regexp
 			verdict
 		}{{oldKeyWords, oldKey}, {keyWords, badKey}, {netWords, unreachable}, {indexWords, brokenIndex}} {
 			for _, l := range mine {
-				if about.words.MatchString(l) {
+				if about.words().MatchString(l) {
 					return about.verdict, l, rest
 				}
 			}

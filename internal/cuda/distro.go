@@ -126,11 +126,11 @@ func repoArch(arch string) (string, error) {
 	return "", fmt.Errorf("NVIDIA has no CUDA packages for the architecture %q", arch)
 }
 
-var folderForm = lazy.MustCompile(`^(?:wsl-)?(debian|ubuntu|rhel|fedora|opensuse|sles|suse|amzn|azl|cm|kylin)[0-9]*$`)
+var folderForm = lazy.Regexp(`^(?:wsl-)?(debian|ubuntu|rhel|fedora|opensuse|sles|suse|amzn|azl|cm|kylin)[0-9]*$`)
 
 // folderTool is the package tool of a folder of NVIDIA's, "" for one that is in no row.
 func folderTool(folder string) string {
-	name := folderForm.FindStringSubmatch(folder)
+	name := folderForm().FindStringSubmatch(folder)
 	if name == nil {
 		return ""
 	}

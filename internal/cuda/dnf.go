@@ -2,9 +2,10 @@ package cuda
 
 import (
 	"context"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"slices"
 	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 )
 
 const dnfRepoFile = "/etc/yum.repos.d/" + rpmRepoID + ".repo"

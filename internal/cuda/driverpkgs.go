@@ -30,7 +30,7 @@ func firstDriver(names []string) (string, bool) {
 	return "", false
 }
 
-var word = lazy.MustCompile(`[a-z0-9][a-z0-9+.:-]+`)
+var word = lazy.Regexp(`[a-z0-9][a-z0-9+.:-]+`)
 
 // driverIn finds a driver package's name in what a package tool said when it
 // could not work out a transaction. Names behind "Depends:" count first: the
@@ -38,7 +38,7 @@ var word = lazy.MustCompile(`[a-z0-9][a-z0-9+.:-]+`)
 func driverIn(lines []string) (string, bool) {
 	for _, l := range lines {
 		if _, after, ok := strings.Cut(l, "Depends:"); ok {
-			if name, ok := firstDriver(word.FindAllString(after, -1)); ok {
+			if name, ok := firstDriver(word().FindAllString(after, -1)); ok {
 				return trimArch(name), true
 			}
 		}
@@ -47,7 +47,7 @@ func driverIn(lines []string) (string, bool) {
 		if strings.Contains(l, "://") {
 			continue // the address of a CUDA repository holds the word cuda
 		}
-		if name, ok := firstDriver(word.FindAllString(l, -1)); ok {
+		if name, ok := firstDriver(word().FindAllString(l, -1)); ok {
 			return trimArch(name), true
 		}
 	}

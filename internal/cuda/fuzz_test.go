@@ -206,7 +206,7 @@ func FuzzToolkitsOfARepository(f *testing.F) {
 			all := read(text)
 			var again strings.Builder
 			for i, a := range all {
-				require.True(t, releaseForm.MatchString(a.Release))
+				require.True(t, releaseForm().MatchString(a.Release))
 				require.Contains(t, text, toolkitPackage(a.Release))
 				require.True(t, i == 0 || compareReleases(all[i-1].Release, a.Release) > 0, "%v", all)
 				require.NotEmpty(t, a.Version)
@@ -237,9 +237,9 @@ func FuzzPackageStates(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text, name string, foreign bool) {
 		all := func(string) bool { return true }
 		for _, n := range parseStates(text, all) {
-			require.True(t, addedForm.MatchString(n), "%q", n)
+			require.True(t, addedForm().MatchString(n), "%q", n)
 		}
-		if !addedForm.MatchString(name) || strings.Contains(name, ":") || strings.Contains(text, "|dpkg|") || name == "dpkg" {
+		if !addedForm().MatchString(name) || strings.Contains(name, ":") || strings.Contains(text, "|dpkg|") || name == "dpkg" {
 			return
 		}
 		arch, want := "amd64", name

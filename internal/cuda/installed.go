@@ -58,7 +58,7 @@ func (in Installed) Name() string {
 
 // addedForm is the form of a name in Added: apt sets another architecture
 // than the container's behind a colon.
-var addedForm = lazy.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(:[a-z0-9-]{1,32})?$`)
+var addedForm = lazy.Regexp(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(:[a-z0-9-]{1,32})?$`)
 
 // ourFiles are all files that this package may write in a container.
 var ourFiles = []string{pinFile, ownList, profileFile, dnfRepoFile, zypperRepoFile}
@@ -66,7 +66,7 @@ var ourFiles = []string{pinFile, ownList, profileFile, dnfRepoFile, zypperRepoFi
 // sane reports whether a record is one that Install could have made. The record
 // lies in the container, whose root can write there what it likes.
 func (in Installed) sane() bool {
-	notAdded := func(n string) bool { return !addedForm.MatchString(n) }
+	notAdded := func(n string) bool { return !addedForm().MatchString(n) }
 	notOurs := func(f File) bool { return !slices.Contains(ourFiles, f.Path) }
 	for _, s := range append([]string{in.RepoURL, in.Version, in.Distro, in.Repo}, in.Packages...) {
 		if say.Clean(s, 500) != s {
@@ -75,7 +75,7 @@ func (in Installed) sane() bool {
 	}
 	return !slices.ContainsFunc(in.Added, notAdded) && !slices.ContainsFunc(in.Asked, notAdded) &&
 		!slices.ContainsFunc(in.Files, notOurs) && len(in.Added) < 5000 && len(in.Files) <= len(ourFiles) &&
-		CheckToolkit(in.Toolkit) == nil && (in.Release == "" || releaseForm.MatchString(in.Release)) &&
+		CheckToolkit(in.Toolkit) == nil && (in.Release == "" || releaseForm().MatchString(in.Release)) &&
 		(in.Nvcc == "" || in.Nvcc == nvccPath(in.Release)) && (in.Driver == "" || validDriver(in.Driver)) &&
 		slices.Contains([]string{"", toolApt, toolDnf, toolZypper}, in.Tool)
 }

@@ -102,7 +102,7 @@ const keptLines = 400
 func (o output) tail(most int) string {
 	var errs []string
 	for _, l := range o.lines {
-		if complaint.MatchString(l) {
+		if complaint().MatchString(l) {
 			errs = append(errs, l)
 		}
 	}
@@ -298,7 +298,7 @@ func (j *job) retry(ctx context.Context, p patience, try func() (again bool, err
 // note adds packages that are about to come in to what is in the container.
 func (j *job) note(fresh, asked []string) error {
 	for _, n := range fresh {
-		if !addedForm.MatchString(n) {
+		if !addedForm().MatchString(n) {
 			continue
 		}
 		if !slices.Contains(j.in.Added, n) {

@@ -15,11 +15,11 @@ func nvccPath(release string) string { return "/usr/local/cuda-" + release + "/b
 
 // nvccForm is in the fourth line of nvcc --version:
 // "Cuda compilation tools, release 12.8, V12.8.93".
-var nvccForm = lazy.MustCompile(`release (\d{1,2}\.\d{1,2}), V(\S+)`)
+var nvccForm = lazy.Regexp(`release (\d{1,2}\.\d{1,2}), V(\S+)`)
 
 // parseNvcc returns release and version from what nvcc --version printed.
 func parseNvcc(out []byte) (release, full string, err error) {
-	m := nvccForm.FindSubmatch(out)
+	m := nvccForm().FindSubmatch(out)
 	if m == nil {
 		return "", "", fmt.Errorf("nvcc --version names no release: %q", say.Clean(string(out), 200))
 	}

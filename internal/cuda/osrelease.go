@@ -30,8 +30,8 @@ func (o OS) String() string {
 }
 
 var (
-	osKey   = lazy.MustCompile(`^[A-Z][A-Z0-9_]*$`)
-	osValue = lazy.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+	osKey   = lazy.Regexp(`^[A-Z][A-Z0-9_]*$`)
+	osValue = lazy.Regexp(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 )
 
 // ParseOSRelease reads the text of an os-release file (man 5 os-release). It
@@ -44,7 +44,7 @@ func ParseOSRelease(text []byte) (OS, error) {
 	}
 	for line := range strings.Lines(string(text)) {
 		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
-		if !ok || !osKey.MatchString(key) {
+		if !ok || !osKey().MatchString(key) {
 			continue // comments, blank lines and rubbish
 		}
 		value = unquote(value)
@@ -59,10 +59,10 @@ func ParseOSRelease(text []byte) (OS, error) {
 			o.Name = say.Clean(value, 80)
 		}
 	}
-	if !osValue.MatchString(o.ID) {
+	if !osValue().MatchString(o.ID) {
 		return OS{}, fmt.Errorf("os-release has no usable ID line (%q)", say.Clean(o.ID, 40))
 	}
-	if o.Version != "" && !osValue.MatchString(o.Version) {
+	if o.Version != "" && !osValue().MatchString(o.Version) {
 		return OS{}, fmt.Errorf("os-release has no usable VERSION_ID (%q)", say.Clean(o.Version, 40))
 	}
 	return o, nil

@@ -145,7 +145,7 @@ func FuzzPlanWithADriverPackageIsRefused(f *testing.F) {
 	f.Fuzz(func(t *testing.T, names, said, around string, at, which uint8, failed bool) {
 		var p plan
 		for i, n := range strings.Fields(names) {
-			if i == 30 || !addedForm.MatchString(n) || cudapkg.IsDriver(n) || strings.Contains(n, ":") {
+			if i == 30 || !addedForm().MatchString(n) || cudapkg.IsDriver(n) || strings.Contains(n, ":") {
 				continue
 			}
 			if i%3 == 2 {

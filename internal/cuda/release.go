@@ -63,7 +63,7 @@ func compiling(capability string, have []available) []available {
 // itself (PTX) can still fail on it.
 var floor = map[int]version.Driver{13: "580.65.06", 12: "525.60.13", 11: "450.80.02"}
 
-var releaseForm = lazy.MustCompile(`^([1-9][0-9]?)\.(0|[1-9][0-9]?)$`)
+var releaseForm = lazy.Regexp(`^([1-9][0-9]?)\.(0|[1-9][0-9]?)$`)
 
 // CheckToolkit says whether s can stand as the wanted toolkit: "", "auto" or a
 // release such as "12.8".
@@ -76,7 +76,7 @@ func CheckToolkit(s string) error {
 
 // parts are the two numbers of a release; 0, 0 when it is none.
 func parts(release string) (major, minor int) {
-	m := releaseForm.FindStringSubmatch(release)
+	m := releaseForm().FindStringSubmatch(release)
 	if m == nil {
 		return 0, 0
 	}
@@ -258,14 +258,14 @@ func toolkitPackage(release string) string {
 	return "cuda-toolkit-" + strings.ReplaceAll(release, ".", "-")
 }
 
-var toolkitName = lazy.MustCompile(`^cuda-toolkit-([1-9][0-9]?)-(0|[1-9][0-9]?)$`)
+var toolkitName = lazy.Regexp(`^cuda-toolkit-([1-9][0-9]?)-(0|[1-9][0-9]?)$`)
 
 // collect makes the list of toolkits from pairs of package name and version;
 // of one release it keeps the newest update.
 func collect(pairs [][2]string) []available {
 	best := map[string]available{}
 	for _, p := range pairs {
-		m := toolkitName.FindStringSubmatch(p[0])
+		m := toolkitName().FindStringSubmatch(p[0])
 		a := available{Version: say.Clean(strings.TrimSpace(p[1]), 40)}
 		if m == nil || a.Version == "" {
 			continue

@@ -69,7 +69,7 @@ func namedFolder(u *url.URL) string {
 	parts := strings.Split(u.Path, "/")
 	slices.Reverse(parts)
 	for _, part := range parts {
-		if folderForm.MatchString(part) && strings.ContainsAny(part, "0123456789") || part == "wsl-ubuntu" {
+		if folderForm().MatchString(part) && strings.ContainsAny(part, "0123456789") || part == "wsl-ubuntu" {
 			return part
 		}
 	}

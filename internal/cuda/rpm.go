@@ -19,10 +19,10 @@ const rpmRepoID = "pve-nvidia-hook-cuda"
 
 // gpgKey finds the key's file name in NVIDIA's .repo file: it differs from
 // distribution to distribution (D42D0685.pub for RHEL 8 and 9, CDF6BA43.pub for RHEL 10).
-var gpgKey = lazy.MustCompile(`(?m)^gpgkey=(?:\S*/)?([A-Za-z0-9]{4,40}\.pub)\s*$`)
+var gpgKey = lazy.Regexp(`(?m)^gpgkey=(?:\S*/)?([A-Za-z0-9]{4,40}\.pub)\s*$`)
 
 func parseKeyName(repoFile []byte) (string, error) {
-	m := gpgKey.FindSubmatch(repoFile)
+	m := gpgKey().FindSubmatch(repoFile)
 	if m == nil {
 		return "", errors.New("names no gpgkey")
 	}

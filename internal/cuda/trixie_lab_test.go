@@ -1,12 +1,13 @@
 package cuda
 
 import (
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 )
 
 // Debian 13 has apt 3, with another solver, other words and another verifier of

@@ -80,13 +80,13 @@ func (z *zypper) prepare(ctx context.Context) error {
 // element is a package in zypper's XML, or the begin or end of a section of
 // them. A package may have its description within.
 var (
-	element   = lazy.MustCompile(`<(/?)(solvable|to-[a-z-]+)\b[^<>]*>`)
-	attribute = lazy.MustCompile(`\b(name|edition|kind|type)="([^"]*)"`)
+	element   = lazy.Regexp(`<(/?)(solvable|to-[a-z-]+)\b[^<>]*>`)
+	attribute = lazy.Regexp(`\b(name|edition|kind|type)="([^"]*)"`)
 )
 
 func attributes(element string) map[string]string {
 	all := map[string]string{}
-	for _, m := range attribute.FindAllStringSubmatch(element, -1) {
+	for _, m := range attribute().FindAllStringSubmatch(element, -1) {
 		all[m[1]] = m[2]
 	}
 	return all
@@ -97,7 +97,7 @@ func attributes(element string) map[string]string {
 func parseZypper(text string) plan {
 	var p plan
 	section := ""
-	for _, m := range element.FindAllStringSubmatch(text, -1) {
+	for _, m := range element().FindAllStringSubmatch(text, -1) {
 		end, tag := m[1] != "", m[2]
 		if tag != "solvable" {
 			if section = tag; end {
@@ -135,7 +135,7 @@ func (z *zypper) toolkits(ctx context.Context) ([]available, error) {
 
 func parseZypperSearch(text string) []available {
 	var pairs [][2]string
-	for _, m := range element.FindAllStringSubmatch(text, -1) {
+	for _, m := range element().FindAllStringSubmatch(text, -1) {
 		a := attributes(m[0])
 		pairs = append(pairs, [2]string{a["name"], a["edition"]})
 	}

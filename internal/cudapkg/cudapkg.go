@@ -5,6 +5,7 @@ package cudapkg
 
 import (
 	"path"
+	"regexp"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
@@ -15,21 +16,21 @@ import (
 const Auto = "auto"
 
 var (
-	release = lazy.MustCompile(`^[1-9][0-9]?\.(0|[1-9][0-9]?)$`)
-	name    = lazy.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}$`)
-	number  = lazy.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+.:~_-]{0,127}$`)
+	release = lazy.Regexp(`^[1-9][0-9]?\.(0|[1-9][0-9]?)$`)
+	name    = lazy.Regexp(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}$`)
+	number  = lazy.Regexp(`^[A-Za-z0-9][A-Za-z0-9+.:~_-]{0,127}$`)
 )
 
 // IsRelease reports whether s is a release of the toolkit, such as 12.8.
-func IsRelease(s string) bool { return release.MatchString(s) }
+func IsRelease(s string) bool { return release().MatchString(s) }
 
 // IsName reports whether s has the form of a package name in all three package
 // worlds: those of rpm have capitals.
-func IsName(s string) bool { return name.MatchString(s) }
+func IsName(s string) bool { return name().MatchString(s) }
 
 // IsVersion reports whether s can be the version that apt and dnf take behind a
 // name and "=".
-func IsVersion(s string) bool { return number.MatchString(s) }
+func IsVersion(s string) bool { return number().MatchString(s) }
 
 // The driver in a container comes from the run file and must equal the host's
 // kernel module to the last digit. A driver package would overwrite its
@@ -63,14 +64,14 @@ var matchers = compile(append(append([]string{}, DebDriver...), RPMDriver...))
 
 type matcher struct {
 	glob string
-	re   *lazy.Regexp
+	re   func() *regexp.Regexp
 }
 
 func compile(patterns []string) []matcher {
 	var all []matcher
 	for _, p := range patterns {
 		if re, ok := strings.CutPrefix(p, "/"); ok {
-			all = append(all, matcher{re: lazy.MustCompile(strings.TrimSuffix(re, "/"))})
+			all = append(all, matcher{re: lazy.Regexp(strings.TrimSuffix(re, "/"))})
 		} else {
 			all = append(all, matcher{glob: p})
 		}
@@ -84,7 +85,7 @@ func IsDriver(name string) bool {
 	name, _, _ = strings.Cut(name, "=")
 	name, _, _ = strings.Cut(name, ":")
 	for _, m := range matchers {
-		if m.re != nil && m.re.MatchString(name) {
+		if m.re != nil && m.re().MatchString(name) {
 			return true
 		}
 		if m.re == nil {

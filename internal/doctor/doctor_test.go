@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
 )
 
 func TestNothingIsFoundWhereAllIsWell(t *testing.T) {

@@ -176,7 +176,7 @@ func checkModes(f guestFacts) []Finding {
 		n++
 		if e.mode&0o006 != 0o006 && !e.owned {
 			fix := fmt.Sprintf("give %s the mode 0666", e.key)
-			if plain.MatchString(e.value) {
+			if plain().MatchString(e.value) {
 				fix = fmt.Sprintf("pct set %d --%s %s", f.vmid, e.key, open(e.value))
 			}
 			out.add(Warning, fix, "%s gives %s the mode %04o: only root in the container can use it", e.key, e.source, e.mode)
@@ -190,7 +190,7 @@ func checkModes(f guestFacts) []Finding {
 
 // plain is text of a configuration that means nothing to a shell, and so can
 // stand in a command that a person may paste.
-var plain = lazy.MustCompile(`^[A-Za-z0-9/._,=:+@-]{1,200}$`)
+var plain = lazy.Regexp(`^[A-Za-z0-9/._,=:+@-]{1,200}$`)
 
 // open is the value of a devN entry with a mode for everybody.
 func open(value string) string {

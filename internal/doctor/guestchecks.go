@@ -138,7 +138,7 @@ func (f *findings) file(s script, fix string) {
 		f.add(Problem, "mount it without noexec, or keep the file on another storage", "the container does not start: the file system of its hookscript %s is mounted noexec", s.file)
 	case !s.exec:
 		fix = "make it executable"
-		if plain.MatchString(s.file) {
+		if plain().MatchString(s.file) {
 			fix = "chmod 755 " + s.file
 		}
 		f.add(Problem, fix, "the container does not start: its hookscript %s is not executable", s.file)

@@ -142,7 +142,7 @@ func loadedModules(h host.Host) ([]string, error) {
 	return names, nil
 }
 
-var libraryVersion = lazy.MustCompile(`^libnvidia-ml\.so\.([0-9]+\.[0-9]+(?:\.[0-9]+)?)$`)
+var libraryVersion = lazy.Regexp(`^libnvidia-ml\.so\.([0-9]+\.[0-9]+(?:\.[0-9]+)?)$`)
 
 // hostUserSpace is the version of the node's own libnvidia-ml, when there is just one.
 func hostUserSpace(h host.Host, arch string) version.Driver {
@@ -151,7 +151,7 @@ func hostUserSpace(h host.Host, arch string) version.Driver {
 	for _, dir := range []string{"usr/lib/" + arch + "-linux-gnu", "usr/lib/" + arch + "-linux-gnu/nvidia/current", "usr/lib64"} {
 		files, _ := filepath.Glob(h.Path(dir + "/libnvidia-ml.so.*"))
 		for _, file := range files {
-			if m := libraryVersion.FindStringSubmatch(filepath.Base(file)); m != nil {
+			if m := libraryVersion().FindStringSubmatch(filepath.Base(file)); m != nil {
 				v = version.Driver(m[1])
 				found[v] = true
 			}

@@ -10,10 +10,10 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/rig"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/sample/fakerun"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/rig"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
 )
 
 // What a run of the hook has left is what the doctor calls well, to the last check.

@@ -137,7 +137,7 @@ func executable(c *lxc.Container, name string) bool {
 // driverPackage matches the packages, of Debian, Ubuntu, NVIDIA's repository,
 // Fedora and its kin and Arch, that hold libcuda or libnvidia-ml. Names of this
 // form alone are taken: they are shown in a command that a person may paste.
-var driverPackage = lazy.MustCompile(`^(libcuda1|libnvidia-ml1|libnvidia-compute(-[0-9][a-z0-9+.-]{0,60})?|libnvidia-(tesla|legacy)-[a-z0-9-]{0,60}(cuda1|ml1)|nvidia-(utils|smi|driver|driver-libs|driver-cuda|driver-cuda-libs|driver-bin)(-[0-9][a-z0-9+.-]{0,60})?|nvidia-open(-[0-9][a-z0-9+.-]{0,60})?|cuda-drivers(-[0-9]{1,9})?|xorg-x11-drv-nvidia-cuda(-libs)?)$`)
+var driverPackage = lazy.Regexp(`^(libcuda1|libnvidia-ml1|libnvidia-compute(-[0-9][a-z0-9+.-]{0,60})?|libnvidia-(tesla|legacy)-[a-z0-9-]{0,60}(cuda1|ml1)|nvidia-(utils|smi|driver|driver-libs|driver-cuda|driver-cuda-libs|driver-bin)(-[0-9][a-z0-9+.-]{0,60})?|nvidia-open(-[0-9][a-z0-9+.-]{0,60})?|cuda-drivers(-[0-9]{1,9})?|xorg-x11-drv-nvidia-cuda(-libs)?)$`)
 
 const dpkgStatus = "/var/lib/dpkg/status"
 
@@ -164,7 +164,7 @@ func pacmanDriverPackages(names []string) []string {
 	for _, name := range names {
 		parts := strings.Split(name, "-")
 		name = strings.Join(parts[:max(0, len(parts)-2)], "-")
-		if driverPackage.MatchString(name) && !slices.Contains(found, name) && len(found) < packagesMost {
+		if driverPackage().MatchString(name) && !slices.Contains(found, name) && len(found) < packagesMost {
 			found = append(found, name)
 		}
 	}
@@ -186,7 +186,7 @@ func dpkgDriverPackages(r io.Reader) []string {
 			// "install ok installed", "hold ok unpacked"; "deinstall ok
 			// config-files" has no files left.
 			state := strings.Fields(rest)
-			if len(state) == 3 && state[2] != "config-files" && state[2] != "not-installed" && driverPackage.MatchString(name) &&
+			if len(state) == 3 && state[2] != "config-files" && state[2] != "not-installed" && driverPackage().MatchString(name) &&
 				!slices.Contains(found, name) { // as it is when there for two architectures
 				found = append(found, name)
 			}

@@ -88,7 +88,7 @@ func versionOf(library string) version.Driver {
 	return v
 }
 
-var logLine = lazy.MustCompile(`^[0-9.\-]+ \(([0-9.]+)\)`)
+var logLine = lazy.Regexp(`^[0-9.\-]+ \(([0-9.]+)\)`)
 
 func loggedVersion(c *lxc.Container) version.Driver {
 	f, err := c.OpenFile(installerState + "/log")
@@ -98,7 +98,7 @@ func loggedVersion(c *lxc.Container) version.Driver {
 	defer f.Close()
 	head := make([]byte, 200)
 	n, _ := io.ReadFull(f, head)
-	m := logLine.FindStringSubmatch(string(head[:n]))
+	m := logLine().FindStringSubmatch(string(head[:n]))
 	if m == nil {
 		return ""
 	}
@@ -162,11 +162,11 @@ func Differs(c *lxc.Container, in *record.Installed) string {
 // orphan matches library files of the driver by its version, whose first number
 // has three digits or more. Libraries with a version of their own, such as
 // libnvidia-egl-wayland.so.1.1.20, come with the driver but also without it.
-var orphan = lazy.MustCompile(`^lib(cuda|cudadebugger|nvcuvid|nvoptix|nvidia-[a-z0-9-]+|EGL_nvidia|GLX_nvidia|GLESv1_CM_nvidia|GLESv2_nvidia|vdpau_nvidia)\.so\.[0-9]{3,4}\.[0-9]+(\.[0-9]+)?$`)
+var orphan = lazy.Regexp(`^lib(cuda|cudadebugger|nvcuvid|nvoptix|nvidia-[a-z0-9-]+|EGL_nvidia|GLX_nvidia|GLESv1_CM_nvidia|GLESv2_nvidia|vdpau_nvidia)\.so\.[0-9]{3,4}\.[0-9]+(\.[0-9]+)?$`)
 
 // theirs matches libraries that belong to packages of their own, though NVIDIA
 // makes them and names them like the driver's: the Container Toolkit's and NSCQ.
-var theirs = lazy.MustCompile(`^libnvidia-(container|nscq)`)
+var theirs = lazy.Regexp(`^libnvidia-(container|nscq)`)
 
 // Orphans lists driver libraries of other versions than keep. Left in place
 // they win: ldconfig points libcuda.so.1 to the highest version that it finds.
@@ -178,7 +178,7 @@ func Orphans(c *lxc.Container, arch string, keep version.Driver) []string {
 			continue
 		}
 		for _, name := range names {
-			if orphan.MatchString(name) && !theirs.MatchString(name) && !strings.HasSuffix(name, ".so."+string(keep)) {
+			if orphan().MatchString(name) && !theirs().MatchString(name) && !strings.HasSuffix(name, ".so."+string(keep)) {
 				found = append(found, path.Join(dir, name))
 			}
 		}

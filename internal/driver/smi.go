@@ -43,7 +43,7 @@ func Capability(ctx context.Context, c *lxc.Container) (string, error) {
 	return lowest(result.Code, string(result.Stdout)), nil
 }
 
-var capability = lazy.MustCompile(`^[1-9][0-9]?\.[0-9]$`)
+var capability = lazy.Regexp(`^[1-9][0-9]?\.[0-9]$`)
 
 // lowest reads the answer, a line for each GPU. Lines of another form, such as
 // "[N/A]", tell nothing.
@@ -55,7 +55,7 @@ func lowest(code int, stdout string) string {
 	for line := range strings.Lines(stdout) {
 		line = strings.TrimSpace(line)
 		// Of one form with driver versions: numbers with a dot between them.
-		if capability.MatchString(line) && (least == "" || version.Compare(version.Driver(line), version.Driver(least)) < 0) {
+		if capability().MatchString(line) && (least == "" || version.Compare(version.Driver(line), version.Driver(least)) < 0) {
 			least = line
 		}
 	}

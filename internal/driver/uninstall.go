@@ -116,10 +116,10 @@ const abiLink = "/usr/lib/libGL.so.1"
 // ours keeps a record, which is the container's claim, from naming just any
 // file for removal: only driver libraries, programs and firmware go.
 func ours(name string) bool {
-	return driverFile.MatchString(name) && !theirs.MatchString(path.Base(name))
+	return driverFile().MatchString(name) && !theirs().MatchString(path.Base(name))
 }
 
-var driverFile = lazy.MustCompile(`^(/usr/bin/nvidia-[a-z0-9-]+|(/usr)?/lib/firmware/nvidia/[0-9]+(\.[0-9]+)+/[a-z0-9_]+(\.[a-z]+)*|/usr/lib(64)?(/[a-z0-9_]+-linux-gnu)?/((vdpau|gbm|nvidia)/)?lib[A-Za-z0-9_-]*(cuda|nv)[A-Za-z0-9_-]*\.so(\.[0-9]+)*)$`)
+var driverFile = lazy.Regexp(`^(/usr/bin/nvidia-[a-z0-9-]+|(/usr)?/lib/firmware/nvidia/[0-9]+(\.[0-9]+)+/[a-z0-9_]+(\.[a-z]+)*|/usr/lib(64)?(/[a-z0-9_]+-linux-gnu)?/((vdpau|gbm|nvidia)/)?lib[A-Za-z0-9_-]*(cuda|nv)[A-Za-z0-9_-]*\.so(\.[0-9]+)*)$`)
 
 func runUninstaller(ctx context.Context, c *lxc.Container, installed version.Driver, timeout time.Duration, log say.Log) (done bool, err error) {
 	args := []string{"/usr/bin/nvidia-uninstall", "--silent"}

@@ -49,7 +49,7 @@ func FuzzNodeFacts(f *testing.F) {
 		paths := map[string]bool{}
 		for _, n := range facts.Nodes() {
 			name, ok := strings.CutPrefix(n.Path, "/dev/")
-			require.True(t, ok && nodeName.MatchString(name) && filepath.Clean(n.Path) == n.Path, "%q", n.Path)
+			require.True(t, ok && nodeName().MatchString(name) && filepath.Clean(n.Path) == n.Path, "%q", n.Path)
 			require.False(t, paths[n.Path], "%s is made twice, and differs each time", n.Path)
 			paths[n.Path] = true
 			require.True(t, n.IsChar && n.Mode <= 0o777 && n.Major < 1<<12 && n.Minor < 1<<20, "%+v", n)

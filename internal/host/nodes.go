@@ -22,7 +22,7 @@ type Node struct {
 }
 
 // nodeName matches the names that the driver's programs use; nvidia-caps is a folder.
-var nodeName = lazy.MustCompile(`^nvidia([0-9]+|ctl|-uvm|-uvm-tools|-modeset|-caps/nvidia-cap[0-9]+)$`)
+var nodeName = lazy.Regexp(`^nvidia([0-9]+|ctl|-uvm|-uvm-tools|-modeset|-caps/nvidia-cap[0-9]+)$`)
 
 // NodesPresent lists the NVIDIA device nodes in dev below root ("" is /), by
 // path, GPUs in the order of their numbers.
@@ -33,7 +33,7 @@ func NodesPresent(root string) []Node {
 	var nodes []Node
 	for _, file := range append(files, caps...) {
 		name, err := filepath.Rel(dev, file)
-		if err != nil || !nodeName.MatchString(name) {
+		if err != nil || !nodeName().MatchString(name) {
 			continue
 		}
 		if n, err := lookAt(root, "/dev/"+name); err == nil {

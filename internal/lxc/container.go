@@ -13,8 +13,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
 // infoLimit is for lxc-info, which takes some 3 ms.

@@ -14,8 +14,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 )
 
 // sh runs a script in the container.

@@ -7,9 +7,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 )
 
 // What a look that must not hang does with mounts of the container: it enters

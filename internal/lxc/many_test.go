@@ -9,8 +9,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
+
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 )
 
 func TestLstatAllTellsWhatLstatAndReadlinkTell(t *testing.T) {

@@ -14,8 +14,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
 // Cmd is a command to run in the container as its root.

@@ -11,9 +11,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
+
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 )
 
 func shell(script string) lxc.Cmd {

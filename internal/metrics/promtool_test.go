@@ -9,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 )
 
 const rules = "../../contrib/prometheus/pve-nvidia-hook.rules.yml"

@@ -53,10 +53,10 @@ type KV struct{ Key, Value string }
 
 // The lines of a configuration, as Proxmox's own parser takes them.
 var (
-	sectionLine  = lazy.MustCompile(`^\[([^\]]*)\]\s*$`)
-	snapshotName = lazy.MustCompile(`^[A-Za-z][A-Za-z0-9_-]+$`)
-	lxcLine      = lazy.MustCompile(`^(lxc\.[a-z0-9_.-]+)(?::|\s*=)\s*(.*?)\s*$`)
-	valueLine    = lazy.MustCompile(`^([a-z][a-z_]*)([0-9]*):\s*(.+?)\s*$`)
+	sectionLine  = lazy.Regexp(`^\[([^\]]*)\]\s*$`)
+	snapshotName = lazy.Regexp(`^[A-Za-z][A-Za-z0-9_-]+$`)
+	lxcLine      = lazy.Regexp(`^(lxc\.[a-z0-9_.-]+)(?::|\s*=)\s*(.*?)\s*$`)
+	valueLine    = lazy.Regexp(`^([a-z][a-z_]*)([0-9]*):\s*(.+?)\s*$`)
 )
 
 // ParseConf reads the configuration file, of at most 1 MiB, of a container or
@@ -70,15 +70,15 @@ func ParseConf(r io.Reader, vm bool) (Conf, error) {
 	at := &c.Section
 	for line := range strings.Lines(string(raw)) {
 		line = strings.TrimRight(line, "\n")
-		if m := sectionLine.FindStringSubmatch(line); m != nil {
+		if m := sectionLine().FindStringSubmatch(line); m != nil {
 			if begun := c.begin(m[1], vm); begun != nil {
 				at = begun
 			}
 		} else if strings.HasPrefix(line, "#") {
 			continue
-		} else if m := lxcLine.FindStringSubmatch(line); m != nil {
+		} else if m := lxcLine().FindStringSubmatch(line); m != nil {
 			at.LXC = append(at.LXC, KV{m[1], m[2]})
-		} else if m := valueLine.FindStringSubmatch(line); m != nil {
+		} else if m := valueLine().FindStringSubmatch(line); m != nil {
 			if at == &c.Pending && m[1]+m[2] == "delete" {
 				c.Delete = deletions(m[3])
 				continue
@@ -101,7 +101,7 @@ func (c *Conf) begin(name string, vm bool) *Section {
 	case strings.EqualFold(name, pending):
 		c.Pending, c.Delete = Section{}, nil
 		return &c.Pending
-	case snapshotName.MatchString(name):
+	case snapshotName().MatchString(name):
 		c.Snapshots = append(c.Snapshots, Snapshot{Name: name})
 		return &c.Snapshots[len(c.Snapshots)-1].Section
 	case vm:

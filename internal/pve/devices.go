@@ -31,9 +31,9 @@ func (d Device) entry() string {
 }
 
 // enabledLine matches what entry writes.
-var enabledLine = lazy.MustCompile(`^/dev/nvidia([0-9]+|ctl|-uvm|-uvm-tools|-modeset),mode=0666$|^/dev/nvidia-caps/nvidia-cap[0-9]+,mode=0[0-7]{3}$`)
+var enabledLine = lazy.Regexp(`^/dev/nvidia([0-9]+|ctl|-uvm|-uvm-tools|-modeset),mode=0666$|^/dev/nvidia-caps/nvidia-cap[0-9]+,mode=0[0-7]{3}$`)
 
-var gpuNode = lazy.MustCompile(`^/dev/nvidia([0-9]+)$`)
+var gpuNode = lazy.Regexp(`^/dev/nvidia([0-9]+)$`)
 
 const devicesHint = "make the device nodes by: pve-nvidia-hook devices"
 
@@ -49,7 +49,7 @@ func SelectDevices(present []Device, gpus string) (chosen []Device, missing []st
 	var all []int
 	for _, d := range present {
 		there[d.Path] = d
-		if m := gpuNode.FindStringSubmatch(d.Path); m != nil {
+		if m := gpuNode().FindStringSubmatch(d.Path); m != nil {
 			if n, err := strconv.Atoi(m[1]); err == nil {
 				all = append(all, n)
 			}

@@ -253,7 +253,7 @@ func PlanDisable(c Conf, state State) Plan {
 	alike := Plan{VMID: c.VMID}
 	for _, n := range sortedKeys(left) {
 		switch {
-		case enabledLine.MatchString(left[n]):
+		case enabledLine().MatchString(left[n]):
 			p.say("keep %s: %s, there is no record that it is from enable", dev(n), left[n])
 			alike.remove(c, dev(n))
 		case strings.HasPrefix(devPath(left[n]), "/dev/nvidia"):

@@ -44,8 +44,8 @@ var local = Storage{ID: "local", Type: "dir", Path: "/var/lib/vz", Snippets: "/v
 
 // The lines of storage.cfg, as Proxmox's own parser (SectionConfig) takes them.
 var (
-	storageLine  = lazy.MustCompile(`^(\S+):\s*(\S+)\s*$`)
-	propertyLine = lazy.MustCompile(`^\s+(\S+)(?:\s+(.*\S))?\s*$`)
+	storageLine  = lazy.Regexp(`^(\S+):\s*(\S+)\s*$`)
+	propertyLine = lazy.Regexp(`^\s+(\S+)(?:\s+(.*\S))?\s*$`)
 )
 
 // ParseStorages reads a storage.cfg of at most 1 MiB. A section ends at an
@@ -73,10 +73,10 @@ func ParseStorages(r io.Reader) (Storages, error) {
 		if line == "" {
 			finish()
 		} else if id == "" {
-			if m := storageLine.FindStringSubmatch(line); m != nil {
+			if m := storageLine().FindStringSubmatch(line); m != nil {
 				kind, id, properties = strings.ToLower(m[1]), m[2], map[string]string{}
 			}
-		} else if m := propertyLine.FindStringSubmatch(line); m != nil {
+		} else if m := propertyLine().FindStringSubmatch(line); m != nil {
 			if _, twice := properties[m[1]]; !twice {
 				properties[m[1]] = m[2]
 			}

@@ -1,6 +1,7 @@
 package runfile
 
 import (
+	"archive/tar"
 	"crypto/md5"
 	"encoding/binary"
 	"fmt"
@@ -11,8 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-
-	"archive/tar"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"

@@ -121,9 +121,9 @@ func (s *scan) line(br *bufio.Reader, n int) error {
 }
 
 var (
-	fieldLine = lazy.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)=(.*)$`)
+	fieldLine = lazy.Regexp(`^([A-Za-z_][A-Za-z0-9_]*)=(.*)$`)
 	// number fits a line number or a CRC.
-	number = lazy.MustCompile(`^[0-9]{1,10}$`)
+	number = lazy.Regexp(`^[0-9]{1,10}$`)
 )
 
 // wanted names the fields that are read; their order and place differ between layouts.
@@ -137,7 +137,7 @@ func (s *scan) text(line string, n int) error {
 	for _, o := range optionsIn(line) {
 		s.options[o] = true
 	}
-	m := fieldLine.FindStringSubmatch(line)
+	m := fieldLine().FindStringSubmatch(line)
 	if m == nil || n > fieldLines || !wanted[m[1]] {
 		return nil
 	}
@@ -154,7 +154,7 @@ func (s *scan) text(line string, n int) error {
 		return nil
 	}
 	at, err := strconv.Atoi(value)
-	if err != nil || !number.MatchString(value) || at <= n || at > maxHeader {
+	if err != nil || !number().MatchString(value) || at <= n || at > maxHeader {
 		return wrong("header line %d: %s=%.40q is no line behind it", n, name, value)
 	}
 	if name == "skip" {
@@ -186,8 +186,8 @@ func printable(s string) bool {
 }
 
 var (
-	md5Form     = lazy.MustCompile(`^[0-9a-f]{32}$`)
-	versionForm = lazy.MustCompile(`^([0-9][0-9.]*)(-[A-Za-z][A-Za-z0-9-]*)?$`) // -grid, -no-compat32
+	md5Form     = lazy.Regexp(`^[0-9a-f]{32}$`)
+	versionForm = lazy.Regexp(`^([0-9][0-9.]*)(-[A-Za-z][A-Za-z0-9-]*)?$`) // -grid, -no-compat32
 )
 
 // header makes sense of the fields.
@@ -223,7 +223,7 @@ func (s *scan) header() (Header, error) {
 	if h.Script == "" {
 		return Header{}, wrong("header names no script to run")
 	}
-	if !md5Form.MatchString(h.MD5) {
+	if !md5Form().MatchString(h.MD5) {
 		return Header{}, wrong("header has no MD5 of its payload (MD5=%.40q)", h.MD5)
 	}
 	if crc, err := strconv.ParseUint(s.fields["CRCsum"], 10, 32); err == nil {
@@ -235,7 +235,7 @@ func (s *scan) header() (Header, error) {
 // setVersion takes version_string, or where a layout has none the label, or the three parts.
 func (h *Header) setVersion(fields map[string]string, label string) error {
 	plain := func(s string) string {
-		if m := versionForm.FindStringSubmatch(s); m != nil {
+		if m := versionForm().FindStringSubmatch(s); m != nil {
 			return m[1]
 		}
 		return s

@@ -11,8 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lab/labtest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 )
 
 // commandLimit is for one command in a node; dpkg with its syncs takes a second
@@ -67,7 +67,7 @@ func (n *node) boot() {
 func buildPct(t *testing.T) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "pct")
-	goTool(t, "build", "-o", out, "./internal/pve/fakepct")
+	goTool(t, "build", "-o", out, "./internal/test/fakepct")
 	return read(t, out)
 }
 
@@ -75,7 +75,7 @@ func buildPct(t *testing.T) []byte {
 func sample(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	goTool(t, "run", "./internal/sample", "-version", driver, "-o", dir)
+	goTool(t, "run", "./internal/test/sample", "-version", driver, "-o", dir)
 	runs, err := filepath.Glob(filepath.Join(dir, "*.run"))
 	require.NoError(t, err)
 	require.Len(t, runs, 1)
