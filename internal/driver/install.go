@@ -52,7 +52,7 @@ func Ready(c *lxc.Container, j Job, in *record.Installed) error {
 		return err
 	}
 	if j.Deliver != "push" {
-		err := c.CanMount(j.Tree)
+		err := lxc.CanMount(j.Tree)
 		switch {
 		case err == nil:
 			return nil
@@ -101,7 +101,7 @@ func knownFlags(j Job) error {
 func pushable(c *lxc.Container, j Job, size int64) error {
 	// The stub at the start of a run file is a script that calls these.
 	if missing := Missing(c, "tar", "cksum", "awk", "md5sum", "head", "cut", "mktemp", "chown"); len(missing) > 0 {
-		return hint.Errorf("install these packages in the container, or put the cache on a file system that can be id-mapped (ext4, xfs, zfs 2.2, btrfs)",
+		return hint.Errorf("install these packages in the container, or put the cache on a file system that can be the lower layer of an overlay (ext4, xfs, btrfs, zfs)",
 			"the run file needs %s in the container", strings.Join(missing, ", "))
 	}
 	return enough(c, path.Dir(record.Folder), j.Report.Size+j.Report.Unpacked+size, "to copy the run file in, unpack and install it")

@@ -98,16 +98,29 @@ func (c *Container) open(ctx context.Context) error {
 }
 
 // readIDs learns which ids of the host are the container's.
+//
+// A privileged container's init can unshare its user namespace and so show the
+// uid_map of an unprivileged one. What it cannot leave is its pid namespace, and
+// that belongs for good to the user namespace which the container was started
+// with (NS_GET_USERNS of ioctl_nsfs(2)). So the two must be the same.
 func (c *Container) readIDs() error {
-	theirs, err := readlinkAt(c.proc, "ns/user")
+	theirs, err := namespace(c.proc, "ns/user")
 	if err != nil {
 		return err
 	}
-	ours, err := os.Readlink("/proc/self/ns/user")
+	started, err := userNamespaceOf(c.proc, "ns/pid")
 	if err != nil {
 		return err
 	}
-	if theirs == ours {
+	if theirs != started {
+		return hint.Errorf("look in the container for a program that changes its init, then restart the container",
+			"its init process (%d) has left the user namespace that it was started in", c.pid)
+	}
+	ours, err := namespace(unix.AT_FDCWD, "/proc/self/ns/user")
+	if err != nil {
+		return err
+	}
+	if started == ours {
 		// Asked for it, the kernel would tell the map of our own user namespace
 		// into the one above, if this host is a container itself.
 		c.uids, c.gids = idMap{{count: 1 << 32}}, idMap{{count: 1 << 32}}
@@ -203,6 +216,37 @@ func (c *Container) checkInit() error {
 		return fmt.Errorf("%w: it has the host's mount namespace", ErrNotRunning)
 	}
 	return nil
+}
+
+// nsID tells one namespace from all others.
+type nsID struct{ dev, ino uint64 }
+
+// namespace identifies the namespace behind a link of /proc/PID/ns.
+func namespace(dir int, name string) (nsID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, 0); err != nil {
+		return nsID{}, &os.PathError{Op: "stat", Path: name, Err: err}
+	}
+	return nsID{st.Dev, st.Ino}, nil
+}
+
+// userNamespaceOf identifies the user namespace that another namespace belongs to.
+func userNamespaceOf(dir int, name string) (nsID, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nsID{}, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	owner, err := unix.IoctlRetInt(fd, unix.NS_GET_USERNS)
+	if err != nil {
+		return nsID{}, fmt.Errorf("owner of namespace %s: %w", name, err)
+	}
+	defer unix.Close(owner)
+	var st unix.Stat_t
+	if err := unix.Fstat(owner, &st); err != nil {
+		return nsID{}, err
+	}
+	return nsID{st.Dev, st.Ino}, nil
 }
 
 // Close lets go of the root; it changes nothing in the container.

@@ -5,32 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// mapped is the one id of the user namespace that the mount is mapped with.
-// Which one is of no weight as long as it is not 0: the tree's owner, root, then
-// has no counterpart, so nobody can write, and files show as nobody's. A mere
-// read-only bind mount would not do, as root in a privileged container can
-// remount it.
-const mapped = 1
-
 // unmountMost is how many mounts on one another UnmountTree takes away.
 const unmountMost = 16
 
 // MountTree mounts the host's folder tree at target in the container (an
-// existing empty folder), read-only, nosuid and nodev, so that the container's
-// root can read and run it but not change a byte: in an unprivileged container
-// id-mapped with a map that leaves out id 0, in a privileged one as an overlay.
-// The tree has to belong to root and be readable for all.
-// It returns ErrNoMount (wrapped) where that cannot be done.
+// existing empty folder) as an overlay that nobody can write to, nosuid and
+// nodev. The container's root can read and run the tree but not change a byte.
+// The tree must be readable for all; in an unprivileged container its files
+// belong to nobody (uid 65534). Mounts below the tree are not part of it.
+// It returns ErrNoMount (wrapped) where the kernel refuses the overlay.
 func (c *Container) MountTree(ctx context.Context, tree, target string) error {
 	if err := c.mountTree(ctx, tree, target); err != nil {
 		return fmt.Errorf("mount %s at %s in container %s: %w", tree, target, c.name, err)
@@ -39,7 +30,7 @@ func (c *Container) MountTree(ctx context.Context, tree, target string) error {
 }
 
 func (c *Container) mountTree(ctx context.Context, tree, target string) error {
-	mount, err := c.detached(tree)
+	mount, err := overlay(tree)
 	if err != nil {
 		return err
 	}
@@ -63,14 +54,13 @@ func (c *Container) mountTree(ctx context.Context, tree, target string) error {
 // UnmountTree takes away whatever MountTree left mounted at target, however often;
 // nothing mounted is no error. Other mounts there are left alone.
 func (c *Container) UnmountTree(ctx context.Context, target string) error {
-	nobody := overflowID()
 	err := c.inMountNamespace(ctx, func() error {
 		for range unmountMost {
 			fd, err := c.resolve(c.root, target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 			if err != nil {
 				return there(err)
 			}
-			ours, err := c.isOurs(fd, nobody)
+			ours, err := c.isOurs(fd)
 			if err == nil && ours {
 				// By the working folder, not by a path: a path would be
 				// resolved again, and /proc here is the container's.
@@ -105,10 +95,9 @@ func emptyFolder(fd int) error {
 	return nil
 }
 
-// isOurs reports whether fd is the root of a mount as MountTree makes them:
-// id-mapped, its owner without counterpart, or an overlay with our name as its
-// source. An idmapped mount of Proxmox VE itself, of a volume say, has an owner.
-func (c *Container) isOurs(fd int, nobody uint32) (bool, error) {
+// isOurs reports whether fd is the root of a mount as MountTree makes them: an
+// overlay with our name as its source.
+func (c *Container) isOurs(fd int) (bool, error) {
 	var st unix.Statx_t
 	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, &st)
 	if err != nil {
@@ -120,8 +109,7 @@ func (c *Container) isOurs(fd int, nobody uint32) (bool, error) {
 	id := strconv.FormatUint(st.Mnt_id, 10)
 	ours := false
 	err = c.eachMount(func(m mount) bool {
-		ours = m.id == id && (st.Uid == nobody && strings.Contains(","+m.options+",", ",idmapped,") ||
-			m.kind == "overlay" && m.source == mountSource)
+		ours = m.id == id && m.kind == "overlay" && m.source == mountSource
 		return m.id != id
 	})
 	return ours, err
@@ -145,33 +133,14 @@ func (c *Container) MountPoints() ([]string, error) {
 // some dozens.
 const pointsMost = 5000
 
-// overflowID is what stat shows for an owner without counterpart.
-func overflowID() uint32 {
-	text, err := os.ReadFile("/proc/sys/fs/overflowuid")
-	if err == nil {
-		if id, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32); err == nil {
-			return uint32(id)
-		}
-	}
-	return 65534
-}
-
 // CanMount tells whether MountTree can mount a folder of this host, without
-// entering the container: ErrNoMount (wrapped) is the reason why not.
-func (c *Container) CanMount(tree string) error {
-	mount, err := c.detached(tree)
+// entering a container: ErrNoMount (wrapped) is the reason why not.
+func CanMount(tree string) error {
+	mount, err := overlay(tree)
 	if err != nil {
 		return err
 	}
 	return mount.Close()
-}
-
-// detached makes a mount of a folder that is attached nowhere yet.
-func (c *Container) detached(tree string) (*os.File, error) {
-	if c.Privileged() {
-		return overlay(tree)
-	}
-	return idMappedClone(tree)
 }
 
 // mountSource is what our overlays name as their source.
@@ -181,14 +150,25 @@ const mountSource = "pve-nvidia-hook"
 // no longer be listed, and with it the whole.
 const emptyLayer = "/run/pve-nvidia-hook/empty"
 
-// overlay makes a mount with a superblock of its own, for a container whose root
-// has the host's capabilities: to that root a mount of the host's own superblock,
-// however read-only and mapped, would be a handle to mark (fanotify) or to freeze
-// (FIFREEZE) the whole file system that the tree lies on. Without an upper layer
-// an overlay cannot be made writable.
+// overlay makes a mount that is attached nowhere yet, with a superblock of its
+// own. A bind mount, however read-only and id-mapped, has the host's superblock.
+// A process with the host's capabilities can use that to watch each file that is
+// opened on the host's file system and to write to it (fanotify with
+// FAN_MARK_FILESYSTEM), or to freeze it (FIFREEZE). Root of a privileged
+// container is such a process, and whether a container is privileged is not
+// asked here on purpose. An overlay without an upper layer stays read-only: the
+// kernel refuses every remount (ovl_force_readonly).
 func overlay(tree string) (*os.File, error) {
+	var fsys unix.Statfs_t
+	if err := unix.Statfs(tree, &fsys); err != nil {
+		return nil, &os.PathError{Op: "statfs", Path: tree, Err: err}
+	}
 	fail := func(what string, err error) (*os.File, error) {
-		return nil, fmt.Errorf("%w: an overlay of %s: %s: %w", ErrNoMount, tree, what, err)
+		return nil, fmt.Errorf("%w: overlay of %s (%s): %s: %w", ErrNoMount, tree, fsName(int64(fsys.Type)), what, err)
+	}
+	if fsys.Type == unix.FUSE_SUPER_MAGIC {
+		// The kernel makes one, but the server may refuse what containers ask.
+		return fail("lower layer", unix.EOPNOTSUPP)
 	}
 	// There must be two layers.
 	if err := os.MkdirAll(emptyLayer, 0o755); err != nil {
@@ -203,6 +183,7 @@ func overlay(tree string) (*os.File, error) {
 	err = errors.Join(
 		unix.FsconfigSetString(fs, "source", mountSource),
 		unix.FsconfigSetString(fs, "lowerdir", escape(tree)+":"+emptyLayer),
+		unix.FsconfigSetString(fs, "nfs_export", "off"), // no open by file handle
 	)
 	if err == nil {
 		err = unix.FsconfigCreate(fs)
@@ -215,61 +196,6 @@ func overlay(tree string) (*os.File, error) {
 		return fail("fsmount", err)
 	}
 	return os.NewFile(uintptr(fd), tree), nil
-}
-
-// idMappedClone makes a mount of a folder that is attached nowhere yet.
-func idMappedClone(tree string) (*os.File, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, tree, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, unix.ENOSYS) {
-		return nil, fmt.Errorf("%w: the kernel has no open_tree (Linux 5.2)", ErrNoMount)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open_tree: %w", err)
-	}
-	mount := os.NewFile(uintptr(fd), tree)
-	users, err := userNamespace()
-	if err != nil {
-		mount.Close()
-		return nil, fmt.Errorf("%w: no user namespace: %w", ErrNoMount, err)
-	}
-	defer users.Close()
-	attr := unix.MountAttr{
-		Attr_set:    unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_IDMAP,
-		Propagation: unix.MS_PRIVATE,
-		Userns_fd:   uint64(users.Fd()),
-	}
-	err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr)
-	if err == nil {
-		return mount, nil
-	}
-	reason := fmt.Errorf("mount_setattr: %w", err)
-	var fsys unix.Statfs_t
-	if unix.Fstatfs(fd, &fsys) == nil {
-		reason = fmt.Errorf("the file system of %s (%s): %w", tree, fsName(int64(fsys.Type)), err)
-	}
-	mount.Close()
-	switch {
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP):
-		return nil, fmt.Errorf("%w: %w", ErrNoMount, reason)
-	}
-	return nil, reason
-}
-
-// userNamespace makes a user namespace that holds nothing but one id. It needs
-// a process that is born in it; once the descriptor is open that is of no more
-// use. Even one that has ended has its namespace until it is waited for.
-func userNamespace() (*os.File, error) {
-	one := []syscall.SysProcIDMap{{ContainerID: mapped, HostID: mapped, Size: 1}}
-	born := exec.Command("/bin/true")
-	born.Env = []string{}
-	born.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: one, GidMappings: one}
-	if err := born.Start(); err != nil {
-		return nil, err
-	}
-	f, err := os.Open("/proc/" + strconv.Itoa(born.Process.Pid) + "/ns/user")
-	born.Process.Kill()
-	born.Wait()
-	return f, err
 }
 
 // inMountNamespace runs fn in the container's mount namespace, on a thread that

@@ -2,6 +2,7 @@ package lxc_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -69,7 +70,7 @@ func TestContainerRootCanUseTheTreeAndChangeNothing(t *testing.T) {
 		check()
 		_, err := at.Attach(t.Context(), "mount", "-o", "remount,bind,rw,suid,dev", "/mnt/tree")
 		if at.Spec.Privileged {
-			require.NoError(t, err, "this is what the map guards against")
+			require.NoError(t, err, "this is what the overlay guards against")
 		}
 		check()
 		out, _ := at.Attach(t.Context(), "sh", "-c", "mkdir -p /mnt/again; mount --bind /mnt/tree /mnt/again && mount -o remount,bind,rw /mnt/again; cd /mnt/again; touch sub/x; echo x > open")
@@ -106,7 +107,7 @@ func TestUnmountTreeTakesAwayAllThatIsOurs(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, <-unmounted)
 		require.NoError(t, c.UnmountTree(t.Context(), "/opt"))
-		require.NotContains(t, sh(t, at, "cat /proc/self/mountinfo"), "idmapped")
+		require.NotContains(t, sh(t, at, "cat /proc/self/mountinfo"), " overlay pve-nvidia-hook ")
 		require.NoError(t, c.UnmountTree(t.Context(), "/no/such"))
 	})
 }
@@ -133,7 +134,7 @@ func TestMountTreeRefusesWhatIsNoEmptyFolder(t *testing.T) {
 	require.Error(t, c.MountTree(t.Context(), dir, "/mnt/file"))
 	require.ErrorIs(t, c.MountTree(t.Context(), dir, "/mnt/missing"), fs.ErrNotExist)
 	require.ErrorIs(t, c.MountTree(t.Context(), dir+"/missing", "/srv"), fs.ErrNotExist)
-	require.NotContains(t, sh(t, at, "cat /proc/self/mountinfo"), "idmapped")
+	require.NotContains(t, sh(t, at, "cat /proc/self/mountinfo"), " overlay pve-nvidia-hook ")
 }
 
 // The container swaps the target for a link while the tree is mounted and
@@ -179,7 +180,7 @@ func TestARaceForTheTargetLeadsNowhere(t *testing.T) {
 			require.NoError(t, c.UnmountTree(t.Context(), "/root/a"))
 		}
 		require.NotZero(t, mounted)
-		require.NotContains(t, sh(t, at, "cat /proc/self/mountinfo"), "idmapped")
+		require.NotContains(t, sh(t, at, "cat /proc/self/mountinfo"), " overlay pve-nvidia-hook ")
 		mounts, err := os.ReadFile("/proc/self/mountinfo")
 		require.NoError(t, err)
 		require.NotContains(t, string(mounts), host)
@@ -192,17 +193,15 @@ func TestARaceForTheTargetLeadsNowhere(t *testing.T) {
 
 // Root of a privileged container has the host's capabilities: with a mount of the
 // host's own superblock it could watch every open on it and write by what it sees.
-func TestAPrivilegedContainerGetsNoHandleOnTheHostsFileSystem(t *testing.T) {
+func TestAContainerGetsNoHandleOnTheHostsFileSystem(t *testing.T) {
 	both(t, func(t *testing.T, at *lab.Container, c *lxc.Container) {
 		dir := tree(t)
 		require.NoError(t, c.MkdirAll("/mnt/tree", 0o755))
 		require.NoError(t, c.MountTree(t.Context(), dir, "/mnt/tree"))
-		if at.Spec.Privileged {
-			// FIFREEZE, too, would be of the file system that is behind it.
-			var host unix.Stat_t
-			require.NoError(t, unix.Stat(dir, &host))
-			require.NotEqual(t, fmt.Sprint(host.Dev), strings.TrimSpace(sh(t, at, "stat -c %d /mnt/tree")))
-		}
+		// FIFREEZE, too, would be of the file system that is behind it.
+		var host unix.Stat_t
+		require.NoError(t, unix.Stat(dir, &host))
+		require.NotEqual(t, fmt.Sprint(host.Dev), strings.TrimSpace(sh(t, at, "stat -c %d /mnt/tree")))
 		secret := filepath.Join(filepath.Dir(dir), "secret")
 		require.NoError(t, os.WriteFile(secret, []byte("x"), 0o600))
 		// fanotify_init(2), and fanotify_mark(2) of the whole file system with
@@ -246,7 +245,9 @@ print $seen;`
 	})
 }
 
-func TestAFileSystemWithoutIDMapIsErrNoMount(t *testing.T) {
+// An overlay over FUSE can be made, but a server may refuse what an unprivileged
+// container asks of it (bindfs does).
+func TestATreeOnFUSEIsErrNoMount(t *testing.T) {
 	labtest.Program(t, "bindfs")
 	_, c := open(t, lab.Spec{VMID: 101})
 	dir, fuse := tree(t), filepath.Join(t.TempDir(), "fuse")
@@ -258,6 +259,28 @@ func TestAFileSystemWithoutIDMapIsErrNoMount(t *testing.T) {
 	err = c.MountTree(t.Context(), fuse, "/mnt/tree")
 	require.ErrorIs(t, err, lxc.ErrNoMount)
 	require.ErrorContains(t, err, "fuse")
+}
+
+// The kernel stacks two file systems at most (FILESYSTEM_MAX_STACK_DEPTH).
+func TestAFileSystemThatCannotBeALayerIsErrNoMount(t *testing.T) {
+	_, c := open(t, lab.Spec{VMID: 101})
+	dir, empty := tree(t), t.TempDir()
+	for range 2 {
+		up := filepath.Join(t.TempDir(), "overlay")
+		require.NoError(t, os.Mkdir(up, 0o755))
+		if err := unix.Mount("none", up, "overlay", unix.MS_RDONLY, "lowerdir="+dir+":"+empty); errors.Is(err, unix.EINVAL) {
+			break // the folder of the tests lies on an overlay already
+		} else {
+			require.NoError(t, err)
+		}
+		t.Cleanup(func() { unix.Unmount(up, unix.MNT_DETACH) })
+		dir = up
+	}
+	require.NoError(t, c.MkdirAll("/mnt/tree", 0o755))
+	for _, err := range []error{lxc.CanMount(dir), c.MountTree(t.Context(), dir, "/mnt/tree")} {
+		require.ErrorIs(t, err, lxc.ErrNoMount)
+		require.ErrorContains(t, err, "(overlay)")
+	}
 }
 
 func TestMountTreeLeavesThisProcessWhereItIs(t *testing.T) {

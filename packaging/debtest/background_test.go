@@ -18,7 +18,7 @@ const pct = "FAKEPCT_ROOT=/ " + hostEnv + " pct "
 // run file in its cache, until done is called.
 func (n *node) withDriver(config string) (done func()) {
 	n.t.Helper()
-	n.run("mount -t tmpfs -o mode=0755 cache /var/cache/pve-nvidia-hook") // an overlay cannot be id-mapped
+	n.run("mount -t tmpfs -o mode=0755 cache /var/cache/pve-nvidia-hook")
 	n.give("/root/host/proc/driver/nvidia/version", []byte("NVRM version: NVIDIA UNIX x86_64 Kernel Module  "+driver+"  Tue Apr  8 12:41:17 UTC 2025\n"), 0o644)
 	n.run("mkdir /root/host/etc /root/host/dev && cp -a /etc/pve /root/host/etc/ && touch /root/host/dev/nvidia0 /root/host/dev/nvidiactl")
 	n.give("/root/config.toml", []byte(config), 0o644)
