@@ -83,8 +83,11 @@ func (c *call) postStart(ctx context.Context) int {
 		return 1
 	}
 	t, err := PostStart(ctx, c.Event, Options{Config: c.config, Host: c.host, Log: c.log, Detach: !c.unit, Unit: c.unit})
-	t.Say(c.log, err)
+	t.Say(inUnit(c.log, c.VMID), err)
 	if t.Bad() {
+		if !c.unit && haveSystemd() {
+			unit{c.VMID}.fail(context.WithoutCancel(ctx), t.Reason)
+		}
 		return 1
 	}
 	return 0

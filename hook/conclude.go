@@ -46,6 +46,7 @@ func (r *run) conclude(ctx context.Context, err error) {
 		return // nothing has happened that somebody may want to know later
 	}
 	r.remember(err)
+	r.notify(ctx)
 	if err == nil && !r.Unit && !r.handed {
 		unit{t.VMID}.forget(ctx)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/replace"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // unit is the transient systemd service that goes on with the work for a
@@ -135,6 +136,23 @@ func stateNow(ctx context.Context, service string) string {
 	}
 	defer conn.Close()
 	return stateOf(ctx, conn, service)
+}
+
+// fail leaves a failed unit behind, so that a start which failed is seen by
+// systemctl --failed as work in the background is.
+func (u unit) fail(ctx context.Context, reason string) {
+	ctx, cancel := context.WithTimeout(ctx, unitStop)
+	defer cancel()
+	conn, err := talk(ctx)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	_ = conn.ResetFailedUnitContext(ctx, u.service())
+	_, _ = conn.StartTransientUnitContext(ctx, u.service(), "fail", []systemd.Property{
+		systemd.PropDescription(fmt.Sprintf("NVIDIA driver of container %d: %s", u.vmid, say.Clean(reason, 200))),
+		systemd.PropExecStart([]string{"/bin/false"}, false),
+	}, nil)
 }
 
 // forget has systemd forget that the unit has failed, after a run that went well.

@@ -56,6 +56,7 @@ func (o options) command() string {
 	add("runs", o.runs, basis.runs)
 	add("bunches", o.bunches, basis.bunches)
 	add("together", o.together, basis.together)
+	add("crowd", o.crowd, basis.crowd)
 	add("only", strings.Join(o.only, ","), "")
 	if o.program != "" {
 		text += " -program " + filepath.Base(o.program)
