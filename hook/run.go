@@ -91,7 +91,7 @@ func (r *run) locked(ctx context.Context, f func() error) error {
 	}
 	var err error
 	if r.settings, err = r.Config.For(r.trace.VMID); err != nil {
-		return fail(err)
+		return fail(&refusal{err})
 	}
 	r.trace.Settings = r.settings.Redacted()
 	if !r.settings.Wanted && r.trace.Phase == PhasePostStart {

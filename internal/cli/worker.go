@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
@@ -20,6 +21,8 @@ func (a *app) inWorker(c *cobra.Command) error {
 	}
 	report, err := worker.Do(c.Context(), worker.Job{})
 	switch {
+	case errors.Is(err, worker.ErrUnconcluded) && c.Context().Err() != nil:
+		return hint.Errorf("nothing was changed; run it again", "%s: interrupted", c.Name())
 	case errors.Is(err, worker.ErrUnconcluded):
 		a.log.Fail(err)
 		return errSaid
