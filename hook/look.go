@@ -117,7 +117,7 @@ func lookContainer(c *lxc.Container, s config.Settings) (ContainerFacts, *record
 	}
 	if in != nil && in.Version != "" {
 		f.Recorded, f.Verified = in.Version, say.Clean(in.Verified, 40)
-		f.Differs = say.Clean(driver.Differs(c, in), claimMost)
+		f.Differs = say.Clean(driver.Differs(c, in, s.Driver.Capabilities), claimMost)
 	}
 	return f, in
 }

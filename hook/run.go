@@ -191,7 +191,7 @@ func (r *run) driver(ctx context.Context, steps []Step) error {
 			return err
 		}
 		defer entry.Release()
-		do.RunFile, do.Tree, do.Report = entry.RunFile, entry.Tree, entry.Report
+		do.Tree, do.Report = entry.Tree, entry.Report
 	}
 	turn, err := r.turn(ctx)
 	if err != nil {

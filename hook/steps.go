@@ -2,6 +2,7 @@ package hook
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -67,19 +68,14 @@ func (w *work) claimNothing() error {
 
 func (w *work) job() driver.Job {
 	return driver.Job{
-		RunFile: w.RunFile,
-		Tree:    w.Tree,
-		Report:  w.Report,
-		Deliver: w.Settings.Install.Deliver,
-		Flags:   w.Settings.Driver.Flags,
-		Timeout: w.Settings.Install.Timeout,
-		Log:     w.log,
+		Tree:         w.Tree,
+		Report:       w.Report,
+		Capabilities: driver.Capabilities(w.Settings.Driver.Capabilities),
+		Deliver:      w.Settings.Install.Deliver,
+		Flags:        w.Settings.Driver.Flags,
+		Timeout:      w.Settings.Install.Timeout,
+		Log:          w.log,
 	}
-}
-
-// options are what the installer of this run file is given.
-func (w *work) options() []string {
-	return driver.Options(w.Report.Header, w.Settings.Driver.Flags)
 }
 
 func (w *work) install(ctx context.Context) (string, error) {
@@ -97,8 +93,19 @@ func (w *work) install(ctx context.Context) (string, error) {
 // verify decides: what the installer said proves nothing.
 func (w *work) verify(ctx context.Context) (string, error) {
 	p := w.trace.Plan
-	files, err := driver.Verify(ctx, w.container, w.Tree, w.trace.Facts.Host.Arch, w.options(), p.Wanted, p.Verify)
+	files, err := driver.Verify(ctx, w.container, w.job(), p.Verify)
+	w.next.Version, w.next.Arch, w.next.Files = p.Wanted, w.trace.Facts.Host.Arch, files
+	w.next.Capabilities = w.Settings.Driver.Capabilities
+	w.next.Verified, w.next.At, w.next.Program = p.Verify, time.Now(), version.Program
+	if w.delivered != "" {
+		w.next.Delivered = w.delivered
+	}
 	if err != nil {
+		if files != nil && ctx.Err() == nil {
+			// Only nvidia-smi has failed: the next run asks it again, and installs nothing.
+			w.next.Verified = "files"
+			err = errors.Join(err, record.Write(w.container, w.next))
+		}
 		if w.delivered != "" && files == nil {
 			// Files are wrong. A failure of nvidia-smi is not the installer's.
 			for _, line := range driver.LogTail(w.container, 6) {
@@ -106,11 +113,6 @@ func (w *work) verify(ctx context.Context) (string, error) {
 			}
 		}
 		return "", err
-	}
-	w.next.Version, w.next.Arch, w.next.Files = p.Wanted, w.trace.Facts.Host.Arch, files
-	w.next.Verified, w.next.At, w.next.Program = p.Verify, time.Now(), version.Program
-	if w.delivered != "" {
-		w.next.Delivered = w.delivered
 	}
 	if p.Verify == "files" && w.trace.Facts.Host.Module != p.Wanted {
 		return fmt.Sprintf("all %d files are in place; nvidia-smi is left out until the host's module is %s", len(files), p.Wanted), nil

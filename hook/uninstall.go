@@ -123,7 +123,7 @@ func (w *work) gone(arch string) error {
 		return hint.Errorf("see /var/log/nvidia-uninstall.log in the container, then try again",
 			"driver %s is still in the container after its removal", found.Version())
 	}
-	if left := driver.Orphans(w.container, arch, ""); len(left) > 0 {
+	if left := driver.Left(w.container, arch); len(left) > 0 {
 		return hint.Errorf("see what holds them in the container, remove them, then try again",
 			"the removal has left %s of a driver in the container, the first is %s", say.Count(len(left), "file"), left[0])
 	}

@@ -44,8 +44,8 @@ type order struct {
 
 	// What the run file's fetch has brought, for partDriver. Its lock is held by
 	// whoever gave the order.
-	RunFile, Tree string
-	Report        runfile.Report
+	Tree   string
+	Report runfile.Report
 }
 
 // report is what a worker tells at its end.

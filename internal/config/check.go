@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -114,6 +115,27 @@ func checkFlag(s string) (string, string) {
 		}
 	}
 	return s, ""
+}
+
+// capabilities are the parts of the driver that may be wanted, in the order in
+// which they are said.
+var capabilities = []string{"compute", "utility", "video", "graphics", "display", "ngx", "compat32", "all"}
+
+func checkCapabilities(v any) (any, string) {
+	list := v.([]string)
+	for _, name := range list {
+		if !slices.Contains(capabilities, name) {
+			return nil, quote(name) + " is not known"
+		}
+	}
+	switch {
+	case len(list) == 0:
+		return nil, "is empty"
+	case slices.Contains(list, "all") && len(list) > 1:
+		return nil, `"all" stands beside others`
+	}
+	normal := slices.DeleteFunc(slices.Clone(capabilities), func(name string) bool { return !slices.Contains(list, name) })
+	return normal, ""
 }
 
 func checkPath(s string) (string, string) {

@@ -20,7 +20,9 @@ type Settings struct {
 		RequireChecksum bool
 		OnMismatch      string // refuse | install
 		Flags           []string
-		Verify          string // nvidia-smi | files
+		Capabilities    []string // of capabilities, in their order
+		Packages        bool     // install what the capabilities need of the distribution
+		Verify          string   // nvidia-smi | files
 	}
 	Cache struct {
 		Dir         string
@@ -71,6 +73,7 @@ func defaults(vmid int) Settings {
 	}
 	s.Driver.OnMismatch = "refuse"
 	s.Driver.Flags = []string{}
+	s.Driver.Capabilities = []string{"compute", "utility", "video", "graphics"}
 	s.Driver.Verify = "nvidia-smi"
 	s.Cache.Dir = "/var/cache/pve-nvidia-hook"
 	s.Cache.Keep = 2

@@ -38,6 +38,10 @@ var keys = []key{
 	oneOf("driver.on_mismatch", func(s *Settings) any { return &s.Driver.OnMismatch }, "refuse", "install"),
 	{"driver.flags", both, "options of nvidia-installer that start with -- and are not set by this program itself", each(32, checkFlag),
 		func(s *Settings) any { return &s.Driver.Flags }},
+	{"driver.capabilities", both, `some of "compute", "utility", "video", "graphics", "display", "ngx" and "compat32", or "all" alone`, checkCapabilities,
+		func(s *Settings) any { return &s.Driver.Capabilities }},
+	{"driver.packages", node, "true or false", nil,
+		func(s *Settings) any { return &s.Driver.Packages }},
 	oneOf("driver.verify", func(s *Settings) any { return &s.Driver.Verify }, "nvidia-smi", "files"),
 
 	{"cache.dir", node, "an absolute path without ..", str(checkPath),

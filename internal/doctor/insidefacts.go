@@ -102,7 +102,7 @@ func lookInto(ctx context.Context, s config.Settings, arch string, wanted versio
 	f.record, err = record.Read(c)
 	f.recordError = text(err)
 	if f.record != nil && f.record.Version != "" {
-		f.differs = driver.Differs(c, f.record)
+		f.differs = driver.Differs(c, f.record, f.record.Capabilities)
 	}
 	f.toolkit = hook.ToolkitMissing(c, f.record, s, wanted, arch)
 	_, err = c.Lstat(stage)

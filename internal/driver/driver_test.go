@@ -112,21 +112,61 @@ func TestPackageNamesAreShownOnlyInTheirProperForm(t *testing.T) {
 	require.Empty(t, dpkgDriverPackages(strings.NewReader(status)))
 }
 
+// options are those for a driver, for given capabilities and options of the user's.
+func options(v version.Driver, arch string, capabilities []runfile.Capability, flags ...string) []string {
+	return Job{Report: runfile.Report{Header: runfile.Header{Version: v, Arch: arch}}, Capabilities: capabilities, Flags: flags}.Options()
+}
+
 func TestOnlyKnownOptionsArePassed(t *testing.T) {
-	old := Options(runfile.Header{Version: "470.256.02", Arch: "x86_64"}, []string{"--no-backup"})
+	some := []runfile.Capability{runfile.Compute, runfile.Utility}
+	old := options("470.256.02", "x86_64", some, "--no-backup")
 	require.Contains(t, old, "--no-kernel-module")
 	require.NotContains(t, old, "--no-kernel-modules")
+	require.Contains(t, old, "--no-recursion")
 	require.Contains(t, old, "--no-systemd")
 	require.Equal(t, "--no-backup", old[len(old)-1])
-	older := Options(runfile.Header{Version: "390.157", Arch: "x86_64"}, nil)
+	older := options("390.157", "x86_64", some)
 	require.NotContains(t, older, "--no-systemd")
 	require.NotContains(t, older, "--skip-depmod")
-	arm := Options(runfile.Header{Version: "580.142", Arch: "aarch64"}, nil)
+	require.Contains(t, older, "--no-recursion", "known to every version")
+	arm := options("580.142", "aarch64", some)
 	require.NotContains(t, arm, "--no-install-compat32-libs", "an unknown option there, with which nothing is installed")
 	for _, option := range []string{"--silent", "--no-kernel-modules", "--no-systemd", "--skip-depmod"} {
 		require.Contains(t, arm, option)
 	}
-	require.Contains(t, Options(runfile.Header{Version: "580.142", Arch: "x86_64"}, nil), "--no-install-compat32-libs")
+	require.Contains(t, options("580.142", "x86_64", some), "--no-install-compat32-libs")
+}
+
+func TestWhatTheUserSaysOf32BitLibrariesHolds(t *testing.T) {
+	const with, without = "--install-compat32-libs", "--no-install-compat32-libs"
+	all, narrow, wide := []runfile.Capability{runfile.All}, []runfile.Capability{runfile.Compute, runfile.Compat32}, []runfile.Capability{runfile.Compute}
+	for _, c := range []struct {
+		name         string
+		capabilities []runfile.Capability
+		flags        []string
+		said         []string
+		wants        bool
+	}{
+		{"not chosen", wide, nil, []string{without}, false},
+		{"chosen", narrow, nil, []string{with}, true},
+		{"all of it", all, nil, nil, true},
+		{"by an option", wide, []string{with}, []string{with}, true},
+		{"not by an option", narrow, []string{without}, []string{without}, false},
+		{"all but that", all, []string{without}, []string{without}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			j := Job{Report: runfile.Report{Header: runfile.Header{Version: "550.163.01", Arch: "x86_64"}}, Capabilities: c.capabilities, Flags: c.flags}
+			var said []string
+			for _, o := range j.Options() {
+				if o == with || o == without {
+					said = append(said, o)
+				}
+			}
+			require.Equal(t, c.said, said)
+			require.Equal(t, c.wants, j.wants(runfile.Compat32))
+		})
+	}
+	require.NotContains(t, options("550.163.01", "x86_64", wide, "--systemd"), "--no-systemd", "the same holds for other options")
 }
 
 func TestOrphansAreTheDriversAlone(t *testing.T) {

@@ -109,29 +109,15 @@ func loggedVersion(c *lxc.Container) version.Driver {
 	return v
 }
 
-// loggedFiles lists what the installer's log says that it has put in place: lines
-// "0: LINK" and "1: FILE", each followed by one that this does not need. The log
-// is the container's: at most 1 MB is read, and names are claims.
-func loggedFiles(c *lxc.Container) []string {
-	text, err := c.ReadFile(installerState+"/log", 1<<20)
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for line := range strings.Lines(string(text)) {
-		kind, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), ": /")
-		if ok && (kind == "0" || kind == "1") {
-			names = append(names, "/"+name)
-		}
-	}
-	return names
-}
-
 // Differs compares what a record claims with the files of the container and
 // returns the first difference in words, or "" when all is as recorded. Every
 // recorded file is looked at, not only the two libraries that name the version:
-// a container stripped of a library must not pass.
-func Differs(c *lxc.Container, in *record.Installed) string {
+// a container stripped of a library must not pass. wanted are the capabilities
+// that it is to have; a record without any is of a driver that has them all.
+func Differs(c *lxc.Container, in *record.Installed, wanted []string) string {
+	if len(in.Capabilities) > 0 && !slices.Equal(in.Capabilities, wanted) {
+		return fmt.Sprintf("the driver was installed for %s, %s are wanted", strings.Join(in.Capabilities, ", "), strings.Join(wanted, ", "))
+	}
 	var cuda, nvml bool
 	names := make([]string, len(in.Files))
 	for i, f := range in.Files {

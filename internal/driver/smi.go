@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +30,40 @@ func SMI(ctx context.Context, c *lxc.Container, want version.Driver) error {
 	case err != nil:
 		return fmt.Errorf("run nvidia-smi in the container: %w", err)
 	}
-	return judge(result.Code, string(result.Stdout), want)
+	if err := judge(result.Code, string(result.Stdout), want); err != nil {
+		if noDeviceCodes[result.Code] && !anyGPU(c) {
+			return NoNode(true)
+		}
+		return err
+	}
+	return nil
+}
+
+// noDeviceCodes are the exit statuses that nvidia-smi may end with where no node
+// of a GPU is: 9 without any node; 255 where it could make /dev/nvidiactl, as in
+// a privileged container, but not open it; 6 where it could open that.
+var noDeviceCodes = map[int]bool{noDevice: true, 9: true, 255: true}
+
+// gpuNode matches the node of one GPU. /dev/nvidiactl alone is none: nvidia-smi
+// itself makes it.
+var gpuNode = lazy.Regexp(`^nvidia[0-9]+$`)
+
+// anyGPU tells whether the container has the node of a GPU, and true where that
+// cannot be seen.
+func anyGPU(c *lxc.Container) bool {
+	names, err := c.ReadDir("/dev", 10000)
+	return err != nil || slices.ContainsFunc(names, gpuNode().MatchString)
+}
+
+// NoNode is the error of a container that no GPU reaches. asked tells whether its
+// configuration asks for one.
+func NoNode(asked bool) error {
+	if !asked {
+		return hint.Errorf("pve-nvidia-hook enable VMID --gpus all, then restart it",
+			"no GPU reaches the container: it was enabled without --gpus")
+	}
+	return hint.Errorf("see that its configuration passes one (pve-nvidia-hook enable VMID --gpus all) and that the host has the node (ls /dev/nvidia0), then restart it",
+		"no GPU reaches the container: there is no /dev/nvidia0 or another GPU's node in it")
 }
 
 // Capability asks nvidia-smi in the container for the lowest compute capability
@@ -141,7 +175,7 @@ var smiFailures = map[int]smiFailure{
 	noDevice: {"the driver answers but finds no GPU",
 		"no node of a GPU reaches the container (pve-nvidia-hook enable VMID --gpus all, then restart it), it is bound to vfio-pci for a virtual machine, or it failed to start: see dmesg | grep NVRM on the host"},
 	9: {"it cannot talk to the kernel module",
-		"the container has no device nodes of the GPU (pve-nvidia-hook enable VMID --gpus all, then restart it), or the host's module is not loaded"},
+		"see whether the host's module works: run nvidia-smi on the host, and look for NVRM in its kernel log"},
 	12: {"libnvidia-ml.so.1 is not found",
 		"run ldconfig in the container; if the library is there, look for a broken /etc/ld.so.conf"},
 	8: {"a GPU lacks its external power",
@@ -160,7 +194,7 @@ var smiFailures = map[int]smiFailure{
 	18: {"user space and the host's kernel module are of different versions",
 		"the module in the kernel is another one than /proc/driver/nvidia/version says, or another copy of libnvidia-ml is found first (ldconfig -p | grep nvidia-ml); a reboot of the host after a driver upgrade helps with the first"},
 	255: {"NVML answers with an unknown error",
-		"most often the container's device rules deny the nodes, as after a change of the nvidia-uvm major: restart the container, and use devN entries instead of hand-written cgroup lines"},
+		"most often the container's device rules deny the GPU's nodes: restart the container, and use devN entries (pve-nvidia-hook enable VMID --gpus all) instead of hand-written cgroup lines"},
 	126: {"it cannot be executed",
 		"look for a noexec mount or a container of another architecture"},
 	127: {"it is not found in the container",

@@ -22,10 +22,16 @@ import (
 // one, and what is left of other versions than keep ("" keeps none). It never
 // touches kernel modules. A container without a driver is no error.
 //
-// The uninstaller that the driver brought runs first. An upgrade would run it
+// Links that lead nowhere and files that an installer which was killed has not
+// noted go first: the uninstaller leaves them. Then the one that the driver
+// brought runs. An upgrade would run it
 // too, but with the unloading of the host's modules in it.
 func Uninstall(ctx context.Context, c *lxc.Container, arch string, in *record.Installed, keep version.Driver, timeout time.Duration, log say.Log) (err error) {
 	found, done := Look(c, arch), false
+	notes := readNoted(c)
+	logged := append(slices.Clone(notes.files), paths(notes.links)...)
+	remove(c, log, dangling(c, in))
+	remove(c, log, slices.DeleteFunc(begunLeft(c), func(name string) bool { return slices.Contains(logged, name) }))
 	if executable(c, "/usr/bin/nvidia-uninstall") && found.Log != "" {
 		if err := prepare(ctx, c); err != nil {
 			return err
@@ -37,22 +43,27 @@ func Uninstall(ctx context.Context, c *lxc.Container, arch string, in *record.In
 	}
 	// The uninstaller knows only what its log lists. What the record names and
 	// what older ways of installing left would shadow the new libraries.
-	left := append(recorded(c, in, keep, done), Orphans(c, arch, keep)...)
-	if keep == "" && !done {
-		left = append(left, loggedFiles(c)...) // of an installation that was killed
+	others := append(recorded(c, in, keep, done), Orphans(c, arch, keep)...)
+	if keep == "" && !done { // of an installation that was killed
+		others = append(others, logged...)
 	}
-	for _, name := range left {
-		if !ours(name) {
-			continue
+	remove(c, log, slices.DeleteFunc(others, func(name string) bool { return !ours(name) }))
+	remove(c, log, begunLeft(c))
+	if keep == "" {
+		removeTraces(c, arch, log)
+		if len(begunLeft(c)) == 0 {
+			return c.Remove(record.BegunPath)
 		}
+	}
+	return nil
+}
+
+func remove(c *lxc.Container, log say.Log, names []string) {
+	for _, name := range names {
 		if err := c.Remove(name); err != nil {
 			log.Warnf("could not remove %s: %v", name, err)
 		}
 	}
-	if keep == "" {
-		removeTraces(c, arch, log)
-	}
-	return nil
 }
 
 // recorded are the files of a record that are still as it names them. After the
@@ -119,7 +130,7 @@ func ours(name string) bool {
 	return driverFile().MatchString(name) && !theirs().MatchString(path.Base(name))
 }
 
-var driverFile = lazy.Regexp(`^(/usr/bin/nvidia-[a-z0-9-]+|(/usr)?/lib/firmware/nvidia/[0-9]+(\.[0-9]+)+/[a-z0-9_]+(\.[a-z]+)*|/usr/lib(64)?(/[a-z0-9_]+-linux-gnu)?/((vdpau|gbm|nvidia)/)?lib[A-Za-z0-9_-]*(cuda|nv)[A-Za-z0-9_-]*\.so(\.[0-9]+)*)$`)
+var driverFile = lazy.Regexp(`^(/usr/bin/nvidia-[a-z0-9-]+|(/usr)?/lib/firmware/nvidia/[0-9]+(\.[0-9]+)+/[a-z0-9_]+(\.[a-z]+)*|/usr/lib(32|64)?(/[a-z0-9_]+-linux-gnu)?/((vdpau|gbm|nvidia)/)?(nvidia-drm_gbm\.so|lib[A-Za-z0-9_-]*(cuda|nv)[A-Za-z0-9_-]*\.so(\.[0-9]+)*))$`)
 
 func runUninstaller(ctx context.Context, c *lxc.Container, installed version.Driver, timeout time.Duration, log say.Log) (done bool, err error) {
 	args := []string{"/usr/bin/nvidia-uninstall", "--silent"}

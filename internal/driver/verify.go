@@ -16,45 +16,128 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
-// Files checks that every file that the manifest of the unpacked tree promises
-// to a user-space installation is in the container with the size that it has in
-// the tree, and every link leads where it should, and returns them.
-//
-// options are those that the installer is given: some of them leave files out.
-func Files(c *lxc.Container, tree, arch string, options []string) ([]record.File, error) {
-	m, err := manifest(tree)
+// Files checks that every file that a job promises is in the container with the
+// size that it has in the tree, and every link leads where it should, and returns
+// them: those of the manifest of which it is sure, and those that the installer
+// has noted down as installed.
+func Files(c *lxc.Container, j Job) ([]record.File, error) {
+	m, err := j.Manifest()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := libdir(c, arch, m.Version)
+	dir, err := libdir(c, libdirs(c, j.arch()), m.Version)
 	if err != nil {
 		return nil, err
 	}
-	var files []record.File
-	var wrong []string
-	for _, e := range m.UserSpace(options...) {
-		dest, ok := m.InstalledAt(e, dir)
-		if !ok {
-			continue
+	found := check{c: c, tree: j.Tree, m: m}
+	found.sure(dir, m.UserSpace(false, j.Options()...))
+	if slices.Contains(j.capabilities(), runfile.Compat32) {
+		narrow := m.UserSpace(true, j.Options()...)
+		dir, err := libdir(c, libdirs32, m.Version)
+		if err != nil || len(narrow) == 0 {
+			return nil, hint.Errorf("set the container up for 32-bit programs first (on Debian: dpkg --add-architecture i386, then install libc6:i386), or take compat32 out of capabilities",
+				"the 32-bit libraries of driver %s are wanted but not installed", m.Version)
 		}
-		f, problem := placed(c, tree, e, dest, e.LinkText(dir))
-		if problem != "" {
-			wrong = append(wrong, problem)
-			continue
-		}
-		files = append(files, f)
+		found.sure(dir, narrow)
 	}
-	if len(wrong) > 0 {
+	found.noted()
+	if len(found.wrong) > 0 {
 		return nil, hint.Errorf("see "+InstallerLog+" in the container; a full or read-only disk is the usual reason",
-			"driver %s is not completely installed: %d of %d files are wrong, the first: %s", m.Version, len(wrong), len(wrong)+len(files), wrong[0])
+			"driver %s is not completely installed: %d of %d files are wrong, the first: %s", m.Version, len(found.wrong), len(found.wrong)+len(found.files), found.wrong[0])
 	}
 	for _, link := range []string{cudaLink, nvmlLink} {
-		if !slices.ContainsFunc(files, func(f record.File) bool { return f.Link != "" && path.Base(f.Path) == link }) {
+		if !slices.ContainsFunc(found.files, func(f record.File) bool { return f.Link != "" && path.Base(f.Path) == link }) {
 			return nil, hint.Errorf("report this as a bug, with the version", "the manifest of driver %s names no %s in a form that is known", m.Version, link)
 		}
 	}
-	slices.SortFunc(files, func(a, b record.File) int { return strings.Compare(a.Path, b.Path) })
-	return files, nil
+	if lacks, err := Lacks(c, j, found.files); err != nil {
+		return nil, err
+	} else if len(lacks.Own) > 0 {
+		return nil, hint.Errorf("report this as a bug, with the version and the capabilities; capabilities = [\"all\"] gets round it",
+			"driver %s is not completely installed: %s is needed and not there", m.Version, lacks.Own[0])
+	}
+	slices.SortFunc(found.files, func(a, b record.File) int { return strings.Compare(a.Path, b.Path) })
+	return found.files, nil
+}
+
+// check is what a look at the files has found so far.
+type check struct {
+	c     *lxc.Container
+	tree  string
+	m     runfile.Manifest
+	files []record.File
+	wrong []string
+}
+
+// sure looks at entries whose place is certain.
+func (k *check) sure(dir string, entries []runfile.Entry) {
+	for _, e := range entries {
+		dest, ok := k.m.InstalledAt(e, dir)
+		if !ok {
+			continue
+		}
+		f, problem := placed(k.c, k.tree, e, dest, e.LinkText(dir))
+		if problem != "" {
+			k.wrong = append(k.wrong, problem)
+			continue
+		}
+		k.files = append(k.files, f)
+	}
+}
+
+// slim are folders that people empty to make a container smaller.
+var slim = []string{"/usr/share/doc/", "/usr/share/man/"}
+
+// noted looks at what the installer has noted down beside that: files whose place
+// the container decides. The notes are claims, so only names count that the
+// manifest has too.
+func (k *check) noted() {
+	seen := map[string]bool{}
+	for _, f := range k.files {
+		seen[f.Path] = true
+	}
+	known := map[string][]runfile.Entry{}
+	for _, e := range k.m.Entries {
+		known[path.Base(e.Path)] = append(known[path.Base(e.Path)], e)
+	}
+	fits := func(name string) bool {
+		return !seen[name] && len(known[path.Base(name)]) > 0 &&
+			!slices.ContainsFunc(slim, func(dir string) bool { return strings.HasPrefix(name, dir) })
+	}
+	notes := readNoted(k.c)
+	for _, name := range notes.files {
+		if !fits(name) {
+			continue
+		}
+		var problem string
+		for _, e := range known[path.Base(name)] { // one for each word size
+			if e.IsLink() {
+				continue
+			}
+			var f record.File
+			if f, problem = placed(k.c, k.tree, e, name, ""); problem == "" {
+				k.files = append(k.files, f)
+				break
+			}
+		}
+		if problem != "" {
+			k.wrong = append(k.wrong, problem)
+		}
+	}
+	for _, l := range notes.links {
+		to := l.Link
+		if !path.IsAbs(to) {
+			to = path.Join(path.Dir(l.Path), to)
+		}
+		if !fits(l.Path) || missing(k.c, to) {
+			continue // ldconfig removes links to libraries that lead nowhere
+		}
+		if target, err := k.c.Readlink(l.Path); err != nil || target != l.Link {
+			k.wrong = append(k.wrong, fmt.Sprintf("the link %s does not lead to %.80q", l.Path, l.Link))
+			continue
+		}
+		k.files = append(k.files, l)
+	}
 }
 
 // placed looks at one entry of the manifest in the container and says what is
@@ -80,36 +163,22 @@ func placed(c *lxc.Container, tree string, e runfile.Entry, dest, link string) (
 		return record.File{}, dest + " is missing"
 	case !info.Mode.IsRegular():
 		return record.File{}, dest + " is no regular file"
-	case info.Size != want.Size():
+	case info.Size != want.Size() && e.Type != "DOT_DESKTOP": // which the installer rewrites
 		return record.File{}, fmt.Sprintf("%s has %d bytes instead of %d", dest, info.Size, want.Size())
 	}
 	return record.File{Path: dest, Size: info.Size}, ""
 }
 
 // libdir finds the library folder that the installer has chosen.
-func libdir(c *lxc.Container, arch string, v version.Driver) (string, error) {
+func libdir(c *lxc.Container, dirs []string, v version.Driver) (string, error) {
 	name := "libcuda.so." + string(v)
-	dirs := libdirs(c, arch)
 	for _, dir := range dirs {
-		if _, err := c.Lstat(path.Join(dir, name)); err == nil {
+		if has(c, path.Join(dir, name)) {
 			return dir, nil
 		}
 	}
 	return "", hint.Errorf("see "+InstallerLog+" in the container",
 		"driver %s is not installed: there is no %s in %s", v, name, strings.Join(dirs, ", "))
-}
-
-func manifest(tree string) (runfile.Manifest, error) {
-	f, err := os.Open(filepath.Join(tree, ".manifest"))
-	if err != nil {
-		return runfile.Manifest{}, fmt.Errorf("read the run file's manifest: %w", err)
-	}
-	defer f.Close()
-	m, err := runfile.ReadManifest(f)
-	if err != nil {
-		return m, fmt.Errorf("read the run file's manifest: %w", err)
-	}
-	return m, nil
 }
 
 // taken is how many bytes the driver takes that is removed before another is
@@ -139,14 +208,16 @@ func taken(c *lxc.Container, arch string, in *record.Installed) int64 {
 }
 
 // Verify checks the files and then, unless how is "files", that nvidia-smi in
-// the container names the wanted version. It returns what a record needs.
-func Verify(ctx context.Context, c *lxc.Container, tree, arch string, options []string, v version.Driver, how string) ([]record.File, error) {
-	files, err := Files(c, tree, arch, options)
+// the container names the wanted version. It returns what a record needs. Files
+// with an error are in place, and only nvidia-smi has failed: to install them
+// again would not help.
+func Verify(ctx context.Context, c *lxc.Container, j Job, how string) ([]record.File, error) {
+	files, err := Files(c, j)
 	if err != nil {
 		return nil, err
 	}
 	if how == "files" {
 		return files, nil
 	}
-	return files, SMI(ctx, c, v)
+	return files, SMI(ctx, c, j.Version())
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,16 +22,17 @@ const unmountMost = 16
 // nodev. The container's root can read and run the tree but not change a byte.
 // The tree must be readable for all; in an unprivileged container its files
 // belong to nobody (uid 65534). Mounts below the tree are not part of it.
-// It returns ErrNoMount (wrapped) where the kernel refuses the overlay.
-func (c *Container) MountTree(ctx context.Context, tree, target string) error {
-	if err := c.mountTree(ctx, tree, target); err != nil {
+// Files of the folders over stand in the place of those of the same name in the
+// tree. It returns ErrNoMount (wrapped) where the kernel refuses the overlay.
+func (c *Container) MountTree(ctx context.Context, tree, target string, over ...string) error {
+	if err := c.mountTree(ctx, tree, target, over); err != nil {
 		return fmt.Errorf("mount %s at %s in container %s: %w", tree, target, c.name, err)
 	}
 	return nil
 }
 
-func (c *Container) mountTree(ctx context.Context, tree, target string) error {
-	mount, err := overlay(tree)
+func (c *Container) mountTree(ctx context.Context, tree, target string, over []string) error {
+	mount, err := overlay(tree, over...)
 	if err != nil {
 		return err
 	}
@@ -158,7 +160,7 @@ const emptyLayer = "/run/pve-nvidia-hook/empty"
 // container is such a process, and whether a container is privileged is not
 // asked here on purpose. An overlay without an upper layer stays read-only: the
 // kernel refuses every remount (ovl_force_readonly).
-func overlay(tree string) (*os.File, error) {
+func overlay(tree string, over ...string) (*os.File, error) {
 	var fsys unix.Statfs_t
 	if err := unix.Statfs(tree, &fsys); err != nil {
 		return nil, &os.PathError{Op: "statfs", Path: tree, Err: err}
@@ -180,9 +182,13 @@ func overlay(tree string) (*os.File, error) {
 	}
 	defer unix.Close(fs)
 	escape := strings.NewReplacer(`\`, `\\`, ":", `\:`).Replace
+	layers := ""
+	for _, layer := range append(slices.Clone(over), tree) {
+		layers += escape(layer) + ":"
+	}
 	err = errors.Join(
 		unix.FsconfigSetString(fs, "source", mountSource),
-		unix.FsconfigSetString(fs, "lowerdir", escape(tree)+":"+emptyLayer),
+		unix.FsconfigSetString(fs, "lowerdir", layers+emptyLayer),
 		unix.FsconfigSetString(fs, "nfs_export", "off"), // no open by file handle
 	)
 	if err == nil {

@@ -29,15 +29,18 @@ const (
 // written last, and read as the claim of an untrusted party: believing a false
 // one costs only the container that wrote it.
 type Installed struct {
-	Format    int             `json:"format"`
-	Version   version.Driver  `json:"version,omitempty"` // "" when no driver is installed
-	Arch      string          `json:"arch,omitempty"`
-	Files     []File          `json:"files,omitempty"`
-	Verified  string          `json:"verified,omitempty"`  // nvidia-smi | files
-	Delivered string          `json:"delivered,omitempty"` // mount | push
-	At        time.Time       `json:"at"`
-	Program   string          `json:"program"`
-	Toolkit   json.RawMessage `json:"toolkit,omitempty"` // belongs to internal/cuda
+	Format    int            `json:"format"`
+	Version   version.Driver `json:"version,omitempty"` // "" when no driver is installed
+	Arch      string         `json:"arch,omitempty"`
+	Files     []File         `json:"files,omitempty"`
+	Verified  string         `json:"verified,omitempty"`  // nvidia-smi | files: of these only so far
+	Delivered string         `json:"delivered,omitempty"` // mount | push
+	// Capabilities are the parts of the driver that were asked for, sorted. None:
+	// all of it, by a version of this program that knew no other way.
+	Capabilities []string        `json:"capabilities,omitempty"`
+	At           time.Time       `json:"at"`
+	Program      string          `json:"program"`
+	Toolkit      json.RawMessage `json:"toolkit,omitempty"` // belongs to internal/cuda
 }
 
 // File is an installed file or link of the driver.

@@ -39,6 +39,9 @@ type Entry struct {
 type Manifest struct {
 	Version version.Driver
 	Entries []Entry
+
+	head  []string // the lines before the entries
+	lines []string // those of Entries
 }
 
 // fields tells which optional fields an entry's type has, as in the type table
@@ -110,9 +113,11 @@ func ReadManifest(r io.Reader) (Manifest, error) {
 			return Manifest{}, wrong("read manifest: line %d is longer than %d bytes", n, maxLine)
 		}
 		if n == 1 {
+			m.head = append(m.head, line)
 			continue // a description
 		}
 		if n == 2 {
+			m.head = append(m.head, line)
 			v, err := version.Parse(strings.TrimSpace(line))
 			if err != nil {
 				return Manifest{}, wrong("read manifest: line 2: %w", err)
@@ -121,6 +126,7 @@ func ReadManifest(r io.Reader) (Manifest, error) {
 			continue
 		}
 		if n <= manifestHead && len(m.Entries) == 0 && !looksLikeEntry(line) {
+			m.head = append(m.head, line)
 			continue
 		}
 		if strings.TrimSpace(line) == "" {
@@ -133,7 +139,7 @@ func ReadManifest(r io.Reader) (Manifest, error) {
 		if len(m.Entries) == maxEntries {
 			return Manifest{}, wrong("read manifest: more than %d entries", maxEntries)
 		}
-		m.Entries = append(m.Entries, e)
+		m.Entries, m.lines = append(m.Entries, e), append(m.lines, line)
 	}
 	if len(m.Entries) == 0 {
 		return Manifest{}, wrong("read manifest: no entries in %d lines", n)
@@ -185,7 +191,7 @@ func parseEntry(line string) (Entry, error) {
 	f, known := types[e.Type]
 	if known {
 		err = e.parseFields(f, rest)
-		if _, needed := sure[e.Type]; err != nil && !needed {
+		if err != nil && !places[e.Type].sure {
 			// A form that is not known yet, of a file whose place is of no weight here.
 			e.Dest, e.Target, err = "", "", nil
 		}

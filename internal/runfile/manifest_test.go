@@ -73,7 +73,7 @@ func TestUserSpaceIsWhatTheInstallerSurelyInstalls(t *testing.T) {
 	const lib = "/usr/lib/x86_64-linux-gnu"
 	m := read(t, head8+lines550)
 	got := map[string]string{}
-	for _, e := range m.UserSpace("--no-backup") {
+	for _, e := range m.UserSpace(false, "--no-backup") {
 		at, ok := m.InstalledAt(e, lib)
 		require.True(t, ok, e.Path)
 		got[at] = e.LinkText(lib)
@@ -113,7 +113,7 @@ func TestOptionsThatMoveFilesLeaveThemOut(t *testing.T) {
 		{[]string{"--override-file-type-destination", "CUDA_ICD:/x"}, "nvidia.icd", "libcuda.so.1"},
 	} {
 		var names []string
-		for _, e := range m.UserSpace(c.options...) {
+		for _, e := range m.UserSpace(false, c.options...) {
 			names = append(names, path.Base(e.Path))
 		}
 		require.NotContains(t, names, c.gone, c.options)
@@ -132,7 +132,7 @@ func TestOldManifestIsReadAndItsChoicesAreNotPromised(t *testing.T) {
 		"nvidia-smi 0755 UTILITY_BINARY\n")
 	require.Len(t, m.Entries, 5)
 	require.Equal(t, "tls/", m.Entries[1].Dest)
-	require.Len(t, m.UserSpace(), 1)
+	require.Len(t, m.UserSpace(false), 1)
 	_, ok := m.InstalledAt(m.Entries[0], "/usr/lib64")
 	require.False(t, ok)
 }
@@ -218,7 +218,7 @@ func TestOddFieldsMatterOnlyWhereTheyAreNeeded(t *testing.T) {
 	m := read(t, head8+lines550+
 		"kernel/nvidia/nv.c 0644 KERNEL_MODULE_SRC DEPTH=1 MODULE:resman\n"+
 		"nvidia-smi.1.gz 0644 MANPAGE ../man1/ MODULE:nvml\n")
-	require.Equal(t, len(read(t, head8+lines550).UserSpace()), len(m.UserSpace()))
+	require.Equal(t, len(read(t, head8+lines550).UserSpace(false)), len(m.UserSpace(false)))
 	_, err := ReadManifest(strings.NewReader(head8 + "libcuda.so.550.163.01 0755 CUDA_LIB SPARC / MODULE:gpgpu\n"))
 	require.ErrorIs(t, err, ErrContent)
 	_, err = ReadManifest(strings.NewReader(head8 + "../nv.c 0644 KERNEL_MODULE_SRC INHERIT_PATH_DEPTH:1 MODULE:resman\n"))

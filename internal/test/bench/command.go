@@ -85,11 +85,14 @@ func (s *stand) withTree() string {
 	return fmt.Sprintf("lxc.mount.entry = %s %s none bind,ro,create=dir 0 0", s.tree, treeInside[1:])
 }
 
+// everything is all of the driver that is for 64 bits.
+var everything = driver.Capabilities([]string{"compute", "utility", "video", "graphics", "display"})
+
 // installer is NVIDIA's installer alone, with the options that both hooks give it.
 func (s *stand) installer(ctx context.Context, c *lab.Container) *exec.Cmd {
 	args := []string{"-P", c.LXCPath, "-n", strconv.Itoa(c.VMID), "--clear-env", "-v", "PATH=" + insidePath,
 		"--", treeInside + "/nvidia-installer"}
-	return exec.CommandContext(ctx, "lxc-attach", append(args, driver.Options(s.unpacked.Header, nil)...)...)
+	return exec.CommandContext(ctx, "lxc-attach", append(args, driver.Job{Report: s.unpacked, Capabilities: everything}.Options()...)...)
 }
 
 // smi is the least that the shell hook can do to learn the installed version.

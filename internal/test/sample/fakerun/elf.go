@@ -5,9 +5,10 @@ import (
 )
 
 // sharedObject is the start of a shared object of the given architecture (x86_64,
-// aarch64 or i386) that bears soname: as much of an ELF file as ldconfig and the
-// dynamic loader look at. Any bytes may follow it.
-func sharedObject(arch, soname string) []byte {
+// aarch64 or i386) that bears soname and needs the C library and others: as much
+// of an ELF file as ldconfig and the dynamic loader look at, with the sections that
+// debug/elf goes by. Any bytes may follow it.
+func sharedObject(arch, soname string, needs ...string) []byte {
 	const (
 		pageAlign = 0x1000
 		load      = 1
@@ -16,29 +17,37 @@ func sharedObject(arch, soname string) []byte {
 	)
 	wide := arch != "i386"
 	machine := map[string]uint16{"i386": 3, "x86_64": 62, "aarch64": 183}[arch]
-	word, class, header, program, symbol := 8, byte(2), 64, 56, 24
+	word, class, header, program, symbol, section := 8, byte(2), 64, 56, 24, 64
 	if !wide {
-		word, class, header, program, symbol = 4, 1, 52, 32, 16
+		word, class, header, program, symbol, section = 4, 1, 52, 32, 16, 40
 	}
 
 	// Layout: header, three program headers, hash table, the one symbol that every
 	// table starts with, strings, dynamic section.
-	strings := "\x00libc.so.6\x00" + soname + "\x00"
+	strings := "\x00"
+	named := func(name string) int {
+		strings += name + "\x00"
+		return len(strings) - len(name) - 1
+	}
+	var entries [][2]int
+	for _, name := range append([]string{"libc.so.6"}, needs...) {
+		entries = append(entries, [2]int{1, named(name)}) // NEEDED
+	}
+	entries = append(entries, [2]int{14, named(soname)}) // SONAME
 	hash := align(header+3*program, 8)
 	symbols := hash + 4*4
 	names := align(symbols, 8) + symbol
 	dyn := align(names+len(strings), 16)
-	entries := [][2]int{
-		{1, 1},                         // NEEDED libc.so.6
-		{14, len("\x00libc.so.6\x00")}, // SONAME
+	entries = append(entries, [][2]int{
 		{4, hash},
 		{5, names},
 		{6, align(symbols, 8)},
 		{10, len(strings)},
 		{11, symbol},
 		{0, 0},
-	}
-	size := dyn + len(entries)*2*word
+	}...)
+	sections := align(dyn+len(entries)*2*word, 16)
+	size := sections + 3*section
 
 	out := make([]byte, size)
 	le := binary.LittleEndian
@@ -60,9 +69,9 @@ func sharedObject(arch, soname string) []byte {
 	at = put(at, 4, 1)
 	at = put(at, word, 0)
 	at = put(at, word, header)
-	at = put(at, word, 0)
+	at = put(at, word, sections)
 	at = put(at, 4, 0)
-	for _, v := range []int{header, program, 3, 0, 0, 0} {
+	for _, v := range []int{header, program, 3, section, 3, 0} {
 		at = put(at, 2, v)
 	}
 
@@ -82,6 +91,21 @@ func sharedObject(arch, soname string) []byte {
 	segment(load, 6, 0, size, pageAlign)
 	segment(dynamic, 6, dyn, len(entries)*2*word, word)
 	segment(gnuStack, 6, 0, 0, 16)
+
+	// One that is empty, the strings, and the dynamic section, which links to them.
+	at = sections + section
+	for _, s := range [][6]int{{3, names, len(strings), 0, 1, 0}, {6, dyn, len(entries) * 2 * word, 1, word, 2 * word}} {
+		at = put(at, 4, 0)
+		at = put(at, 4, s[0])
+		at = put(at, word, 0)
+		at = put(at, word, s[1])
+		at = put(at, word, s[1])
+		at = put(at, word, s[2])
+		at = put(at, 4, s[3])
+		at = put(at, 4, 0)
+		at = put(at, word, s[4])
+		at = put(at, word, s[5])
+	}
 
 	put(put(hash, 4, 1), 4, 1) // one bucket, one symbol
 	copy(out[names:], strings)

@@ -109,18 +109,25 @@ func (p *payload) addData(s Spec) {
 		p.text(name+".1.gz", "0644 MANPAGE man1 MODULE:installer", "manual page of "+name+" "+s.Version+"\n")
 	}
 	p.text("nvidia-modprobe.1.gz", "0644 NVIDIA_MODPROBE_MANPAGE man1 MODULE:installer", "manual page of nvidia-modprobe\n")
-	p.text("nvidia-settings.png", "0644 ICON hicolor/128x128/apps MODULE:settings", "no picture\n")
+	p.text("nvidia-settings.png", "0644 ICON 128x128/apps MODULE:settings", "no picture\n")
 	p.text("nvidia-settings.desktop", "0644 DOT_DESKTOP . MODULE:settings", "[Desktop Entry]\nType=Application\nName=Sample\nExec=/usr/bin/nvidia-settings\n")
 	p.text("nvidia.icd", "0644 CUDA_ICD MODULE:opencl", "libnvidia-opencl.so.1\n")
 	p.text("nvidia_icd.json", "0644 VULKAN_ICD_JSON icd.d MODULE:vulkan", "{\"ICD\": {\"library_path\": \"libGLX_nvidia.so.0\"}}\n")
 	p.text("10_nvidia.json", "0644 GLVND_EGL_ICD_JSON MODULE:egl", "{\"ICD\": {\"library_path\": \"libEGL_nvidia.so.0\"}}\n")
+	p.text("10_nvidia_wayland.json", "0644 EGL_EXTERNAL_PLATFORM_JSON MODULE:egl", "{\"ICD\": {\"library_path\": \"libnvidia-egl-wayland.so.1\"}}\n")
 	p.text("nvidia-application-profiles-"+s.Version+"-rc", "0644 APPLICATION_PROFILE . MODULE:opengl", "{}\n")
 	p.text("nvidia-drm-outputclass.conf", "0644 XORG_OUTPUTCLASS_CONFIG MODULE:xdriver", "# sample\n")
 	p.add(member{path: "nvidia_drv.so", mode: 0o755, head: sharedObject(s.Arch, "nvidia_drv.so"), native: true, entry: "0755 XMODULE_SHARED_LIB drivers MODULE:xdriver"})
+	glx := "libglxserver_nvidia.so." + s.Version
+	p.add(member{path: glx, mode: 0o755, head: sharedObject(s.Arch, "libglxserver_nvidia.so"), weight: 20, native: true, entry: "0755 GLX_MODULE_SHARED_LIB extensions MODULE:xdriver"})
+	p.list("libglxserver_nvidia.so 0000 GLX_MODULE_SYMLINK extensions " + glx + " MODULE:xdriver")
 	if s.since("470.42.01") {
 		for _, name := range []string{"nvngx.dll", "_nvngx.dll"} {
 			p.text(name, "0644 WINE_LIB NATIVE MODULE:wine", "sample of "+name+" "+s.Version+"\n")
 		}
+	}
+	if s.Unknown {
+		p.text("nvidia-future.bin", "0644 QUANTUM_DATA MODULE:future", "of a driver to come\n")
 	}
 	if s.since("495.29.05") {
 		p.list("nvidia-drm_gbm.so 0000 GBM_BACKEND_LIB_SYMLINK NATIVE libnvidia-allocator.so.1 MODULE:gbm")
@@ -278,7 +285,7 @@ func installerScript(s Spec) (string, error) {
 	flags, values, booleans := installerOptions(s)
 	return strings.NewReplacer(
 		"@VERSION@", s.Version, "@ARCH@", s.Arch,
-		"@FLAGS@", flags, "@VALUES@", values, "@BOOLEANS@", booleans,
+		"@FLAGS@", flags, "@VALUES@", values, "@BOOLEANS@", booleans, "@TYPES@", strings.Join(typesOf(s), " "),
 	).Replace(b.String()), nil
 }
 

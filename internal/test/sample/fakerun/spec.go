@@ -31,6 +31,9 @@ type Spec struct {
 	// with 65536 ids cannot restore an owner beyond them.
 	Owner int
 
+	// Unknown puts a type into the manifest that the sample's own installer does not know.
+	Unknown bool
+
 	// Extra members are put into the tar behind the others, each followed by as many zeros as
 	// its header's Size says: for names, links and devices that must be refused.
 	Extra []tar.Header

@@ -155,7 +155,9 @@ while [ $# -gt 0 ]; do
             fi
             case $1 in
                 --target) target=$2; keep=y ;;
-                --tmpdir) TMPROOT=$2 ;;
+                --tmpdir)
+                    TMPROOT=$2
+                    scriptargs="$scriptargs --tmpdir $2" ;;
                 *) apply_patch=y ;;
             esac
             shift 2 ;;

@@ -7,6 +7,7 @@ arch=@ARCH@
 known_flags="@FLAGS@"
 known_values="@VALUES@"
 known_booleans="@BOOLEANS@"
+known_types="@TYPES@"
 kernel_modules="nv_peer_mem nvidia-peermem nvidia-vgpu-vfio nvidia-uvm nvidia-drm nvidia-modeset
 nvidia nvidia0 nvidia1 nvidia2 nvidia3 nvidia4 nvidia5 nvidia6 nvidia7 nvidia-frontend"
 backup=/var/lib/nvidia

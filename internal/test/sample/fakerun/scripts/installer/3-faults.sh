@@ -30,9 +30,13 @@ fail_as_told()
             hang) exec sleep 2147483647 ;;
             hang-ignore-term) trap '' HUP INT TERM; exec sleep 2147483647 ;;
             forever) while :; do echo "Installing NVIDIA driver version $version."; done ;;
+            loader)
+                echo "$0: error while loading shared libraries: libpciaccess.so.0: cannot open shared object file: No such file or directory" >&2
+                exit 127 ;;
             exit0-nothing) announce_success; exit 0 ;;
             rc=*)
                 error "Told to fail with status ${word#rc=}."
+                [ "$word" != rc=1 ] || give_up
                 exit "${word#rc=}" ;;
         esac
     done

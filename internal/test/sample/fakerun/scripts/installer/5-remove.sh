@@ -20,23 +20,24 @@ read_record()
     } < $backup/log
 }
 
-# A file that was changed since is left alone, and so is a link of the OpenGL ABI
-# that leads nowhere.
-remove_installed()
+# note_removable prints what is still as it was installed, before any of it is removed.
+# A file that was changed since is left alone, and so is a link that leads nowhere.
+note_removable()
 {
-    [ "$2" != /usr/lib/libGL.so.1 ] || [ -e "$2" ] || return 0
     case $1 in
         0)
-            if [ "$(readlink "$2")" = "$3" ]; then
-                rm -f "$2"
+            if [ ! -e "$2" ]; then
+                echo "-> Unable to access previously installed symlink '$2'." >&3
+            elif [ "$(readlink "$2")" = "$3" ]; then
+                echo "$2"
             else
-                log "Unable to remove installed symlink '$2'."
+                echo "-> The previously installed symlink '$2' has target '$(readlink "$2")', but it was installed with target '$3'.  '$2' will not be uninstalled." >&3
             fi ;;
         1)
             if [ "$(crc_of "$2")" = "$3" ]; then
-                rm -f "$2"
+                echo "$2"
             else
-                warn "The file '$2' was altered since it was installed; leaving it."
+                echo "-> The previously installed file '$2' has a different checksum than when it was installed.  '$2' will not be uninstalled." >&3
             fi ;;
     esac
 }
@@ -77,7 +78,10 @@ remove_driver()
     old=${old#*\(}
     old=${old%\)}
     log "Uninstalling NVIDIA Accelerated Graphics Driver for Linux-$arch ($old):"
-    read_record remove_installed
+    removable=$(read_record note_removable)
+    echo "$removable" | while read -r file; do
+        [ -z "$file" ] || rm -f "$file"
+    done
     read_record restore_backed_up
     remove_made_folders
     rm -rf $backup

@@ -11,7 +11,7 @@ choose_folders()
     done
     libdir32=/usr/lib32
     [ ! -d /usr/lib/i386-linux-gnu ] || libdir32=/usr/lib/i386-linux-gnu
-    warn "nvidia-installer was forced to guess the X library path '/usr/lib' and X module path '/usr/lib/xorg/modules'; these paths were not queryable from the system.  If X fails to find the NVIDIA X driver module, please install the \`pkg-config\` utility and the X.Org SDK/development package for your distribution and reinstall the driver."
+    warn "nvidia-installer was forced to guess the X library path '/usr/lib64' and X module path '/usr/lib64/xorg/modules'; these paths were not queryable from the system.  If X fails to find the NVIDIA X driver module, please install the \`pkg-config\` utility and the X.Org SDK/development package for your distribution and reinstall the driver."
 }
 
 # The libraries of libglvnd: NVIDIA's copies when there are none, the system's when all
@@ -54,7 +54,12 @@ choose_systemd()
 choose_compat32()
 {
     compat32=y
-    ! has --no-install-compat32-libs || compat32=n
+    if has --no-install-compat32-libs; then
+        compat32=n
+    elif [ ! -d "$libdir32" ]; then
+        warn "Unable to find a suitable destination to install 32-bit compatibility libraries. Your system may not be set up for 32-bit compatibility. 32-bit compatibility files will not be installed; if you wish to install them, re-run the installation and set a valid directory with the --compat32-libdir option."
+        compat32=n
+    fi
 }
 
 is_wanted()
@@ -123,14 +128,14 @@ set_destination()
         GBM_BACKEND_LIB_SYMLINK)
             folder=$lib/gbm
             target=$lib/$target ;;
-        XMODULE_SHARED_LIB | GLX_MODULE_*) folder=/usr/lib/xorg/modules/$path ;;
+        XMODULE_SHARED_LIB | GLX_MODULE_*) folder=/usr/lib64/xorg/modules/$path ;;
         INTERNAL_UTILITY_*) folder=$internal ;;
         UTILITY_BIN* | INSTALLER_BINARY) folder=/usr/bin ;;
         DOCUMENTATION) folder=/usr/share/doc/$path ;;
         MANPAGE | NVIDIA_MODPROBE_MANPAGE) folder=/usr/share/man/$path ;;
         APPLICATION_PROFILE) folder=/usr/share/nvidia ;;
         DOT_DESKTOP) folder=/usr/share/applications ;;
-        ICON) folder=/usr/share/icons/$path ;;
+        ICON) folder=/usr/share/icons/hicolor/$path ;;
         EXPLICIT_PATH | NVIDIA_MODPROBE | OPENGL_DATA) folder=$path ;;
         VULKAN_ICD_JSON) folder=/etc/vulkan/$path ;;
         VULKANSC_ICD_JSON) folder=/etc/vulkansc/$path ;;
@@ -154,16 +159,34 @@ set_destination()
     done
 }
 
+# check_manifest refuses the whole manifest for one type that it does not know.
+check_manifest()
+{
+    if [ ! -r .manifest ]; then
+        error "No package found for installation.  Please run this utility with the '--help' option for usage information."
+        give_up
+    fi
+    line=0
+    while read -r member mode type rest; do
+        line=$((line + 1))
+        [ $line -gt 8 ] || continue
+        [ -n "$member" ] || break
+        case " $known_types " in
+            *" $type "*) ;;
+            *)
+                error "Invalid .manifest file; error on line $line."
+                give_up ;;
+        esac
+    done < .manifest
+}
+
 # plan_files sets $files (mode, member, folder, name) and $links (target, folder, name),
 # one a line, and $count, the number of files.
 plan_files()
 {
-    if [ ! -r .manifest ]; then
-        error "Unable to open the package manifest file '.manifest'."
-        give_up
-    fi
     files=""
     links=""
+    conflicting=""
     count=0
     line=0
     while read -r member mode type rest; do
@@ -177,6 +200,13 @@ plan_files()
         if is_skipped "$folder/$file"; then
             continue
         fi
+        case $type in
+            *_LIB)
+                case $type in
+                    OPENCL_WRAPPER_LIB | WINE_LIB) ;;
+                    *) conflicting="$conflicting ${file%%.so.*}" ;;
+                esac ;;
+        esac
         if [ -n "$target" ]; then
             links="$links$target $folder $file$newline"
         else

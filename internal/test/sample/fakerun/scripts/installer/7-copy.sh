@@ -28,7 +28,34 @@ make_folder()
     echo "$1" >> $backup/dirs
 }
 
-# What is in the way is kept for the uninstaller to put back.
+# What is in the way is kept for the uninstaller to put back: whatever stands where a
+# file or link is to go, and every file with the name of one of the libraries, however
+# deep in the folders of libraries, but with --no-recursion.
+keep_all_present()
+{
+    while read -r _ _ folder file && [ -n "$folder" ]; do
+        keep_present "$folder/$file"
+    done << LIST
+$files
+LIST
+    while read -r _ folder file && [ -n "$folder" ]; do
+        keep_present "$folder/$file"
+    done << LIST
+$links
+LIST
+    has --no-recursion && return
+    set -- -name libGLwrapper.so
+    for name in $conflicting; do
+        set -- "$@" -o -name "$name.so*"
+    done
+    find -L /usr/lib /usr/lib32 /usr/lib64 \( -name source -o -name build \) -prune -o \( "$@" \) \( -type f -o -type l \) -print 2> /dev/null |
+        sort -u > $backup/found
+    while read -r found; do
+        keep_present "$found"
+    done < $backup/found
+    rm -f $backup/found
+}
+
 keep_present()
 {
     if [ -L "$1" ]; then
@@ -49,7 +76,7 @@ copy_file()
 {
     destination=$3/$4
     complaint="Permission denied"
-    if make_folder "$3" && keep_present "$destination" 2> /dev/null &&
+    if make_folder "$3" &&
         complaint=$(install -m "$1" "$2" "$destination" 2>&1 < /dev/null); then
         printf '1: %s\n%s\n' "$destination" "$(crc_of "$destination")" >&4
         return 0
@@ -67,7 +94,7 @@ make_link()
 {
     destination=$2/$3
     complaint="Permission denied"
-    if make_folder "$2" && keep_present "$destination" 2> /dev/null &&
+    if make_folder "$2" &&
         complaint=$(ln -s "$1" "$destination" 2>&1); then
         printf '0: %s\n%s\n' "$destination" "$1" >&4
         return 0
@@ -84,6 +111,9 @@ copy_files()
     half=$((count / 2))
     while read -r mode member folder file && [ -n "$mode" ]; do
         if [ $done -eq $half ] && fault die-half; then
+            # The file that is being copied is there, and not in the record yet.
+            make_folder "$folder"
+            head -c 4000 "$member" > "$folder/$file"
             kill -9 $$
         fi
         copy_file "$mode" "$member" "$folder" "$file"
@@ -127,6 +157,7 @@ stop_at_signal()
 install_driver()
 {
     cd "$(dirname "$0")" || exit 1
+    check_manifest
     [ -e /sys/bus/pci/devices ] || warn "You do not appear to have an NVIDIA GPU supported by the $version NVIDIA Linux graphics driver installed in this system."
     check_x
     check_kernel_modules
@@ -144,6 +175,7 @@ install_driver()
     choose_libglvnd
     plan_files
     start_record
+    keep_all_present
     copy_files
     link_for_abi
     log "Running ldconfig:"
