@@ -2,11 +2,11 @@ package hook
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/metrics"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -25,8 +25,8 @@ func (r *run) measure() {
 	case r.installed != nil:
 		has = r.installed.Version
 	}
-	if err := os.MkdirAll(paths.Run, 0o755); err != nil {
-		r.Log.Warnf("%v", fmt.Errorf("make the run folder: %w", err))
+	if err := trust.MakeDir(paths.Run, 0o755); err != nil {
+		r.Log.Warnf("%v", fmt.Errorf("run folder (paths.run): %w", err))
 		return
 	}
 	err := metrics.File{

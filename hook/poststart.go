@@ -14,6 +14,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
@@ -198,8 +199,8 @@ func (r *run) lock(ctx context.Context) (*lock.Lock, error) {
 
 func (r *run) lockWithin(ctx context.Context, limit time.Duration) (*lock.Lock, error) {
 	dir := r.settings.Paths.Run
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make the run folder: %w", err)
+	if err := trust.MakeDir(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("run folder (paths.run): %w", err)
 	}
 	return lock.Take(ctx, lockFile(r.settings, r.trace.VMID), lock.Options{
 		Timeout: limit,

@@ -23,7 +23,7 @@ func pveNode(t *testing.T, config string) string {
 		t.Skip("device nodes need root")
 	}
 	root, bin := t.TempDir(), t.TempDir()
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "pct"), "../pve/fakepct").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "pct"), "../test/fakepct").CombinedOutput()
 	require.NoError(t, err, string(out))
 	file := func(name, text string) string {
 		name = filepath.Join(root, name)

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	pct = filepath.Join(dir, "pct")
-	if out, err := exec.Command("go", "build", "-o", pct, "./fakepct").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", pct, "../test/fakepct").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the stand-in for pct: %v\n%s", err, out)
 		os.Exit(1)
 	}
