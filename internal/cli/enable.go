@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -134,14 +133,11 @@ func lacksUVM(nodes []host.Node) bool {
 	return !slices.Contains(host.NodePaths(nodes), "/dev/nvidia-uvm")
 }
 
-// chains are the hookscripts that the configuration chains. What a node's own
-// file says the other nodes do not know.
-func chains(settings []config.Settings) map[int]pve.Chain {
-	found := map[int]pve.Chain{}
+// chains are the hookscripts that the configuration chains.
+func chains(settings []config.Settings) map[int]string {
+	found := map[int]string{}
 	for _, s := range settings {
-		if s.Chain != "" {
-			found[s.VMID] = pve.Chain{Volume: s.Chain, Shared: strings.Contains(s.Origin("chain"), config.DefaultCluster)}
-		}
+		found[s.VMID] = s.Chain
 	}
 	return found
 }

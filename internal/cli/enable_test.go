@@ -13,6 +13,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
+	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
 // pveNode is a root folder with what enable needs of a node: three containers,
@@ -193,6 +194,7 @@ func TestEnableWithChainTellsTheHookWhatToRun(t *testing.T) {
 
 	_, err = typed(t, "enable", "101", "--gpus", "none", "--chain")
 	require.NoError(t, err)
+	t.Setenv(snippet.Env, filepath.Join(root, "var/lib/vz/snippets", snippet.Chaining("mine.sh"))) // which calls
 	require.Equal(t, 3, call([]string{"101", "pre-start"}))
 	calls, err := os.ReadFile(filepath.Join(root, "calls"))
 	require.NoError(t, err)
@@ -201,13 +203,12 @@ func TestEnableWithChainTellsTheHookWhatToRun(t *testing.T) {
 	_, err = typed(t, "disable", "101")
 	require.NoError(t, err)
 	require.Contains(t, conf(t, root, "101"), "hookscript: local:snippets/mine.sh")
-	require.Zero(t, call([]string{"101", "pre-start"}), "nothing is chained any more")
 }
 
 // call is Proxmox's, of a phase in which nothing is left to a worker.
 func call(args []string) int { return hook.Call(context.Background(), args, worker.Do) }
 
-func TestChainOfTheClusterFileHoldsOnEveryNode(t *testing.T) {
+func TestDisableBringsBackWhatTheConfigurationChains(t *testing.T) {
 	root := pveNode(t, "[containers.101]\nchain = \"local:snippets/mine.sh\"\n")
 	file := func(name, text string) {
 		name = filepath.Join(root, name)
@@ -215,20 +216,8 @@ func TestChainOfTheClusterFileHoldsOnEveryNode(t *testing.T) {
 		require.NoError(t, os.WriteFile(name, []byte(text), 0o755))
 	}
 	file("var/lib/vz/snippets/mine.sh", "#!/bin/sh\n")
-	file("etc/pve/nodes/pve2/lxc/201.conf", "hostname: far\n")
-	file("etc/pve/lxc/101.conf", "hookscript: local:snippets/mine.sh\n")
-	said, err := typed(t, "enable", "101", "--gpus", "none", "--chain")
-	require.NoError(t, err)
-	require.Contains(t, said, "warning: only this node knows what is chained", "the node's own file says nothing to others")
-
-	file("etc/pve/pve-nvidia-hook.toml", "[containers.101]\nchain = \"local:snippets/mine.sh\"\n")
-	file("config.toml", "[paths]\nstate = \""+t.TempDir()+"/state\"\n") // as on another node
-	said, err = typed(t, "enable", "101", "--gpus", "none")
-	require.NoError(t, err)
-	require.NotContains(t, said, "only this node")
-
-	file("config.toml", "[paths]\nstate = \""+t.TempDir()+"/state\"\n")
-	_, err = typed(t, "disable", "101")
+	file("etc/pve/lxc/101.conf", "hookscript: local:snippets/pve-nvidia-hook\n") // enabled on another node
+	_, err := typed(t, "disable", "101")
 	require.NoError(t, err)
 	require.Equal(t, "hookscript: local:snippets/mine.sh\n", conf(t, root, "101"))
 }

@@ -45,7 +45,7 @@ func (p Plan) text() string {
 	for _, args := range p.Calls() {
 		fmt.Fprintln(&b, "pct", strings.Join(args, " "))
 	}
-	fmt.Fprintf(&b, "remember hookscript=%s chain=%s", p.State.Hookscript, p.State.Chain)
+	fmt.Fprintf(&b, "remember hookscript=%s", p.State.Hookscript)
 	for _, n := range sortedKeys(p.State.Dev) {
 		fmt.Fprintf(&b, " dev%d=%s", n, p.State.Dev[n])
 	}
@@ -86,8 +86,8 @@ func TestEnablePlans(t *testing.T) {
 		{name: "changed-by-hand", gpus: "none", conf: strings.Replace(enabled, "nvidia1,mode=0666", "nvidia1,mode=0660", 1), state: ours},
 		{name: "removed-by-hand", gpus: "all", conf: strings.Replace(enabled, "dev2: /dev/nvidia1,mode=0666\n", "", 1), state: ours},
 		{name: "chained", gpus: "none", conf: "hookscript: nas:snippets/backup.sh\n", chain: true},
-		{name: "chain-is-kept", gpus: "none", conf: "hookscript: local:snippets/pve-nvidia-hook\n", state: State{Hookscript: DefaultVolume, Chain: "nas:snippets/backup.sh"}},
-		{name: "other-storage", gpus: "none", volume: "nas:snippets/pve-nvidia-hook", conf: "hookscript: local:snippets/pve-nvidia-hook\n", state: State{Hookscript: DefaultVolume, Chain: "local:snippets/b"}},
+		{name: "chain-is-kept", gpus: "none", conf: "hookscript: nas:snippets/pve-nvidia-hook+backup.sh\n"},
+		{name: "other-storage", gpus: "none", volume: "nas:snippets/pve-nvidia-hook", conf: "hookscript: local:snippets/pve-nvidia-hook\n", state: State{Hookscript: DefaultVolume}},
 		{name: "storage-is-kept", gpus: "none", conf: "hookscript: nas:snippets/pve-nvidia-hook\n"},
 		{name: "pending-deletion-called-off", gpus: "0", conf: enabled + "[pve:pending]\ndelete: dev0,dev1,dev2,dev3\n"},
 		{name: "pending-entries-count", gpus: "none", conf: "[pve:pending]\nhookscript: local:snippets/pve-nvidia-hook\n"},
@@ -105,23 +105,22 @@ func TestEnablePlans(t *testing.T) {
 
 func TestDisablePlans(t *testing.T) {
 	state := State{Hookscript: DefaultVolume, Dev: map[int]string{0: "/dev/nvidiactl,mode=0666", 1: "/dev/nvidia0,mode=0666", 7: "/dev/nvidia1,mode=0666"}}
-	chained := state
-	chained.Chain = "nas:snippets/backup.sh"
 	const enabled = "hookscript: local:snippets/pve-nvidia-hook\ndev0: /dev/nvidiactl,mode=0666\ndev1: /dev/nvidia0,mode=0660\ndev2: /dev/nvidia-uvm\ndev3: /dev/fuse\n"
 	for _, c := range []struct {
 		name, conf string
 		state      State
+		chain      string
 	}{
-		{"what-stands-goes", enabled, state},
-		{"chain-comes-back", enabled, chained},
-		{"another-hookscript-stays", "hookscript: nas:snippets/other.sh\ndev0: /dev/nvidiactl,mode=0666\n", state},
-		{"without-a-record", enabled, State{}},
+		{"what-stands-goes", enabled, state, ""},
+		{"chain-comes-back", enabled, state, "nas:snippets/backup.sh"},
+		{"another-hookscript-stays", "hookscript: nas:snippets/other.sh\ndev0: /dev/nvidiactl,mode=0666\n", state, ""},
+		{"without-a-record", enabled, State{}, ""},
 		{"pending-values-are-taken-back", "hookscript: local:snippets/pve-nvidia-hook\ndev0: /dev/nvidiactl,mode=0666\ndev1: /dev/nvidia1,mode=0660\n" +
-			"[pve:pending]\ndelete: dev1\ndev1: /dev/nvidia0,mode=0666\ndev7: /dev/nvidia1,mode=0666\n", state},
-		{"nothing-there", "arch: amd64\n", State{}},
+			"[pve:pending]\ndelete: dev1\ndev1: /dev/nvidia0,mode=0666\ndev7: /dev/nvidia1,mode=0666\n", state, ""},
+		{"nothing-there", "arch: amd64\n", State{}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			golden(t, "disable-"+c.name, PlanDisable(parse(t, c.conf), c.state).text())
+			golden(t, "disable-"+c.name, PlanDisable(parse(t, c.conf), c.state, c.chain).text())
 		})
 	}
 }
