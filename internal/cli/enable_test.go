@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -220,4 +221,55 @@ func TestDisableBringsBackWhatTheConfigurationChains(t *testing.T) {
 	_, err := typed(t, "disable", "101")
 	require.NoError(t, err)
 	require.Equal(t, "hookscript: local:snippets/mine.sh\n", conf(t, root, "101"))
+}
+
+// card writes what the driver says of one.
+func card(t *testing.T, root, address, model, uuid string, minor int) {
+	t.Helper()
+	file := filepath.Join(root, "proc/driver/nvidia/gpus", address, "information")
+	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "Model: \t %s\nGPU UUID: \t %s\nBus Location: \t %s\nDevice Minor: \t %d\nGPU Excluded:\t No\n", model, uuid, address, minor), 0o644))
+}
+
+func TestCardsAreListedWithTheirContainers(t *testing.T) {
+	root := pveNode(t, "")
+	card(t, root, "0000:01:00.0", "NVIDIA A10", "GPU-aaaa", 1)
+	card(t, root, "0000:02:00.0", "NVIDIA L4", "GPU-bbbb", 0)
+	_, err := typed(t, "enable", "101", "102", "--gpus", "GPU-bb")
+	require.NoError(t, err)
+	said, err := typed(t, "devices", "--list")
+	require.NoError(t, err)
+	require.Equal(t, "GPU  MODEL       UUID      ADDRESS       NODE          CONTAINERS\n"+
+		"0    NVIDIA A10  GPU-aaaa  0000:01:00.0  /dev/nvidia1  -\n"+
+		"1    NVIDIA L4   GPU-bbbb  0000:02:00.0  /dev/nvidia0  101 (ct101), 102 (ct102)\n", said)
+}
+
+func TestEnableAllGivesEachItsOwnCardsAgain(t *testing.T) {
+	root := pveNode(t, "[containers.103]\ngpus = \"1\"\n")
+	card(t, root, "0000:01:00.0", "NVIDIA A10", "GPU-aaaa", 0)
+	card(t, root, "0000:02:00.0", "NVIDIA L4", "GPU-bbbb", 1)
+	_, err := typed(t, "enable", "101", "--gpus", "1")
+	require.NoError(t, err)
+	_, err = typed(t, "enable", "102", "--gpus", "none")
+	require.NoError(t, err)
+	before := conf(t, root, "102")
+
+	card(t, root, "0000:01:00.0", "NVIDIA A10", "GPU-aaaa", 1)
+	card(t, root, "0000:02:00.0", "NVIDIA L4", "GPU-bbbb", 0)
+	said, err := typed(t, "devices")
+	require.NoError(t, err)
+	require.Contains(t, said, "warning: container 101 (ct101): /dev/nvidia1 is now NVIDIA A10 (GPU 0, ")
+	require.Contains(t, said, "put it right with: pve-nvidia-hook enable 101\n")
+
+	_, err = typed(t, "enable", "--all")
+	require.NoError(t, err)
+	require.Contains(t, conf(t, root, "101"), "/dev/nvidia0,")
+	require.NotContains(t, conf(t, root, "101"), "/dev/nvidia1,")
+	require.Equal(t, before, conf(t, root, "102"))
+	require.NotContains(t, conf(t, root, "103"), "hookscript", "it was never enabled")
+	said, err = typed(t, "devices")
+	require.NoError(t, err)
+	require.NotContains(t, said, "warning")
+	_, err = typed(t, "enable", "101", "--all")
+	require.ErrorAs(t, err, new(usage))
 }

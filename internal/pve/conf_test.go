@@ -156,7 +156,7 @@ func FuzzParseConf(f *testing.F) {
 			}
 		}
 		p := PlanDisable(c, State{Dev: map[int]string{0: "/dev/nvidia0"}}, "")
-		if q, err := PlanEnable(c, State{}, Want{Devices: host, Chain: true}); err == nil && len(q.Set) > len(host)+1 {
+		if q, err := PlanEnable(c, State{}, Want{Choice: Choice{Devices: nodes}, Chain: true}); err == nil && len(q.Set) > len(nodes)+1 {
 			t.Fatal(q.Set, p)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
@@ -22,11 +23,11 @@ type Options struct {
 	Root    string         // the folder that stands for /, below which etc/pve and the snippets are; "" is /
 	State   string         // the state folder, such as /var/lib/pve-nvidia-hook
 	Storage string         // storage for the snippet; "": the one that is set already, else local
-	GPUs    string         // all, none or numbers such as "0,1"; "" is all
+	GPUs    string         // which cards, as SelectDevices takes it; "" is all
 	Chain   bool           // keep another hookscript and run it after this program's work
 	DryRun  bool           // say what would be changed and change nothing
 	Present []Device       // the host's NVIDIA device nodes
-	Driven  []int          // the GPUs that the kernel module drives, for Check; none: not known
+	Cards   []host.GPU     // the cards that the kernel module drives; none: not known
 	Pct     string         // "": pct, looked up in PATH
 	Chains  map[int]string // by VMID, the hookscript that the configuration has run after this program's
 }
@@ -41,15 +42,12 @@ type job struct {
 // Check says why Enable would refuse the containers, their hookscripts, the
 // storage or the choice of GPUs. It changes nothing, and needs no device nodes.
 func Check(o Options, vmids []int) error {
-	if gpus := strings.TrimSpace(o.GPUs); gpus != "none" {
-		numbers, err := parseGPUs(gpus, nil)
-		if err != nil {
+	if err := CheckGPUs(o.GPUs); err != nil {
+		return err
+	}
+	if len(o.Cards) > 0 {
+		if _, _, err := pick(o.Cards, o.GPUs); err != nil {
 			return err
-		}
-		for _, n := range numbers {
-			if len(o.Driven) > 0 && !slices.Contains(o.Driven, n) {
-				return hint.Errorf("this host has "+words(o.Driven), "there is no GPU %d", n)
-			}
 		}
 	}
 	if err := o.able(); err != nil {
@@ -114,7 +112,7 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	devices, missing, err := SelectDevices(o.Present, o.GPUs)
+	choice, err := SelectDevices(o.Present, o.Cards, o.GPUs)
 	if err != nil {
 		return err
 	}
@@ -127,7 +125,7 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 			return err
 		}
 	}
-	want := Want{Volume: o.volume(), Devices: devices, None: strings.TrimSpace(o.GPUs) == "none", Chain: o.Chain}
+	want := Want{Volume: o.volume(), Choice: choice, None: choice.Asked == "none", Chain: o.Chain}
 	var jobs []job
 	volumes := map[string]bool{}
 	for _, g := range guests {
@@ -149,12 +147,10 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	if err := o.apply(ctx, jobs, out); err != nil {
 		return err
 	}
-	if len(missing) > 0 {
-		fmt.Fprintf(out, "warning: not on this host: %s; CUDA needs it: run pve-nvidia-hook devices, then enable again\n", list(missing))
-	}
+	o.sayChoice(choice, jobs, out)
 	for _, volume := range slices.Sorted(maps.Keys(volumes)) {
 		o.sayLate(storages, volume, out)
-		o.sayCluster(storages, volume, len(devices) > 0, out)
+		o.sayCluster(storages, volume, len(choice.Devices) > 0, out)
 	}
 	return nil
 }
@@ -324,7 +320,7 @@ func settle(intent State, now Conf) State {
 		}
 	}
 	if Ours(next.Hookscript) {
-		s.Hookscript, s.None = next.Hookscript, intent.None
+		s.Hookscript, s.None, s.GPUs, s.Cards = next.Hookscript, intent.None, intent.GPUs, intent.Cards
 	}
 	return s
 }

@@ -51,7 +51,7 @@ func newNode(t *testing.T) node {
 		t.Skip("device nodes need root")
 	}
 	root := t.TempDir()
-	n := node{t, Options{Root: root, State: filepath.Join(t.TempDir(), "state"), Pct: pct, Present: host}}
+	n := node{t, Options{Root: root, State: filepath.Join(t.TempDir(), "state"), Pct: pct, Present: nodes}}
 	n.file("etc/pve/nodes/pve1/lxc/101.conf", full)
 	n.file("etc/pve/nodes/pve1/lxc/102.conf", "arch: amd64\nhostname: db\nostype: debian\n")
 	n.file("etc/pve/nodes/pve1/qemu-server/110.conf", "name: win\nmemory: 4096\n")
@@ -62,7 +62,7 @@ func newNode(t *testing.T) node {
 		"lvmthin: local-lvm\n\tthinpool data\n\tvgname pve\n\tcontent rootdir\n\n"+
 		"dir: shared\n\tpath /srv/shared\n\tcontent snippets\n\tshared 1\n\nnfs: nas\n\tserver 192.0.2.1\n\texport /nas\n\tcontent snippets\n")
 	n.script("var/lib/vz/snippets/mine.sh")
-	for i, d := range append([]Device{{"/dev/fuse", 0o666}, {"/dev/dri/renderD128", 0o660}}, host...) {
+	for i, d := range append([]Device{{"/dev/fuse", 0o666}, {"/dev/dri/renderD128", 0o660}}, nodes...) {
 		file := filepath.Join(root, d.Path)
 		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
 		require.NoError(t, unix.Mknod(file, syscall.S_IFCHR|d.Mode, int(unix.Mkdev(195, uint32(i)))))
@@ -415,7 +415,7 @@ func TestDevicesThatWaitForARestartAreTakenBack(t *testing.T) {
 	require.Contains(t, out, "container 102 (db): part of it waits for its next start: pct reboot 102\n")
 	c := parse(t, n.conf(102))
 	require.Empty(t, c.Dev)
-	require.Len(t, c.Pending.Dev, len(host))
+	require.Len(t, c.Pending.Dev, 6)
 	require.Equal(t, DefaultVolume, c.Hookscript)
 
 	n.o.GPUs = "0"
@@ -450,7 +450,7 @@ func TestFailedHotplugLeavesTheHookscript(t *testing.T) {
 	require.Empty(t, c.Next().Dev)
 	state, err := ReadState(n.o.State, 102)
 	require.NoError(t, err)
-	require.Equal(t, State{Hookscript: DefaultVolume}, state)
+	require.Equal(t, State{Hookscript: DefaultVolume, GPUs: "all"}, state)
 }
 
 func TestDeviceThatIsGoneLeavesTheHookscript(t *testing.T) {
@@ -477,7 +477,7 @@ func TestEnableThatFailedIsNoChoiceOfNoGPU(t *testing.T) {
 	require.NoError(t, err)
 	state, err := ReadState(n.o.State, 102)
 	require.NoError(t, err)
-	require.Equal(t, State{Hookscript: DefaultVolume, None: true}, state)
+	require.Equal(t, State{Hookscript: DefaultVolume, GPUs: "none", None: true}, state)
 }
 
 func TestMissingDeviceThatGoesIsNoFailure(t *testing.T) {
@@ -485,7 +485,7 @@ func TestMissingDeviceThatGoesIsNoFailure(t *testing.T) {
 	_, err := n.enable(102)
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "dev/nvidia1")))
-	n.o.Present, n.o.Storage = host[1:], "shared"
+	n.o.Present, n.o.Storage = nodes[1:], "shared"
 	_, err = n.enable(102)
 	require.NoError(t, err, "the call that sets the hookscript fails after it is written")
 	require.Contains(t, n.conf(102), "hookscript: shared:snippets/pve-nvidia-hook")

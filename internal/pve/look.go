@@ -189,6 +189,30 @@ func PlaceSnippets(root string, out io.Writer) {
 	}
 }
 
+// sayChoice tells which cards containers have now, and what to do next.
+func (o Options) sayChoice(c Choice, jobs []job, out io.Writer) {
+	for _, g := range c.Cards {
+		if g.Model != "" || g.UUID != "" {
+			fmt.Fprintf(out, "GPU: %s\n", g)
+		}
+	}
+	if c.MIG {
+		fmt.Fprintf(out, "note: MIG instances do not survive a reboot of the node: make the same ones again before the container starts, by nvidia-smi mig; without them it starts, and has no GPU\n")
+	}
+	if len(c.Missing) > 0 {
+		fmt.Fprintf(out, "warning: not on this host: %s; CUDA needs it: run pve-nvidia-hook devices, then enable again\n", list(c.Missing))
+	}
+	var ids []string
+	for _, j := range jobs {
+		if !j.plan.Empty() {
+			ids = append(ids, strconv.Itoa(j.guest.VMID))
+		}
+	}
+	if len(ids) > 0 && !o.DryRun {
+		fmt.Fprintf(out, "next: start it (pct start %s), or where it runs: pve-nvidia-hook apply %s\n", ids[0], strings.Join(ids, " "))
+	}
+}
+
 // sayLate warns of a storage that may not be mounted when guests start at boot.
 func (o Options) sayLate(storages Storages, volume string, out io.Writer) {
 	id, _, _ := strings.Cut(volume, ":")

@@ -12,10 +12,10 @@ import (
 
 // Want is what enable was asked for.
 type Want struct {
-	Volume  string   // the hookscript to set; "" keeps the one of this program that stands, else DefaultVolume
-	Devices []Device // the nodes that the container gets
-	None    bool     // no devices are what was asked for
-	Chain   bool     // another hookscript may be replaced and is run after this program's
+	Volume string // the hookscript to set; "" keeps the one of this program that stands, else DefaultVolume
+	Choice        // what it gets of the host's cards
+	None   bool   // no devices are what was asked for
+	Chain  bool   // another hookscript may be replaced and is run after this program's
 }
 
 // Plan is what enable or disable changes of one container, and what it says.
@@ -92,6 +92,11 @@ func PlanEnable(c Conf, state State, w Want) (Plan, error) {
 	p := Plan{VMID: c.VMID, State: State{Dev: map[int]string{}, None: w.None}}
 	next := c.Next()
 	state = state.adopt(next)
+	p.State.remember(w.Choice)
+	if line := foreign(next.LXC); line != "" {
+		return p, hint.Errorf(fmt.Sprintf("take that line out of /etc/pve/lxc/%d.conf, then enable it again", p.VMID),
+			"container %d gets the host's driver by the line %q: beside that it cannot have one of its own, and with devN entries it would not start", p.VMID, line)
+	}
 	if err := p.hookscript(next.Hookscript, w); err != nil {
 		return p, err
 	}

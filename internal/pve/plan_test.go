@@ -15,19 +15,19 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// host has two GPUs and all that the driver makes besides.
-var host = []Device{
+// nodes are of a host with two GPUs and all that the driver makes besides.
+var nodes = []Device{
 	{"/dev/nvidia1", 0o666}, {"/dev/nvidia0", 0o666}, {"/dev/nvidiactl", 0o666},
 	{"/dev/nvidia-uvm", 0o666}, {"/dev/nvidia-uvm-tools", 0o666}, {"/dev/nvidia-modeset", 0o666},
 	{"/dev/nvidia-caps/nvidia-cap1", 0o400}, {"/dev/nvidia-caps/nvidia-cap2", 0o444}, {"/dev/nvidia-caps/nvidia-cap10", 0o444},
 }
 
-func selected(t *testing.T, gpus string) []Device {
+func selected(t *testing.T, gpus string) Choice {
 	t.Helper()
-	devices, missing, err := SelectDevices(host, gpus)
+	c, err := SelectDevices(nodes, nil, gpus)
 	require.NoError(t, err)
-	require.Empty(t, missing)
-	return devices
+	require.Empty(t, c.Missing)
+	return c
 }
 
 // text shows a plan as the golden files keep it.
@@ -96,7 +96,7 @@ func TestEnablePlans(t *testing.T) {
 		{name: "snapshots-do-not-count", gpus: "none", conf: "[old]\nhookscript: nas:snippets/backup.sh\ndev0: /dev/nvidia0\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, err := PlanEnable(parse(t, c.conf), c.state, Want{Volume: c.volume, Devices: selected(t, c.gpus), Chain: c.chain})
+			p, err := PlanEnable(parse(t, c.conf), c.state, Want{Volume: c.volume, Choice: selected(t, c.gpus), Chain: c.chain})
 			require.NoError(t, err)
 			golden(t, "enable-"+c.name, p.text())
 		})
@@ -136,10 +136,10 @@ func TestNumbersRunOut(t *testing.T) {
 	for n := range maxDev {
 		fmt.Fprintf(&conf, "dev%d: /dev/tty%d\n", n, n)
 	}
-	p, err := PlanEnable(parse(t, conf.String()), State{}, Want{Devices: host[:1]})
+	p, err := PlanEnable(parse(t, conf.String()), State{}, Want{Choice: Choice{Devices: nodes[:1]}})
 	require.NoError(t, err)
 	require.Contains(t, p.Set, KV{"dev255", "/dev/nvidia1,mode=0666"})
-	_, err = PlanEnable(parse(t, conf.String()), State{}, Want{Devices: host[:2]})
+	_, err = PlanEnable(parse(t, conf.String()), State{}, Want{Choice: Choice{Devices: nodes[:2]}})
 	require.ErrorContains(t, err, "dev0 to dev255 in use")
 }
 
@@ -151,19 +151,19 @@ func TestSelectionNamesWhatIsMissing(t *testing.T) {
 		hint    string
 	}{
 		{"all", nil, "this host has no device nodes of an NVIDIA GPU (/dev/nvidiactl, /dev/nvidia0)", "pve-nvidia-hook devices"},
-		{"2", host, "there is no GPU 2: /dev/nvidia2 is missing", "this host has GPUs 0 and 1"},
-		{"first", host, `"first" is no choice of GPUs`, "all, none or numbers"},
-		{"0,", host, `"0," is no choice of GPUs`, "all, none or numbers"},
-		{"-1", host, `"-1" is no choice of GPUs`, "all, none or numbers"},
+		{"2", nodes, "there is no GPU 2: this host has a card (GPU 0, /dev/nvidia0) and a card (GPU 1, /dev/nvidia1)", "devices --list"},
+		{"first", nodes, `"first" is no choice of GPUs`, "all, none"},
+		{"0,", nodes, `"0," is no choice of GPUs`, "all, none"},
+		{"-1", nodes, `"-1" is no choice of GPUs`, "all, none"},
 	} {
-		_, _, err := SelectDevices(c.present, c.gpus)
+		_, err := SelectDevices(c.present, nil, c.gpus)
 		require.EqualError(t, err, c.err)
 		require.Contains(t, hint.Of(err), c.hint)
 	}
-	_, missing, err := SelectDevices(host[:3], "1, 1")
+	c, err := SelectDevices(nodes[:3], nil, "1, 1")
 	require.NoError(t, err)
-	require.Equal(t, []string{"/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"}, missing)
-	none, _, err := SelectDevices(nil, "none")
+	require.Equal(t, []string{"/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"}, c.Missing)
+	none, err := SelectDevices(nil, nil, "none")
 	require.NoError(t, err)
-	require.Empty(t, none)
+	require.Empty(t, none.Devices)
 }

@@ -20,10 +20,12 @@ import (
 // State is what enable has put into a container's configuration. It is kept on
 // the host, so that disable takes away that and nothing else.
 type State struct {
-	Hookscript string         `json:"hookscript"`
-	Dev        map[int]string `json:"dev,omitempty"`
-	Kept       []string       `json:"kept,omitempty"` // entries in the same words that were there before
-	None       bool           `json:"none,omitempty"` // --gpus none: that Dev is empty is no failure
+	Hookscript string            `json:"hookscript"`
+	Dev        map[int]string    `json:"dev,omitempty"`
+	GPUs       string            `json:"gpus,omitempty"`  // what was chosen: all, none, or cards by UUID
+	Cards      map[string]string `json:"cards,omitempty"` // which card, by UUID, each node was then
+	Kept       []string          `json:"kept,omitempty"`  // entries in the same words that were there before
+	None       bool              `json:"none,omitempty"`  // --gpus none: that Dev is empty is no failure
 }
 
 func stateFile(dir string, vmid int) string {
