@@ -12,12 +12,13 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
 func (a *app) enable() *cobra.Command {
 	var o pve.Options
-	all := false
+	all, dri := false, false
 	c := &cobra.Command{
 		Use:   "enable VMID... | --all",
 		Short: "make containers follow the host's driver",
@@ -63,11 +64,15 @@ reboot of the node it is gone, and the container starts without it.`,
 				a.log.Info("no container of this node is enabled, there is nothing to do")
 				return nil
 			}
+			if c.Flags().Changed("dri") {
+				o.DRI = &dri
+			}
 			return a.enableAll(c.Context(), o, ids, c.OutOrStdout())
 		},
 	}
 	wordFlag(c.Flags(), &o.GPUs, "gpus", checkGPUs, "`which` GPUs: all, none, or a list of numbers, UUIDs, PCI addresses or models (default: as configured, else as before, else all)")
 	c.Flags().BoolVar(&all, "all", false, "all containers of this node that are enabled")
+	c.Flags().BoolVar(&dri, "dri", false, "the nodes in /dev/dri of the GPUs too, for EGL, Vulkan and VAAPI (--dri=false takes them away)")
 	c.Flags().BoolVar(&o.Chain, "chain", false, "take the place of another hookscript, and run it after our own work in every phase")
 	c.Flags().StringVar(&o.Storage, "storage", "", "`storage` for the hookscript file (default: local, or the one that is set)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be changed, change nothing")
@@ -92,6 +97,16 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 		return err
 	}
 	o.State, o.Chains = settings[0].Paths.State, chains(settings)
+	o.Groups = func(vmid int) map[string]string {
+		ctx, cancel := context.WithTimeout(ctx, glanceLimit)
+		defer cancel()
+		c, err := lxc.Open(ctx, settings[0].Paths.LXC, vmid)
+		if err != nil {
+			return nil // it does not run
+		}
+		defer c.Close()
+		return pve.Groups(c)
+	}
 	for _, g := range groups { // before the first change
 		o.GPUs = g.gpus
 		if err := pve.Check(o, g.ids); err != nil {

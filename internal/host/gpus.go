@@ -3,10 +3,13 @@ package host
 import (
 	"cmp"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 )
 
 // GPU is a card as the NVIDIA driver tells of it in
@@ -127,3 +130,21 @@ func HoldCaps(root string, minors []uint32, say func(string)) (gone []uint32, er
 	}
 	return gone, nil
 }
+
+// DRI lists the nodes in /dev/dri of a card: renderD* and card*.
+func (g GPU) DRI(root string) []string {
+	files, _ := filepath.Glob(below(root, "sys/class/drm/*"))
+	var nodes []string
+	for _, file := range files {
+		name := filepath.Base(file)
+		if !driName().MatchString(name) {
+			continue // a connector such as card0-DP-1
+		}
+		if target, err := os.Readlink(filepath.Join(file, "device")); err == nil && filepath.Base(target) == g.Address {
+			nodes = append(nodes, "/dev/dri/"+name)
+		}
+	}
+	return nodes
+}
+
+var driName = lazy.Regexp(`^(renderD|card)[0-9]+$`)

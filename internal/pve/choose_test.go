@@ -1,10 +1,13 @@
 package pve
 
 import (
+	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
@@ -22,7 +25,7 @@ func four() []host.GPU {
 	}
 }
 
-var fourNodes = append([]Device{{"/dev/nvidia2", 0o666}, {"/dev/nvidia3", 0o666}}, nodes...)
+var fourNodes = append([]Device{{Path: "/dev/nvidia2", Mode: 0o666}, {Path: "/dev/nvidia3", Mode: 0o666}}, nodes...)
 
 func TestGPUsAreChosenAsNvidiaSMINamesThem(t *testing.T) {
 	for _, c := range []struct{ gpus, asked, err string }{
@@ -140,4 +143,45 @@ func TestContainerWithTheHostsOwnDriverIsRefused(t *testing.T) {
 		require.Equal(t, before, n.conf(102))
 		require.NoFileExists(t, filepath.Join(n.o.Root, "var/lib/vz/snippets/pve-nvidia-hook"))
 	}
+}
+
+func TestRenderNodesOfTheChosenCardsAreForTheContainersGroup(t *testing.T) {
+	n := newNode(t)
+	n.o.Cards = []host.GPU{{Index: 0, UUID: a10, Address: "0000:01:00.0", Minor: 0}, {Index: 1, UUID: l4, Address: "0000:02:00.0", Minor: 1}}
+	for name, address := range map[string]string{"card0": "0000:00:02.0", "renderD128": "0000:00:02.0", "card1": "0000:01:00.0", "renderD129": "0000:01:00.0", "card1-DP-1": "0000:01:00.0", "renderD130": "0000:02:00.0"} {
+		dir := filepath.Join(n.o.Root, "sys/class/drm", name)
+		require.NoError(t, os.MkdirAll(dir, 0o755))
+		require.NoError(t, os.Symlink("../../../"+address, filepath.Join(dir, "device")))
+	}
+	for _, name := range []string{"dri/card1", "dri/renderD129"} {
+		require.NoError(t, unix.Mknod(filepath.Join(n.o.Root, "dev", name), syscall.S_IFCHR|0o660, int(unix.Mkdev(226, 1))))
+	}
+	before := n.conf(102)
+	yes, no := true, false
+	n.o.GPUs, n.o.DRI = "0", &yes
+	out, err := n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, n.conf(102), ": /dev/dri/card1,mode=0666,uid=0\n")
+	require.Contains(t, out, "open to every user")
+
+	n.o.DRI = nil // as before, and it runs now
+	n.o.Groups = func(int) map[string]string { return map[string]string{"44": "video", "993": "render"} }
+	out, err = n.enable(102)
+	require.NoError(t, err)
+	require.NotContains(t, out, "open to every user")
+	require.Contains(t, n.conf(102), ": /dev/dri/card1,gid=44,mode=0660,uid=0\n")
+	require.Contains(t, n.conf(102), ": /dev/dri/renderD129,gid=993,mode=0660,uid=0\n")
+	require.NotContains(t, n.conf(102), "renderD128", "the card of the mainboard")
+	require.NotContains(t, n.conf(102), "renderD130", "a card that was not chosen")
+
+	n.o.DRI = &no
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	require.NotContains(t, n.conf(102), "/dev/dri")
+	n.o.DRI = &yes
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	_, err = n.disable(102)
+	require.NoError(t, err)
+	require.Equal(t, before, n.conf(102))
 }

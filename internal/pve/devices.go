@@ -13,13 +13,22 @@ import (
 type Device struct {
 	Path string // /dev/nvidia0
 	Mode uint32 // permission bits
+	GID  string // of a node in /dev/dri: the id that its group has in the container, "" when that is not known
 }
 
 // entry is the value of the devN that brings the node into a container.
 // Proxmox's default mode is 0660 for root alone, which is of no use to anyone
 // else in the container. The capability nodes keep the host's mode: the one for
 // MIG configuration is root's alone, and 0666 would hand it to every user.
+// The nodes of /dev/dri are for the group that the container has for them; the uid,
+// which is root's anyway, tells them from those that are set by hand.
 func (d Device) entry() string {
+	if strings.HasPrefix(d.Path, "/dev/dri/") {
+		if d.GID != "" {
+			return d.Path + ",gid=" + d.GID + ",mode=0660,uid=0"
+		}
+		return d.Path + ",mode=0666,uid=0"
+	}
 	mode := uint32(0o666)
 	if strings.HasPrefix(d.Path, "/dev/nvidia-caps/") && d.Mode != 0 {
 		mode = d.Mode & 0o777
@@ -28,7 +37,7 @@ func (d Device) entry() string {
 }
 
 // enabledLine matches what entry writes.
-var enabledLine = lazy.Regexp(`^/dev/nvidia([0-9]+|ctl|-uvm|-uvm-tools|-modeset),mode=0666$|^/dev/nvidia-caps/nvidia-cap[0-9]+,mode=0[0-7]{3}$`)
+var enabledLine = lazy.Regexp(`^/dev/nvidia([0-9]+|ctl|-uvm|-uvm-tools|-modeset),mode=0666$|^/dev/nvidia-caps/nvidia-cap[0-9]+,mode=0[0-7]{3}$|^/dev/dri/(renderD|card)[0-9]+(,gid=[0-9]+,mode=0660|,mode=0666),uid=0$`)
 
 var gpuNode = lazy.Regexp(`^/dev/nvidia([0-9]+)$`)
 

@@ -20,16 +20,18 @@ import (
 
 // Options say how enable and disable work.
 type Options struct {
-	Root    string         // the folder that stands for /, below which etc/pve and the snippets are; "" is /
-	State   string         // the state folder, such as /var/lib/pve-nvidia-hook
-	Storage string         // storage for the snippet; "": the one that is set already, else local
-	GPUs    string         // which cards, as SelectDevices takes it; "" is all
-	Chain   bool           // keep another hookscript and run it after this program's work
-	DryRun  bool           // say what would be changed and change nothing
-	Present []Device       // the host's NVIDIA device nodes
-	Cards   []host.GPU     // the cards that the kernel module drives; none: not known
-	Pct     string         // "": pct, looked up in PATH
-	Chains  map[int]string // by VMID, the hookscript that the configuration has run after this program's
+	Root    string                           // the folder that stands for /, below which etc/pve and the snippets are; "" is /
+	State   string                           // the state folder, such as /var/lib/pve-nvidia-hook
+	Storage string                           // storage for the snippet; "": the one that is set already, else local
+	GPUs    string                           // which cards, as SelectDevices takes it; "" is all
+	DRI     *bool                            // the nodes in /dev/dri of the cards too; nil: as before
+	Chain   bool                             // keep another hookscript and run it after this program's work
+	DryRun  bool                             // say what would be changed and change nothing
+	Present []Device                         // the host's NVIDIA device nodes
+	Cards   []host.GPU                       // the cards that the kernel module drives; none: not known
+	Groups  func(vmid int) map[string]string // names of a running container's groups by their ids; nil: not known
+	Pct     string                           // "": pct, looked up in PATH
+	Chains  map[int]string                   // by VMID, the hookscript that the configuration has run after this program's
 }
 
 // job is one container with what is to be done to it.
@@ -89,6 +91,39 @@ func (o Options) plan(storages Storages, g Guest, state State, want Want) (Plan,
 	return p, nil
 }
 
+// withDRI adds the nodes in /dev/dri of the chosen cards, for EGL, Vulkan and VAAPI,
+// with the group that the container has for them. What that is only a running
+// container tells: in another they are for everybody.
+func (o Options) withDRI(w Want, j job) Want {
+	w.DRI = j.state.Hookscript == j.guest.Conf.Next().Hookscript && j.state.DRI
+	if o.DRI != nil {
+		w.DRI = *o.DRI
+	}
+	if !w.DRI {
+		return w
+	}
+	var groups map[string]string
+	if o.Groups != nil {
+		groups = o.Groups(j.guest.VMID)
+	}
+	w.Devices = slices.Clone(w.Devices)
+	for _, g := range w.Cards {
+		for _, path := range g.DRI(o.Root) {
+			name, gid := "video", ""
+			if strings.HasPrefix(path, "/dev/dri/renderD") {
+				name = "render"
+			}
+			for id, group := range groups {
+				if group == name {
+					gid = id
+				}
+			}
+			w.Devices = append(w.Devices, Device{Path: path, GID: gid})
+		}
+	}
+	return w
+}
+
 // volume is the hookscript on the storage that was named, or "".
 func (o Options) volume() string {
 	if o.Storage == "" {
@@ -133,6 +168,7 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 		if j.state, err = ReadState(o.State, g.VMID); err != nil {
 			return err
 		}
+		want := o.withDRI(want, j)
 		if j.plan, err = o.plan(storages, g, j.state, want); err != nil {
 			return err
 		}
@@ -320,7 +356,7 @@ func settle(intent State, now Conf) State {
 		}
 	}
 	if Ours(next.Hookscript) {
-		s.Hookscript, s.None, s.GPUs, s.Cards = next.Hookscript, intent.None, intent.GPUs, intent.Cards
+		s.Hookscript, s.None, s.GPUs, s.Cards, s.DRI = next.Hookscript, intent.None, intent.GPUs, intent.Cards, intent.DRI
 	}
 	return s
 }

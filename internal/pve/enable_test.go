@@ -62,7 +62,7 @@ func newNode(t *testing.T) node {
 		"lvmthin: local-lvm\n\tthinpool data\n\tvgname pve\n\tcontent rootdir\n\n"+
 		"dir: shared\n\tpath /srv/shared\n\tcontent snippets\n\tshared 1\n\nnfs: nas\n\tserver 192.0.2.1\n\texport /nas\n\tcontent snippets\n")
 	n.script("var/lib/vz/snippets/mine.sh")
-	for i, d := range append([]Device{{"/dev/fuse", 0o666}, {"/dev/dri/renderD128", 0o660}}, nodes...) {
+	for i, d := range append([]Device{{Path: "/dev/fuse", Mode: 0o666}, {Path: "/dev/dri/renderD128", Mode: 0o660}}, nodes...) {
 		file := filepath.Join(root, d.Path)
 		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
 		require.NoError(t, unix.Mknod(file, syscall.S_IFCHR|d.Mode, int(unix.Mkdev(195, uint32(i)))))

@@ -80,15 +80,15 @@ func closed(c Inside, entry string) string {
 	if gid == "0" {
 		return "belongs to the group of root"
 	}
-	if all := groups(c); all == nil || all[gid] != "" { // what cannot be read is no finding
+	if all := Groups(c); all == nil || all[gid] != "" { // what cannot be read is no finding
 		return ""
 	}
 	return "belongs to group " + gid + ", which the container does not have"
 }
 
-// groups maps the ids of the container's groups to their names; nil when they
+// Groups maps the ids of the container's groups to their names; nil when they
 // cannot be read.
-func groups(c Inside) map[string]string {
+func Groups(c Inside) map[string]string {
 	raw, err := c.ReadFile("/etc/group", maxFile)
 	if err != nil {
 		return nil

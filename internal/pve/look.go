@@ -196,6 +196,14 @@ func (o Options) sayChoice(c Choice, jobs []job, out io.Writer) {
 			fmt.Fprintf(out, "GPU: %s\n", g)
 		}
 	}
+	if slices.ContainsFunc(jobs, func(j job) bool {
+		return slices.ContainsFunc(sortedKeys(j.plan.State.Dev), func(n int) bool {
+			value := j.plan.State.Dev[n]
+			return strings.HasPrefix(value, "/dev/dri/") && !strings.Contains(value, "gid=")
+		})
+	}) {
+		fmt.Fprintf(out, "note: the nodes in /dev/dri are open to every user of a container that does not run now or has no group render or video: enable it again while it runs, and they are for that group alone\n")
+	}
 	if c.MIG {
 		fmt.Fprintf(out, "note: MIG instances do not survive a reboot of the node: make the same ones again before the container starts, by nvidia-smi mig; without them it starts, and has no GPU\n")
 	}

@@ -15,6 +15,7 @@ type Want struct {
 	Volume string // the hookscript to set; "" keeps the one of this program that stands, else DefaultVolume
 	Choice        // what it gets of the host's cards
 	None   bool   // no devices are what was asked for
+	DRI    bool   // the nodes in /dev/dri of the cards are among them
 	Chain  bool   // another hookscript may be replaced and is run after this program's
 }
 
@@ -93,6 +94,7 @@ func PlanEnable(c Conf, state State, w Want) (Plan, error) {
 	next := c.Next()
 	state = state.adopt(next)
 	p.State.remember(w.Choice)
+	p.State.DRI = w.DRI
 	if line := foreign(next.LXC); line != "" {
 		return p, hint.Errorf(fmt.Sprintf("take that line out of /etc/pve/lxc/%d.conf, then enable it again", p.VMID),
 			"container %d gets the host's driver by the line %q: beside that it cannot have one of its own, and with devN entries it would not start", p.VMID, line)

@@ -17,9 +17,9 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 // nodes are of a host with two GPUs and all that the driver makes besides.
 var nodes = []Device{
-	{"/dev/nvidia1", 0o666}, {"/dev/nvidia0", 0o666}, {"/dev/nvidiactl", 0o666},
-	{"/dev/nvidia-uvm", 0o666}, {"/dev/nvidia-uvm-tools", 0o666}, {"/dev/nvidia-modeset", 0o666},
-	{"/dev/nvidia-caps/nvidia-cap1", 0o400}, {"/dev/nvidia-caps/nvidia-cap2", 0o444}, {"/dev/nvidia-caps/nvidia-cap10", 0o444},
+	{Path: "/dev/nvidia1", Mode: 0o666}, {Path: "/dev/nvidia0", Mode: 0o666}, {Path: "/dev/nvidiactl", Mode: 0o666},
+	{Path: "/dev/nvidia-uvm", Mode: 0o666}, {Path: "/dev/nvidia-uvm-tools", Mode: 0o666}, {Path: "/dev/nvidia-modeset", Mode: 0o666},
+	{Path: "/dev/nvidia-caps/nvidia-cap1", Mode: 0o400}, {Path: "/dev/nvidia-caps/nvidia-cap2", Mode: 0o444}, {Path: "/dev/nvidia-caps/nvidia-cap10", Mode: 0o444},
 }
 
 func selected(t *testing.T, gpus string) Choice {

@@ -24,6 +24,7 @@ type State struct {
 	Dev        map[int]string    `json:"dev,omitempty"`
 	GPUs       string            `json:"gpus,omitempty"`  // what was chosen: all, none, or cards by UUID
 	Cards      map[string]string `json:"cards,omitempty"` // which card, by UUID, each node was then
+	DRI        bool              `json:"dri,omitempty"`   // the cards' nodes in /dev/dri too
 	Kept       []string          `json:"kept,omitempty"`  // entries in the same words that were there before
 	None       bool              `json:"none,omitempty"`  // --gpus none: that Dev is empty is no failure
 }
