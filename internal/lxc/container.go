@@ -172,7 +172,7 @@ func initPid(ctx context.Context, lxcPath, name string) (int, error) {
 	case err != nil && strings.Contains(said, "doesn't exist"):
 		return 0, fmt.Errorf("%w %s below %s", ErrUnknown, name, lxcPath)
 	case err != nil:
-		return 0, fmt.Errorf("lxc-info: %w: %s", err, clean(said))
+		return 0, fmt.Errorf("lxc-info: %w: %s", err, clean(strings.Join(strings.FieldsFunc(said, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")))
 	case text == "" || text == "-1":
 		return 0, ErrNotRunning
 	}
