@@ -153,15 +153,16 @@ func TestNoCommandLineShowsAProxysPassword(t *testing.T) {
 
 // What a command may leave behind, each sleeping a time of its own.
 var leavers = map[string]string{
-	"child":              "sleep %; echo",
-	"ignores SIGTERM":    "trap '' TERM INT HUP; sleep %; sleep %",
-	"daemon":             "(setsid sleep % </dev/null >/dev/null 2>&1 &); sleep 1000",
-	"holds the pipes":    "(setsid sleep % &); sleep 1000",
-	"no environment":     "(env -i sleep % &); sleep 1000",
-	"session and no env": "setsid env -i sleep % & sleep 1000",
-	"stopped":            "sleep % & kill -STOP $!; sleep 1000",
-	"forks on":           "f() { while :; do sleep % & sleep 0.01; done; }; f & f & sleep 1000",
-	"pid namespace":      "unshare -p -f --kill-child=SIGTERM sleep %",
+	"child":                 "sleep %; echo",
+	"ignores SIGTERM":       "trap '' TERM INT HUP; sleep %; sleep %",
+	"daemon":                "(setsid sleep % </dev/null >/dev/null 2>&1 &); sleep 1000",
+	"holds the pipes":       "(setsid sleep % &); sleep 1000",
+	"no environment":        "(env -i sleep % &); sleep 1000",
+	"session and no env":    "setsid env -i sleep % & sleep 1000",
+	"nothing to know it by": "(env -i setsid -f sleep % >/dev/null 2>&1 </dev/null); sleep 1000",
+	"stopped":               "sleep % & kill -STOP $!; sleep 1000",
+	"forks on":              "f() { while :; do sleep % & sleep 0.01; done; }; f & f & sleep 1000",
+	"pid namespace":         "unshare -p -f --kill-child=SIGTERM sleep %",
 }
 
 func TestADeadlineEndsAllThatWasStarted(t *testing.T) {
