@@ -2,6 +2,7 @@ package lxc_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -128,4 +129,15 @@ func TestAnInitThatIsStuckInExecHoldsNobodyUp(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, c.Close())
 	})
+}
+
+// The same with cgroup v2 alone, as on Proxmox VE 9: the tests above run again where
+// nothing else is mounted.
+func TestCgroupsWithoutV1(t *testing.T) {
+	labtest.Need(t)
+	const again = "^(TestTheMonitorTellsTheCgroup|TestACommandHasACgroupOfItsOwn|TestADaemonIsLeftUnlessReaped|TestADeadlineEndsAllThatWasStarted|TestStraysOfAKilledHookAreEnded)$"
+	script := `umount -R -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup && exec "$0" -test.v "-test.run=$1"`
+	out, err := exec.CommandContext(t.Context(), "unshare", "--mount", "--propagation=private", "sh", "-c", script, os.Args[0], again).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Equal(t, 5, strings.Count(string(out), "\n--- PASS: Test"), "%s", out)
 }

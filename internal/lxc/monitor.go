@@ -67,13 +67,15 @@ func askInitPid(lxcPath, name string) (int, error) {
 }
 
 // askCgroup asks for one of the container's cgroups in the hierarchy of a
-// controller. The path begins at the root of that hierarchy.
+// controller. The path is relative to the root of that hierarchy.
 func askCgroup(lxcPath, name string, question uint32, controller string) (string, error) {
 	_, path, err := askMonitor(lxcPath, name, question, controller)
 	if err != nil {
 		return "", err
 	}
-	if !strings.HasPrefix(path, "/") || path == "/" || filepath.Clean(path) != path {
+	// With cgroup v2 alone LXC leaves the first slash out.
+	path = strings.TrimPrefix(path, "/")
+	if !filepath.IsLocal(path) || filepath.Clean(path) != path || path == "." {
 		return "", fmt.Errorf("the monitor answers with the path %q", path)
 	}
 	return path, nil
