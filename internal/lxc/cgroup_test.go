@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -131,13 +132,32 @@ func TestAnInitThatIsStuckInExecHoldsNobodyUp(t *testing.T) {
 	})
 }
 
+// pureV2 says that only cgroup v2 is mounted, with the options that systemd takes.
+const pureV2 = "LXC_TEST_PURE_V2=1"
+
 // The same with cgroup v2 alone, as on Proxmox VE 9: the tests above run again where
 // nothing else is mounted.
 func TestCgroupsWithoutV1(t *testing.T) {
 	labtest.Need(t)
-	const again = "^(TestTheMonitorTellsTheCgroup|TestACommandHasACgroupOfItsOwn|TestADaemonIsLeftUnlessReaped|TestADeadlineEndsAllThatWasStarted|TestStraysOfAKilledHookAreEnded)$"
-	script := `umount -R -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup && exec "$0" -test.v "-test.run=$1"`
-	out, err := exec.CommandContext(t.Context(), "unshare", "--mount", "--propagation=private", "sh", "-c", script, os.Args[0], again).CombinedOutput()
+	const again = "^(TestTheMonitorTellsTheCgroup|TestACommandHasACgroupOfItsOwn|TestACommandCannotLeaveItsCgroup|TestADaemonIsLeftUnlessReaped|TestADeadlineEndsAllThatWasStarted|TestStraysOfAKilledHookAreEnded)$"
+	script := `umount -R -l /sys/fs/cgroup; mount -t cgroup2 -o nsdelegate none /sys/fs/cgroup && exec "$0" -test.v "-test.run=$1"`
+	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--propagation=private", "sh", "-c", script, os.Args[0], again)
+	cmd.Env = append(os.Environ(), pureV2)
+	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	require.Equal(t, 5, strings.Count(string(out), "\n--- PASS: Test"), "%s", out)
+	require.Equal(t, 6, strings.Count(string(out), "\n--- PASS: Test"), "%s", out)
+}
+
+func TestACommandCannotLeaveItsCgroup(t *testing.T) {
+	if !slices.Contains(os.Environ(), pureV2) {
+		t.Skip("it is part of TestCgroupsWithoutV1")
+	}
+	_, c := open(t, lab.Spec{VMID: 101, Privileged: true, ExtraConfig: []string{"lxc.mount.auto = cgroup:rw:force"}})
+	cmd := shell("echo $$ > /sys/fs/cgroup/cgroup.procs; cat /proc/self/cgroup; (setsid sleep 7604 >/dev/null 2>&1 &); sleep 1000")
+	cmd.Timeout = time.Second
+	res, err := c.Run(t.Context(), cmd)
+	require.ErrorIs(t, err, lxc.ErrDeadline)
+	require.Contains(t, string(res.Stderr), "write error")
+	require.Contains(t, string(res.Stdout), "0::/../pve-nvidia-hook.")
+	require.Empty(t, sleepers(t, c, "7604"))
 }
