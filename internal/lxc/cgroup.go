@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,83 +32,125 @@ const killLimit = 1500 * time.Millisecond
 // cgroupRoot is where Linux distributions and LXC mount the cgroup hierarchies.
 const cgroupRoot = "/sys/fs/cgroup"
 
+// hierarchy is one of the host's cgroup hierarchies, with folders in it.
+type hierarchy struct {
+	own    string // the container's own
+	limits string // the one that carries its limits, which may be the same
+	ours   string // of this process
+}
+
 // Cgroup returns the absolute path, on the host, of the container's own cgroup
 // folder in the unified hierarchy (cgroup v2). LXC's monitor tells it.
-func (c *Container) Cgroup() (string, error) { return c.cgroup(getCgroup) }
+func (c *Container) Cgroup() (string, error) {
+	root, name, err := unified()
+	if err != nil {
+		return "", err
+	}
+	return c.cgroup(getCgroup, root, name)
+}
 
-// cgroup returns what the monitor answers for the unified hierarchy to getCgroup
-// or getLimitCgroup.
-func (c *Container) cgroup(question uint32) (string, error) {
-	root, err := unified()
+// cgroup returns what the monitor answers to getCgroup or getLimitCgroup, for the
+// hierarchy that is mounted at root and has the named controller.
+func (c *Container) cgroup(question uint32, root, controller string) (string, error) {
+	path, err := askCgroup(c.lxcPath, c.name, question, controller)
 	if err != nil {
-		return "", err
-	}
-	// LXC knows the hierarchy by the name of a controller in it. Without a
-	// controller it has no name.
-	controllers, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
-	if err != nil {
-		return "", err
-	}
-	name, _, _ := strings.Cut(strings.TrimSpace(string(controllers)), " ")
-	path, err := askCgroup(c.lxcPath, c.name, question, name)
-	if err != nil {
-		return "", fmt.Errorf("cgroup of container %s: %w", c.name, err)
+		return "", fmt.Errorf("cgroup %s of container %s: %w", controller, c.name, err)
 	}
 	return filepath.Join(root, path), nil
 }
 
-// unified returns where cgroup v2 is mounted: alone, or beside v1.
-func unified() (string, error) {
+// unified returns where cgroup v2 is mounted, alone or beside v1, and the name by
+// which LXC knows it: its first controller, or nothing when it has none.
+func unified() (root, name string, err error) {
 	for _, root := range []string{cgroupRoot, cgroupRoot + "/unified"} {
 		var st unix.Statfs_t
-		if unix.Statfs(root, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-			return root, nil
-		}
-	}
-	return "", hint.Errorf("boot the node without systemd.unified_cgroup_hierarchy=0 and without systemd.legacy_systemd_cgroup_controller",
-		"no cgroup v2 is mounted at %s", cgroupRoot)
-}
-
-// legacy returns the container's folders in the cgroup v1 hierarchies, none where
-// the node has only v2. lxc-attach enters no cgroup when it is to stay in the leaf,
-// so whoever starts it must enter these: they carry limits and device rules.
-func (c *Container) legacy() ([]string, error) {
-	text, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return nil, err
-	}
-	var folders []string
-	for line := range strings.Lines(string(text)) {
-		fields := strings.SplitN(line, ":", 3) // NUMBER:CONTROLLERS:PATH, cgroups(7)
-		if len(fields) != 3 || fields[1] == "" {
+		if unix.Statfs(root, &st) != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
 			continue
 		}
-		root := filepath.Join(cgroupRoot, strings.TrimPrefix(fields[1], "name="))
-		if _, err := os.Stat(root); err != nil {
-			continue // not mounted, so LXC does not use it
-		}
-		first, _, _ := strings.Cut(fields[1], ",")
-		path, err := askCgroup(c.lxcPath, c.name, getCgroup, first)
-		if errors.Is(err, errHungUp) {
-			continue // LXC's answer for a hierarchy that it does not use
-		}
+		controllers, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
 		if err != nil {
-			return nil, fmt.Errorf("%s cgroup of container %s: %w", first, c.name, err)
+			return "", "", err
 		}
-		folders = append(folders, filepath.Join(root, path))
+		name, _, _ := strings.Cut(strings.TrimSpace(string(controllers)), " ")
+		return root, name, nil
 	}
-	return folders, nil
+	return "", "", hint.Errorf("boot the node with systemd.unified_cgroup_hierarchy=1", "no cgroup v2 is mounted at %s", cgroupRoot)
+}
+
+// hierarchies returns the unified hierarchy and, where the node has them, those of
+// cgroup v1. lxc-attach enters no cgroup when the command is to stay in the leaf, so
+// whoever starts it must enter those of v1: they carry limits and device rules.
+func (c *Container) hierarchies() (v2 hierarchy, v1 []hierarchy, err error) {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return v2, nil, err
+	}
+	root2, name2, err := unified()
+	if err != nil {
+		return v2, nil, err
+	}
+	for line := range strings.Lines(string(text)) {
+		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3) // NUMBER:CONTROLLERS:PATH, cgroups(7)
+		if len(fields) != 3 {
+			continue
+		}
+		root, name := root2, name2
+		if fields[0] != "0" {
+			root = filepath.Join(cgroupRoot, strings.TrimPrefix(fields[1], "name="))
+			name, _, _ = strings.Cut(fields[1], ",")
+			if _, err := os.Stat(root); err != nil {
+				continue // not mounted, so LXC does not use it
+			}
+		}
+		h := hierarchy{ours: filepath.Join(root, fields[2])}
+		if h.own, err = c.cgroup(getCgroup, root, name); err == nil {
+			h.limits, err = c.cgroup(getLimitCgroup, root, name)
+		}
+		switch {
+		case fields[0] == "0" && err == nil:
+			v2 = h
+		case errors.Is(err, errHungUp) && fields[0] != "0": // LXC does not use it
+		case err != nil:
+			return v2, nil, err
+		default:
+			v1 = append(v1, h)
+		}
+	}
+	if v2.limits == "" {
+		return v2, nil, errors.New("/proc/self/cgroup names no cgroup v2")
+	}
+	return v2, v1, nil
+}
+
+// join moves a process into a cgroup.
+func join(folder string, pid int) error {
+	return os.WriteFile(filepath.Join(folder, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+}
+
+// prune removes the cgroups of a container that has stopped. LXC cannot when a
+// process of ours was still in them, and would not start the container again then.
+func (c *Container) prune(all []hierarchy) {
+	for range 50 {
+		pid, err := askInitPid(c.lxcPath, c.name)
+		switch {
+		case errors.Is(err, errNobody): // LXC's monitor has ended, too
+			for _, h := range all {
+				_ = unix.Rmdir(h.own)
+				_ = unix.Rmdir(h.limits)
+			}
+			return
+		case err != nil || pid != c.pid: // it runs again
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // leaf is the folder of a cgroup of ours.
 type leaf string
 
-func (c *Container) newLeaf() (leaf, error) {
-	folder, err := c.cgroup(getLimitCgroup)
-	if err != nil {
-		return "", err
-	}
-	l := leaf(filepath.Join(folder, leafPrefix+rand.Text()))
+func newLeaf(v2 hierarchy) (leaf, error) {
+	l := leaf(filepath.Join(v2.limits, leafPrefix+rand.Text()))
 	if err := os.Mkdir(string(l), 0o755); err != nil {
 		return "", err
 	}
@@ -125,7 +168,11 @@ func (c *Container) KillStrays(ctx context.Context) (int, error) {
 	if !c.Alive() {
 		return 0, nil
 	}
-	folder, err := c.cgroup(getLimitCgroup)
+	root, name, err := unified()
+	if err != nil {
+		return 0, err
+	}
+	folder, err := c.cgroup(getLimitCgroup, root, name)
 	if err != nil {
 		return 0, err
 	}

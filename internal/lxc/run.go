@@ -8,8 +8,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -87,21 +87,32 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	case errors.Is(err, errUnseen):
 		return Result{}, err
 	}
-	leaf, err := c.newLeaf()
+	v2, v1, err := c.hierarchies()
 	if err != nil {
 		return Result{}, c.orGone(err)
 	}
+	leaf, err := newLeaf(v2)
+	if err != nil {
+		return Result{}, c.orGone(err)
+	}
+	all := append([]hierarchy{v2}, v1...)
+	defer func() {
+		if !c.Alive() {
+			c.prune(all)
+		}
+	}()
 	out := newOutput(cmd)
 	// The kernel kills lxc-attach when the thread that started it ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	begin := time.Now()
-	attach, err := c.attach(cmd, leaf, out)
+	attach, err := c.attach(cmd, leaf, v1, out)
 	if err != nil {
 		return Result{}, errors.Join(c.orGone(err), leaf.end(context.Background()))
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- attach.Wait() }()
+	go leave(attach.Process.Pid, leaf, all)
 	timer := time.NewTimer(cmd.Timeout)
 	defer timer.Stop()
 	var why error
@@ -115,9 +126,10 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	switch {
 	case why != nil:
 		why = errors.Join(why, leaf.end(context.Background()))
+		time.AfterFunc(200*time.Millisecond, func() { _ = attach.Process.Kill() }) // if it has not seen the end
 		select {
 		case <-ended:
-		case <-time.After(300 * time.Millisecond):
+		case <-time.After(500 * time.Millisecond):
 			why = errors.Join(why, fmt.Errorf("lxc-attach (process %d) does not end", attach.Process.Pid))
 		}
 	case cmd.Reap:
@@ -149,11 +161,7 @@ func (c *Container) orGone(err error) error {
 }
 
 // attach starts lxc-attach in a leaf, on the thread of the caller.
-func (c *Container) attach(cmd Cmd, leaf leaf, out *output) (*exec.Cmd, error) {
-	legacy, err := c.legacy()
-	if err != nil {
-		return nil, err
-	}
+func (c *Container) attach(cmd Cmd, leaf leaf, v1 []hierarchy, out *output) (*exec.Cmd, error) {
 	folder, err := os.Open(string(leaf))
 	if err != nil {
 		return nil, err
@@ -176,7 +184,7 @@ func (c *Container) attach(cmd Cmd, leaf leaf, out *output) (*exec.Cmd, error) {
 		Pdeathsig:   syscall.SIGKILL,
 		UseCgroupFD: true,
 		CgroupFD:    int(folder.Fd()),
-		Ptrace:      len(legacy) > 0, // it stops before its first instruction
+		Ptrace:      len(v1) > 0, // it stops before its first instruction
 	}
 	if err := attach.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
@@ -184,8 +192,8 @@ func (c *Container) attach(cmd Cmd, leaf leaf, out *output) (*exec.Cmd, error) {
 		}
 		return nil, err
 	}
-	if len(legacy) > 0 {
-		if err := enterStopped(attach.Process.Pid, legacy); err != nil {
+	if len(v1) > 0 {
+		if err := enterStopped(attach.Process.Pid, v1); err != nil {
 			_ = attach.Process.Kill()
 			_ = attach.Wait()
 			return nil, err
@@ -196,7 +204,7 @@ func (c *Container) attach(cmd Cmd, leaf leaf, out *output) (*exec.Cmd, error) {
 
 // enterStopped moves a process that was started with Ptrace into cgroups and lets
 // it go on. It must be called on the thread that started the process.
-func enterStopped(pid int, folders []string) error {
+func enterStopped(pid int, v1 []hierarchy) error {
 	for {
 		// The exit status of one that has died is left to whoever waits for it.
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT, nil)
@@ -204,12 +212,31 @@ func enterStopped(pid int, folders []string) error {
 			break
 		}
 	}
-	for _, folder := range folders {
-		if err := os.WriteFile(filepath.Join(folder, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+	for _, h := range v1 {
+		if err := join(h.own, pid); err != nil {
 			return err
 		}
 	}
 	return unix.PtraceDetach(pid)
+}
+
+// leave moves lxc-attach back to the cgroups of this process when it has started a
+// process in the leaf. Else it might outlive the container there for a moment, and
+// LXC could not remove the container's cgroups.
+func leave(pid int, leaf leaf, all []hierarchy) {
+	for range 1000 {
+		processes := leaf.processes()
+		if !slices.Contains(processes, strconv.Itoa(pid)) {
+			return // it has ended
+		}
+		if len(processes) > 1 {
+			for _, h := range all {
+				_ = join(h.ours, pid)
+			}
+			return
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
 }
 
 // Path is the search path of commands in the container, unless Cmd.Env names

@@ -326,8 +326,36 @@ func TestAContainerThatStopsMeanwhileIsErrNotRunning(t *testing.T) {
 	at, c := open(t, lab.Spec{VMID: 101})
 	cmd := shell("echo up; sleep 60")
 	cmd.OnLine = func(string) { go at.Stop() }
-	_, err := c.Run(t.Context(), cmd)
+	cgroup, err := c.Cgroup()
+	require.NoError(t, err)
+	_, err = c.Run(t.Context(), cmd)
 	require.ErrorIs(t, err, lxc.ErrNotRunning)
+	require.NoError(t, at.Stop())
+	require.NoDirExists(t, filepath.Dir(cgroup), "what is ours in it does not keep LXC from removing it")
+	require.NoError(t, at.Start(t.Context()))
+}
+
+// LXC does not start a container whose cgroups are there already.
+func TestAStopDuringARunLeavesNoCgroup(t *testing.T) {
+	both(t, func(t *testing.T, at *lab.Container, c *lxc.Container) {
+		for i := range 15 {
+			c, err := lxc.Open(t.Context(), at.LXCPath, at.VMID)
+			require.NoError(t, err)
+			cgroup, err := c.Cgroup()
+			require.NoError(t, err)
+			ended := make(chan error)
+			go func() {
+				_, err := c.Run(t.Context(), shell("setsid sleep 60 & sleep 60"))
+				ended <- err
+			}()
+			time.Sleep(time.Duration(i) * 3 * time.Millisecond)
+			require.NoError(t, at.Stop())
+			require.Error(t, <-ended)
+			require.NoDirExists(t, filepath.Dir(cgroup))
+			require.NoError(t, c.Close())
+			require.NoError(t, at.Start(t.Context()))
+		}
+	})
 }
 
 func TestRunWithoutTimeoutIsRefused(t *testing.T) {
