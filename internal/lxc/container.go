@@ -169,10 +169,9 @@ func (c *Container) readIDs() error {
 	return nil
 }
 
-// initPid asks the container's monitor, else lxc-info, which tells why there is
-// no init: it prints nothing for a container that is stopped. A process id of
-// lxc-info is believed only where a monitor stands behind it: it asks at the same
-// socket, and not who it is that answers there.
+// initPid asks the container's monitor. Without an answer it runs lxc-info, which
+// tells a stopped container from an unknown one. lxc-info asks at the same socket and
+// does not check who answers, so its process id counts only if a monitor listens.
 func initPid(ctx context.Context, lxcPath, name string) (int, error) {
 	pid, asked := askInitPid(lxcPath, name)
 	switch {
@@ -313,8 +312,8 @@ func (c *Container) aliveAfter(wait time.Duration) error {
 	}
 }
 
-// installLXC is what to do about missing programs of LXC. On a node of Proxmox
-// VE the package lxc would drive out lxc-pve, and with it pve-container.
+// installLXC is the hint when programs of LXC are missing. On a node of Proxmox VE
+// the package lxc would replace lxc-pve and remove pve-container.
 const installLXC = "apt-get install lxc, or lxc-pve on a node of Proxmox VE"
 
 // hostEnv is for the programs of LXC on the host.
