@@ -130,7 +130,7 @@ func checkCacheFiles(f cacheFacts) []Finding {
 	}
 	for _, it := range f.items {
 		verify := fmt.Sprintf("pve-nvidia-hook cache verify %s", it.Version)
-		name := filepath.Base(it.Path)
+		name := cache.FileName(it.Version, it.Arch)
 		if holder := f.holders[it.Path]; holder != "" {
 			out.add(Warning, "wait until it ends, then look again", "%s is in use just now: %s", name, holder)
 			continue
@@ -142,14 +142,10 @@ func checkCacheFiles(f cacheFacts) []Finding {
 			continue
 		}
 		switch it.State {
-		case cache.Damaged:
-			out.add(Problem, it.Advice(), "%s is damaged: %s", name, it.Damage)
 		case cache.Refused:
 			out.add(Problem, it.Advice(), "%s is refused: %s", name, it.Damage)
-		case cache.Changed:
-			out.add(Warning, verify, "%s is not the file that was verified: it is verified again before it is used", name)
 		case cache.Unverified:
-			out.add(Unknown, verify, "%s was put there by hand and is verified when it is first used", name)
+			out.add(Unknown, verify, "%s was put there by hand, or has changed: it is verified before it is used", name)
 		}
 	}
 	return out.orOK("the %d run files of the cache are as they were when they were verified", len(f.items))

@@ -254,7 +254,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"run file put there by hand": {
 			func(n node) { n.file("cache/NVIDIA-Linux-x86_64-580.142.run", "x") },
-			"0 unknown cache-files: NVIDIA-Linux-x86_64-580.142.run was put there by hand and is verified when it is first used | pve-nvidia-hook cache verify 580.142",
+			"0 unknown cache-files: NVIDIA-Linux-x86_64-580.142.run was put there by hand, or has changed: it is verified before it is used | pve-nvidia-hook cache verify 580.142",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -410,11 +410,11 @@ func TestDeepLookReadsRunFilesThrough(t *testing.T) {
 	require.Contains(t, lines(n.look(Options{Deep: true}).Findings), "0 problem cache-files: ")
 	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is refused: ")
 	require.Contains(t, lines(n.look(Options{}).Findings), "sha256 is ")
-	require.Contains(t, lines(n.look(Options{}).Findings), " | rm "+file+", and the next start fetches it again; or ")
+	require.Contains(t, lines(n.look(Options{}).Findings), " | the next start fetches it again; or ")
 	require.NotContains(t, lines(n.look(Options{}).Findings), "cache verify")
 
 	// One that was never good is no other matter.
-	require.NoError(t, os.Remove(file))
+	require.NoError(t, os.Remove(file+".refused"))
 	require.NoError(t, os.WriteFile(file, []byte("<html>"), 0o644))
 	require.Contains(t, lines(n.look(Options{Deep: true}).Findings), "is refused: ")
 	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is refused: ")
