@@ -28,7 +28,7 @@ type Change struct{ Field, Then, Now string }
 // else, so it works on any machine.
 func (t Trace) Again() Again {
 	switch {
-	case t.Phase != PhasePostStart:
+	case t.Phase != PhasePostStart && t.Phase != PhaseUninstall:
 		return Again{Plan: t.Plan, Undecided: fmt.Sprintf("%s decides nothing", t.Phase)}
 	case t.Facts.Now.IsZero() && (t.Settings.Wanted || t.Settings.VMID == 0):
 		why := "the run ended before it looked at the container"
@@ -37,9 +37,14 @@ func (t Trace) Again() Again {
 		}
 		return Again{Plan: t.Plan, Undecided: why}
 	}
-	now := unwanted(t.Settings)
-	if t.Settings.Wanted {
+	var now Plan
+	switch {
+	case t.Phase == PhaseUninstall:
+		now = DecideUninstall(t.Settings, t.Facts)
+	case t.Settings.Wanted:
 		now = Decide(t.Settings, t.Facts)
+	default:
+		now = unwanted(t.Settings)
 	}
 	if now.Deeper {
 		// Then nothing was to be done, so nobody looked for what is in the way.

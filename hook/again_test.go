@@ -37,7 +37,7 @@ func TestAKeptTraceIsDecidedAlike(t *testing.T) {
 		"install":   {Host: host, Deep: &DeepFacts{}},
 		"in place":  {Host: host, Container: ContainerFacts{Recorded: "580.142", Verified: "nvidia-smi"}},
 		"no module": {},
-		"held back": {Host: host, Inputs: "a", Failure: &record.Failure{Count: 2, Inputs: "a", Reason: "no", Next: time.Now().Add(time.Hour)}},
+		"held back": {Host: host, Inputs: "a", Failure: &record.Failure{Count: 2, Seconds: 60, Inputs: "a", Reason: "no", Next: time.Now().Add(time.Hour)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			again := kept(t, traceOf(config.Settings{}, f)).Again()
@@ -91,7 +91,7 @@ func TestSecretsAreCutOutOfErrors(t *testing.T) {
 		`https://host/a@b stays, as do a@b and ://`:              `https://host/a@b stays, as do a@b and ://`,
 	} {
 		r := &run{settings: s, Options: Options{DryRun: true}}
-		r.conclude(errors.New(text))
+		r.conclude(t.Context(), errors.New(text))
 		require.Equal(t, want, r.trace.Reason)
 	}
 }

@@ -2,93 +2,80 @@ package hook
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
-	"time"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // EnvBackground says that this process is the unit in which the work of a hook
 // goes on.
 const EnvBackground = "PVE_NVIDIA_HOOK_BACKGROUND"
 
-// errGone means that the container's init process ended while it was worked on.
-var errGone = errors.New("the container stopped meanwhile")
+// unitTries is how often a unit begins with a container that is started anew.
+const unitTries = 3
+
+// inUnit has the lines of log found by journalctl -u. The journal asks the kernel
+// whose unit a process is in when it reads its line, and may come too late for the
+// last ones; it takes the word of root for it (add_matches_for_unit of systemd's
+// logs-show).
+func inUnit(log say.Log, vmid int) say.Log {
+	return log.With("object_systemd_unit", unit{vmid}.service())
+}
 
 // detaches settles whether work may be handed to a unit.
 func (r *run) detaches() bool {
 	return r.Detach && r.settings.Install.Background != "never" && haveSystemd()
 }
 
-// goesOn reports whether the unit of an earlier start is still at work. Its lock
-// is waited for by nobody: the start of a container is not held up by it.
-func (r *run) goesOn(ctx context.Context) bool {
+// unitWorks reports whether the unit of an earlier start is still at work, and
+// notes it. Nobody waits for its lock: it does not hold up the start of a container.
+func (r *run) unitWorks(ctx context.Context) bool {
 	u := unit{r.trace.VMID}
 	if !r.detaches() || !u.known() {
 		return false
 	}
-	held, err := r.lockWithin(ctx, 0)
+	held, err := r.lock(ctx, 0)
 	if err == nil {
 		_ = held.Release() // it is about to begin or to end: the decision shows whether there is work
 		return false
 	}
-	return u.works(ctx)
+	r.handed = u.works(ctx)
+	return r.handed
 }
 
-// split parts the steps of a plan into those that the hook does itself and
-// those that its unit does, as install.background says.
-func split(steps []Step, background string) (here, unit []Step) {
-	switch background {
-	case "always":
-		return nil, steps
-	case "auto":
-		// Minutes of downloads; the driver takes seconds.
-		if at := slices.Index(steps, StepToolkit); at >= 0 {
-			return steps[:at], steps[at:]
-		}
+// parts splits the steps of a plan at the toolkit: the driver is recorded before
+// the toolkit is tried.
+func parts(steps []Step) (driver, toolkit []Step) {
+	if at := slices.Index(steps, StepToolkit); at >= 0 {
+		return steps[:at], steps[at:]
 	}
 	return steps, nil
 }
 
-// carryOut does the plan, or its first part, and hands the rest to a unit.
-func (r *run) carryOut(ctx context.Context) error {
+// split parts the steps of the plan into those that are done now and those that
+// the unit does.
+func (r *run) split(ctx context.Context) (here, later []Step) {
+	steps := r.trace.Plan.Steps
+	if !r.detaches() {
+		if r.Detach && r.settings.Install.Background == "always" {
+			r.Log.Infof("systemd does not run here, so the work is done in the foreground")
+		}
+		return steps, nil
+	}
 	how := r.settings.Install.Background
-	if how == "auto" && r.detaches() {
+	if how == "auto" {
 		if r.queue = queued(ctx, r.Host.Root, r.trace.VMID); r.queue != "" {
 			how = "always"
 		}
 	}
-	here, rest := split(r.trace.Plan.Steps, how)
-	if len(rest) > 0 && !r.detaches() {
-		if r.Detach {
-			r.Log.Infof("no systemd runs here, so the work is done in the foreground")
-		}
-		here, rest = r.trace.Plan.Steps, nil
+	if how == "always" {
+		return nil, steps
 	}
-	if len(here) > 0 {
-		if err := r.whileItRuns(ctx, here); err != nil {
-			return err
-		}
-	}
-	if len(rest) == 0 {
-		return nil
-	}
-	err := r.handOver(ctx)
-	if err != nil && len(here) == 0 && ctx.Err() == nil {
-		r.Log.Warnf("%v; the work is done now instead", err)
-		return r.whileItRuns(ctx, rest)
-	}
-	then := "pve-nvidia-hook apply " + strconv.Itoa(r.trace.VMID) + " does the rest, and background = \"never\" does without systemd"
-	if len(here) > 0 {
-		then = "the driver is in place; " + then
-	}
-	return hint.Wrap(err, then)
+	return parts(steps) // the toolkit means minutes of downloads, the driver takes seconds
 }
 
 // handOver starts the unit, in which this program decides again and does what
@@ -143,60 +130,4 @@ func queued(ctx context.Context, root string, vmid int) string {
 		return "the node's other guests must not wait for it"
 	}
 	return ""
-}
-
-// whileItRuns does steps until the container's init is gone: nothing else would
-// end a download for a container that has stopped.
-func (r *run) whileItRuns(ctx context.Context, steps []Step) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(500 * time.Millisecond):
-			}
-			if !r.container.Alive() {
-				cancel(errGone)
-				return
-			}
-		}
-	}()
-	err := r.doThese(ctx, steps)
-	gone := err != nil && (errors.Is(context.Cause(ctx), errGone) ||
-		ctx.Err() == nil && (errors.Is(err, lxc.ErrNotRunning) || !r.container.Alive()))
-	cancel(nil)
-	<-ended // it looks at the container, which is closed after this
-	if gone {
-		r.Log.Debugf("%v", err)
-		return hint.Wrap(errGone, "the next start does it again")
-	}
-	return err
-}
-
-// unitTries is how often a unit begins with a container that is started anew.
-const unitTries = 3
-
-// postStart runs a post-start; in a unit again when the container was started
-// anew meanwhile, which nobody else would notice: the hook of that start has
-// found the unit at work. It is the unit's worker that finds out.
-func postStart(ctx context.Context, e Event, o Options) (Trace, error) {
-	for tries := 1; ; tries++ {
-		t, err := PostStart(ctx, e, o)
-		if !o.Unit || !errors.Is(err, errGone) || tries == unitTries {
-			return t, err
-		}
-		s, forErr := o.Config.For(e.VMID)
-		if forErr != nil {
-			return t, err
-		}
-		c, openErr := open(ctx, lxc.Open, s.Paths.LXC, e.VMID)
-		if openErr != nil {
-			return t, err
-		}
-		c.Close()
-		o.Log.Infof("the container was started again")
-	}
 }

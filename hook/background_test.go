@@ -3,30 +3,24 @@ package hook
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-func TestWhatIsLeftToTheUnit(t *testing.T) {
+func TestTheToolkitIsAPartOfItsOwn(t *testing.T) {
 	driver := []Step{StepFetch, StepInstall, StepVerify, StepRecord}
 	toolkit := []Step{StepToolkit, StepRecord}
-	both := append(append([]Step{}, driver...), toolkit...)
-	for _, c := range []struct {
-		setting          string
-		plan, here, unit []Step
-	}{
-		{"auto", driver, driver, nil},
-		{"auto", toolkit, []Step{}, toolkit},
-		{"auto", both, driver, toolkit},
-		{"always", driver, nil, driver},
-		{"always", both, nil, both},
-		{"never", both, both, nil},
-		{"never", driver, driver, nil},
+	for _, c := range []struct{ plan, driver, toolkit []Step }{
+		{driver, driver, nil},
+		{toolkit, []Step{}, toolkit},
+		{slices.Concat(driver, toolkit), driver, toolkit},
+		{nil, nil, nil},
 	} {
-		here, unit := split(c.plan, c.setting)
-		require.Equal(t, c.here, here, "%s %v", c.setting, c.plan)
-		require.Equal(t, c.unit, unit, "%s %v", c.setting, c.plan)
+		gotDriver, gotToolkit := parts(c.plan)
+		require.Equal(t, c.driver, gotDriver, c.plan)
+		require.Equal(t, c.toolkit, gotToolkit, c.plan)
 	}
 }
 

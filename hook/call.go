@@ -8,7 +8,6 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // Environment variables of the hook and of the command line.
@@ -18,10 +17,8 @@ const (
 )
 
 // Call is Proxmox's door: a VMID and a phase. It returns the exit status: 0 done
-// or nothing to do, 1 failed or refused, 2 wrong arguments. What may hang in a
-// container is left to work, which makes the same call in a worker. That one has
-// no other to leave it to: nil.
-func Call(ctx context.Context, args []string, work worker.Work) int {
+// or nothing to do, 1 failed or refused, 2 wrong arguments.
+func Call(ctx context.Context, args []string) int {
 	log, err := say.New(os.Stderr, "text", "info")
 	if err != nil {
 		return 1 // cannot be: these names are right
@@ -31,63 +28,77 @@ func Call(ctx context.Context, args []string, work worker.Work) int {
 		log.Error(err)
 		return 2
 	}
-	began := time.Now()
 	log.ToJournal()
-	log = log.For(e.VMID)
-	h := host.Host{Root: os.Getenv(EnvHostRoot)}
-	if e.Phase == PhasePostStart { // the other phases keep no guest from starting or stopping
-		if err := NeedsRoot(string(e.Phase), h.Root, os.Geteuid()); err != nil {
-			log.Fail(err)
-			return 1
-		}
+	c := call{Event: e, log: log.For(e.VMID), host: host.Host{Root: os.Getenv(EnvHostRoot)}, unit: os.Getenv(EnvBackground) != ""}
+	if c.unit {
+		c.log = inUnit(c.log, e.VMID)
 	}
-	c, err := LoadConfig(os.Getenv(EnvConfig))
+	c.config, c.mistake = LoadConfig(os.Getenv(EnvConfig))
 	status := 0
-	inUnit := os.Getenv(EnvBackground) != ""
-	if inUnit {
-		// The journal asks the kernel whose unit a process is in when it reads its
-		// line, and may come too late for the last ones. journalctl -u takes the word
-		// of root for it (add_matches_for_unit of systemd's logs-show).
-		log = log.With("object_systemd_unit", unit{e.VMID}.service())
+	switch e.Phase {
+	case PhasePreStart:
+		status = c.preStart(ctx)
+	case PhasePostStart:
+		status = c.postStart(ctx)
+	case PhasePreStop, PhasePostStop:
+		status = c.stop(ctx)
 	}
-	switch {
-	case e.Phase == PhasePreStop || e.Phase == PhasePostStop:
-		if (unit{e.VMID}).stop(ctx) {
-			log.Info("the work in the background was ended, the next start does it again")
-		}
-	case e.Phase != PhasePostStart:
-		// Nothing to do, and nothing may ever keep a guest from starting or
-		// stopping: not even a configuration with mistakes.
-	case err != nil:
-		log.Fail(err)
-		log.Info(Trace{Seconds: time.Since(began).Seconds()}.Truth())
-		status = 1
-	default:
-		o := Options{Config: c, Host: h, Log: log, Detach: !inUnit, Unit: inUnit}
-		if work != nil {
-			o.Aside = Aside(work, worker.Job{})
-		}
-		t, err := postStart(ctx, e, o)
-		t.Say(log, err)
-		if t.Bad() {
-			status = 1
-		}
-		if worker.Is() {
-			if err := worker.Tell(t); err != nil {
-				log.Fail(err)
-				status = 1
-			}
-		}
+	if c.unit || c.denied {
+		return status // the hook that started the unit runs the chained hookscript
 	}
-	if inUnit || worker.Is() {
-		return status // who called this one runs the other one
-	}
-	if other := chained(c, e.VMID); other != "" {
-		if s := runChained(ctx, h, other, e, log); s != 0 {
+	if other := chained(c.config, e.VMID); other != "" {
+		if s := runChained(ctx, c.host, other, e, c.log); s != 0 {
 			return s
 		}
 	}
 	return status
+}
+
+// call is one call by Proxmox.
+type call struct {
+	Event
+	log     say.Log
+	host    host.Host
+	config  *config.Config // nil when it has mistakes
+	mistake error
+	unit    bool // this is the unit in which the work of an earlier call goes on
+	denied  bool // the caller is not root
+}
+
+// preStart never keeps a container from starting, not even by a configuration with
+// mistakes.
+func (c *call) preStart(context.Context) int { return 0 }
+
+// postStart brings the container into line.
+func (c *call) postStart(ctx context.Context) int {
+	began := time.Now()
+	if err := NeedsRoot(string(c.Phase), c.host.Root, os.Geteuid()); err != nil {
+		c.log.Fail(err)
+		c.denied = true
+		return 1
+	}
+	if c.mistake != nil {
+		c.log.Fail(c.mistake)
+		c.log.Info(Trace{Seconds: time.Since(began).Seconds()}.Truth())
+		return 1
+	}
+	t, err := PostStart(ctx, c.Event, Options{Config: c.config, Host: c.host, Log: c.log, Detach: !c.unit, Unit: c.unit})
+	t.Say(inUnit(c.log, c.VMID), err)
+	if t.Bad() {
+		if !c.unit && haveSystemd() {
+			unit{c.VMID}.fail(context.WithoutCancel(ctx), t.Reason)
+		}
+		return 1
+	}
+	return 0
+}
+
+// stop ends the work in the background. It never keeps a container from stopping.
+func (c *call) stop(ctx context.Context) int {
+	if (unit{c.VMID}).stop(ctx) {
+		c.log.Info("the work in the background was ended, the next start does it again")
+	}
+	return 0
 }
 
 // LoadConfig reads the configuration; file "" is the default one, which may be

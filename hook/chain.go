@@ -45,8 +45,12 @@ func runChained(ctx context.Context, h host.Host, volume string, e Event, log sa
 		return 1
 	}
 	status, err := execChained(ctx, h, volume, e)
-	if err != nil {
+	switch {
+	case err != nil:
 		log.Fail(err)
+	case status != 0:
+		log.Fail(hint.Errorf("see what it printed; pve-nvidia-hook only passes its exit status on",
+			"the chained hookscript %s ended with exit status %d", volume, status))
 	}
 	return status
 }

@@ -7,22 +7,24 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // conclude fills in the trace, keeps it, and says in one sentence what is true now.
-func (r *run) conclude(err error) {
+func (r *run) conclude(ctx context.Context, err error) {
 	t := &r.trace
 	t.Seconds = time.Since(r.began).Seconds()
-	var refused *refusal
+	if ctx.Err() != nil && t.Ended == "" {
+		t.Ended = EndedInterrupted
+	}
 	switch {
-	case errors.As(err, &refused):
-		t.Result, t.Reason, t.Hint = Refused, err.Error(), hint.Of(err)
 	case err != nil:
 		t.Result, t.Reason, t.Hint = Failed, err.Error(), hint.Of(err)
+		if refused(err) {
+			t.Result = Refused
+		}
 	case len(t.Steps) > 0 && t.Phase == PhaseUninstall:
 		t.Result = Removed
 	case r.handed:
@@ -33,17 +35,21 @@ func (r *run) conclude(err error) {
 		t.Result = Skipped
 	}
 	t.cut(secrets(r.settings))
-	if t.Left == nil && r.container == nil && !t.Unknown && t.Settings.Paths.State != "" {
+	if t.Left == nil && r.init == 0 && !t.Unknown && t.Settings.Paths.State != "" {
 		// It was not looked at: what the last run left still stands.
 		var last Trace
 		if had, _ := r.runs().Last(t.VMID, &last); had {
 			t.Left = last.Left
 		}
 	}
-	if r.DryRun || t.Result == Refused && t.Phase == PhaseUninstall || errors.Is(err, lxc.ErrUnknown) {
+	if r.DryRun || t.Result == Refused && t.Phase == PhaseUninstall || t.Ended == EndedMissing || t.Ended == EndedNotRunning {
 		return // nothing has happened that somebody may want to know later
 	}
 	r.remember(err)
+	r.notify(ctx)
+	if err == nil && !r.Unit && !r.handed {
+		unit{t.VMID}.forget(ctx)
+	}
 	if err == nil {
 		r.Log.With("result", string(t.Result)).With("version", string(t.Plan.Wanted)).Infof("%s (%s)", r.summary(), seconds(t.Seconds))
 	}
@@ -56,18 +62,22 @@ func (r *run) remember(err error) {
 	if t.Settings.Paths.State == "" {
 		return // the settings themselves were wrong: there is no place to keep it
 	}
-	runs := record.Runs{State: t.Settings.Paths.State}
-	if _, saved := runs.Save(t.VMID, t.At, t.Result == Skipped || t.Plan.Held, t); saved != nil {
+	if saved := r.runs().Save(t.VMID, t.At, t.Result == Skipped || t.Plan.Held, t); saved != nil {
 		r.Log.Warnf("%v", saved)
 	}
 	r.measure()
+	inputs := t.After
+	if inputs == "" {
+		inputs = t.Facts.Inputs
+	}
 	switch {
-	case t.Result == Failed && t.Facts.Inputs != "" && r.inputs != "" && !errors.Is(err, context.Canceled) && !errors.Is(err, errGone):
-		if saved := runs.Failed(t.VMID, time.Now(), r.inputs, t.Reason, t.Hint); saved != nil {
+	case t.Result == Failed && inputs != "" && t.Ended == "":
+		f := record.Failure{At: time.Now(), Seconds: t.Seconds, Inputs: inputs, Reason: t.Reason, Hint: t.Hint}
+		if saved := r.runs().Failed(t.VMID, f); saved != nil {
 			r.Log.Warnf("%v", saved)
 		}
 	case err == nil && t.Facts.Failure != nil && !r.handed:
-		runs.Succeeded(t.VMID)
+		r.runs().Succeeded(t.VMID)
 	}
 }
 

@@ -5,13 +5,12 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -34,11 +33,11 @@ type State struct {
 // starting no process in it. It needs of o Config and Host.
 func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 	settings, err := o.Config.For(vmid)
-	r := &run{Options: o, settings: settings}
-	r.trace.VMID = vmid
+	w := &work{order: order{Settings: settings, HostRoot: o.Host.Root}, host: o.Host}
+	runs := record.Runs{State: settings.Paths.State}
 	s := State{Settings: settings}
 	var last Trace
-	if had, lastErr := r.runs().Last(vmid, &last); had {
+	if had, lastErr := runs.Last(vmid, &last); had {
 		s.Last = &last
 		if last.Left != nil {
 			s.Has = *last.Left
@@ -50,11 +49,11 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 	// Also with mistakes in its settings it is told whether it runs: then a start
 	// has been refused, or apply is to say so.
 	var opened error
-	if r.container, opened = lxc.Open(ctx, settings.Paths.LXC, vmid); opened == nil {
-		defer r.container.Close()
+	if w.container, opened = lxc.Open(ctx, settings.Paths.LXC, vmid); opened == nil {
+		defer w.container.Close()
 		s.Running = true
-		f.Container, r.installed = lookContainer(r.container, settings)
-		s.Has = hasOf(r.installed)
+		f.Container, w.installed = lookContainer(w.container, settings)
+		s.Has = hasOf(w.installed)
 	}
 	switch {
 	case err != nil:
@@ -75,11 +74,8 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 	case refused != nil:
 		s.Wanted, s.Plan = refused.Wanted, *refused
 	case s.Running:
-		r.trace.Facts = f
-		f.Container.Toolkit = r.toolkitMissing(wanted)
-		f.Failure = r.runs().Failure(vmid)
-		f.Inputs = r.digest(f)
-		s.Plan = Decide(settings, f)
+		w.gather(f)
+		s.Plan = Decide(settings, w.trace.Facts)
 		s.Busy, _ = Busy(ctx, settings, vmid) // no more than a word beside the rest
 	default:
 		s.Plan.Wanted = wanted
@@ -107,9 +103,4 @@ func Busy(ctx context.Context, s config.Settings, vmid int) (string, error) {
 		return "", err
 	}
 	return "", held.Release()
-}
-
-// lockFile is the lock of all runs on a container.
-func lockFile(s config.Settings, vmid int) string {
-	return filepath.Join(s.Paths.Run, strconv.Itoa(vmid)+".lock")
 }

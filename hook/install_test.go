@@ -62,7 +62,7 @@ func TestASkipStartsNoProgram(t *testing.T) {
 	require.Contains(t, g.postStart(0), "driver "+newer+" is in place")
 }
 
-func TestWhereAMountCannotBeIDMappedTheRunFileIsCopied(t *testing.T) {
+func TestWhereATreeCannotBeMountedTheRunFileIsCopied(t *testing.T) {
 	labtest.Program(t, "bindfs")
 	n := newNode(t, newer)
 	require.NoError(t, os.Mkdir(n.Cache(), 0o755))
@@ -72,7 +72,7 @@ func TestWhereAMountCannotBeIDMappedTheRunFileIsCopied(t *testing.T) {
 	g := n.start(lab.Spec{})
 	said := g.postStart(0)
 	require.Contains(t, said, "copying the run file instead of mounting it: ")
-	require.Contains(t, said, "no mount is available that is safe from the container: the file system of "+n.Cache())
+	require.Contains(t, said, "no mount is available that is safe from the container: overlay of "+n.Cache())
 	require.Contains(t, said, "delivered by push")
 	g.holds(newer)
 }

@@ -3,6 +3,7 @@ package hook
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
@@ -14,6 +15,54 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
+
+// look gathers the cheap facts: no process is started in the container, no
+// network is touched.
+func (w *work) look(ctx context.Context) error {
+	f := Facts{Now: time.Now(), Force: w.Force, Asked: w.Asked}
+	var err error
+	if f.Host, err = lookHost(w.host); err != nil {
+		return err
+	}
+	wait := initWait
+	if w.NoWait || w.Phase == PhaseUninstall {
+		wait = 0
+	}
+	if w.container, err = open(ctx, w.Settings.Paths.LXC, w.Settings.VMID, wait); err != nil {
+		return w.notOpened(err)
+	}
+	w.container.OnLost(func() { close(w.lost) })
+	w.gather(f)
+	return nil
+}
+
+// notOpened says what to do about a container that cannot be looked at.
+func (w *work) notOpened(err error) error {
+	switch {
+	case errors.Is(err, lxc.ErrUnknown):
+		return hint.Wrap(err, pve.WhichHere)
+	case !errors.Is(err, lxc.ErrNotRunning):
+		return err
+	case w.Phase == PhaseUninstall:
+		return &refusal{hint.Wrap(err, "start it first: the driver's own uninstaller runs in the container")}
+	case w.NoWait:
+		return &refusal{hint.Errorf(fmt.Sprintf("start it: pct start %d", w.Settings.VMID), "the container is not running; its next start brings it into line")}
+	}
+	return hint.Wrap(err, "its init process is gone or has not started: see the container's console (pct console) and its log")
+}
+
+// gather completes the cheap facts with those of the container.
+func (w *work) gather(f Facts) {
+	f.Container, w.installed = lookContainer(w.container, w.Settings)
+	w.trace.Facts = f
+	wanted, _ := wantedVersion(w.Settings, f.Host)
+	f.Container.Toolkit = w.toolkitMissing(wanted)
+	f.Failure = record.Runs{State: w.Settings.Paths.State}.Failure(w.Settings.VMID)
+	if f.Failure != nil { // else nobody compares it, and a start that has nothing to do must be quick
+		f.Inputs = w.digest(f)
+	}
+	w.trace.Facts = f
+}
 
 // lookHost reads the facts of the node.
 func lookHost(h host.Host) (HostFacts, error) {
@@ -34,22 +83,13 @@ func lookHost(h host.Host) (HostFacts, error) {
 // post-start as soon as it was exec'd, vzdump and others a little off that.
 const initWait = 5 * time.Second
 
-// opener is lxc.Open or lxc.OpenLocal.
-type opener func(ctx context.Context, lxcPath string, vmid int) (*lxc.Container, error)
-
 // open finds the container, waiting for an init process that is just starting.
-func open(ctx context.Context, find opener, lxcPath string, vmid int) (*lxc.Container, error) {
-	deadline := time.Now().Add(initWait)
+func open(ctx context.Context, lxcPath string, vmid int, wait time.Duration) (*lxc.Container, error) {
+	deadline := time.Now().Add(wait)
 	for {
-		c, err := find(ctx, lxcPath, vmid)
-		if errors.Is(err, lxc.ErrUnknown) {
-			return nil, hint.Wrap(err, pve.WhichHere)
-		}
-		if !errors.Is(err, lxc.ErrNotRunning) {
+		c, err := lxc.Open(ctx, lxcPath, vmid)
+		if errors.Is(err, lxc.ErrUnknown) || !errors.Is(err, lxc.ErrNotRunning) || !time.Now().Before(deadline) {
 			return c, err
-		}
-		if time.Now().After(deadline) {
-			return nil, hint.Wrap(err, "its init process is gone or has not started: see the container's console (pct console) and its log")
 		}
 		select {
 		case <-ctx.Done():
@@ -68,6 +108,12 @@ func lookContainer(c *lxc.Container, s config.Settings) (ContainerFacts, *record
 	in, err := record.Read(c)
 	if err != nil {
 		f.RecordError = say.Clean(err.Error(), claimMost)
+	}
+	f.HasRecord = in != nil
+	if had, err := recordedToolkit(in); err != nil {
+		f.ToolkitError = say.Clean(err.Error(), claimMost)
+	} else if !had.Empty() {
+		f.HasToolkit = say.Clean(had.Name(), claimMost)
 	}
 	if in != nil && in.Version != "" {
 		f.Recorded, f.Verified = in.Version, say.Clean(in.Verified, 40)

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/metrics"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
 // measure tells Prometheus of the run. What cannot be told is said and is no
@@ -18,12 +17,9 @@ func (r *run) measure() {
 	if paths.Metrics == "" {
 		return
 	}
-	var has version.Driver
-	switch {
-	case t.Left != nil:
+	has := t.Facts.Container.Recorded
+	if t.Left != nil {
 		has = t.Left.Driver
-	case r.installed != nil:
-		has = r.installed.Version
 	}
 	if err := os.MkdirAll(paths.Run, 0o755); err != nil {
 		r.Log.Warnf("%v", fmt.Errorf("make the run folder: %w", err))

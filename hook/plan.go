@@ -41,6 +41,11 @@ type ContainerFacts struct {
 	RecordError string         `json:"record_error,omitempty"`
 	Differs     string         `json:"differs,omitempty"` // how its files differ from its record
 	Toolkit     string         `json:"toolkit,omitempty"` // why the wanted toolkit is not there; "" when it is
+
+	// For an uninstallation.
+	HasRecord    bool   `json:"has_record,omitempty"`
+	HasToolkit   string `json:"has_toolkit,omitempty"`   // its name by the record
+	ToolkitError string `json:"toolkit_error,omitempty"` // why that part of the record cannot be read
 }
 
 // DeepFacts tell what stands in the way of an installation.
@@ -196,9 +201,16 @@ func driverWork(c ContainerFacts, p Plan) string {
 	return ""
 }
 
-// holdBack refuses to try again soon what has just failed.
+// dear is how many seconds a failure must have taken to be held back: a start can
+// bear a try that takes less.
+const dear = 30
+
+// holdBack refuses to try again soon what has just failed after a long time.
 func holdBack(vmid int, f Facts) *Plan {
 	if f.Force || f.Asked || f.Failure == nil || f.Failure.Inputs != f.Inputs || !f.Now.Before(f.Failure.Next) {
+		return nil
+	}
+	if f.Failure.Seconds < dear {
 		return nil
 	}
 	if f.Now.Before(f.Failure.At) {
@@ -207,7 +219,7 @@ func holdBack(vmid int, f Facts) *Plan {
 	return &Plan{
 		Refused: true,
 		Held:    true,
-		Why: fmt.Sprintf("not tried again before %s, it failed %s: %s",
+		Why: fmt.Sprintf("next attempt after %s, it failed %s: %s",
 			f.Failure.Next.In(f.Now.Location()).Format("2006-01-02 15:04"), Times(f.Failure.Count), f.Failure.Reason),
 		Hint: AtOnce(f.Failure.Hint, vmid),
 	}

@@ -18,7 +18,7 @@ func TestDecide(t *testing.T) {
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	host := func(module string) HostFacts { return HostFacts{Arch: "x86_64", Module: version.Driver(module)} }
 	inPlace := ContainerFacts{Recorded: v, Verified: "nvidia-smi"}
-	failure := &record.Failure{Count: 2, Next: now.Add(time.Hour), Inputs: "same", Reason: "no room"}
+	failure := &record.Failure{Count: 2, Seconds: 60, Next: now.Add(time.Hour), Inputs: "same", Reason: "no room"}
 	clean := &DeepFacts{}
 	cases := []struct {
 		name   string
@@ -50,13 +50,14 @@ func TestDecide(t *testing.T) {
 		{name: "following the host without a module", set: func(s *config.Settings) { s.Driver.OnMismatch = "install" }, facts: Facts{}, why: "no NVIDIA kernel module is loaded", refuse: true},
 		{name: "blocked", facts: Facts{Host: host(v), Deep: &DeepFacts{Blockers: []driver.Blocker{{Reason: "musl", Hint: "use glibc"}}}}, why: "musl", refuse: true},
 		{name: "failed lately", facts: Facts{Now: now, Host: host(v), Failure: failure, Inputs: "same", Deep: clean}, why: "it failed 2 times in a row: no room", refuse: true},
+		{name: "failed lately, in no time", facts: Facts{Now: now, Host: host(v), Failure: &record.Failure{Count: 2, Seconds: 2, Next: now.Add(time.Hour), Inputs: "same"}, Inputs: "same", Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
 		{name: "failed lately, other inputs", facts: Facts{Now: now, Host: host(v), Failure: failure, Inputs: "other", Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
 		{name: "failed long ago", facts: Facts{Now: now.Add(2 * time.Hour), Host: host(v), Failure: failure, Inputs: "same", Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
 		{name: "failed lately, forced", facts: Facts{Force: true, Now: now, Host: host(v), Failure: failure, Inputs: "same", Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
 		{name: "failed lately, but all is well", facts: Facts{Now: now, Host: host(v), Container: inPlace, Failure: failure, Inputs: "same"}, why: "is in place"},
 		{name: "toolkit only", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}}, why: "no toolkit is installed", steps: "toolkit record"},
 		{name: "driver, then toolkit", facts: Facts{Host: host(v), Container: ContainerFacts{Toolkit: "no toolkit is installed"}, Deep: clean}, why: "not installed yet", steps: "fetch install verify record toolkit record"},
-		{name: "toolkit failed lately", facts: Facts{Now: now, Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}, Failure: failure, Inputs: "same"}, why: "not tried again before", refuse: true},
+		{name: "toolkit failed lately", facts: Facts{Now: now, Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}, Failure: failure, Inputs: "same"}, why: "next attempt after", refuse: true},
 		{name: "asked for by a person after a failure", facts: Facts{Now: now, Asked: true, Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}, Failure: failure, Inputs: "same"}, why: "no toolkit is installed", steps: "toolkit record"},
 	}
 	for _, c := range cases {

@@ -101,7 +101,7 @@ func TestWithoutSystemdTheBackgroundIsTheForeground(t *testing.T) {
 	g := n.start(lab.Spec{})
 	h := n.asProxmox(g.VMID, "post-start").prompt(t)
 	require.Zero(t, h.code, h.stderr)
-	require.Contains(t, h.stderr, "no systemd runs here, so the work is done in the foreground")
+	require.Contains(t, h.stderr, "systemd does not run here, so the work is done in the foreground")
 	g.holds(newer)
 }
 
@@ -232,7 +232,7 @@ func TestContainerThatStopsEndsItsDownload(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("the download goes on for a container that is gone")
 	}
-	failures, err := filepath.Glob(n.Path("state/runs/*/failure.json"))
+	failures, err := filepath.Glob(n.Path("state/failures/*.json"))
 	require.NoError(t, err)
 	require.Empty(t, failures, "the next start must try at once")
 }

@@ -4,120 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"time"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
-// work is what the steps of a plan hand to each other.
-type work struct {
-	*run
-	entry     *cache.Entry
-	delivered string
-	next      record.Installed // the record to be
-}
-
-// do runs the steps of the plan.
-func (r *run) do(ctx context.Context) error { return r.doThese(ctx, r.trace.Plan.Steps) }
-
-// doThese runs steps of the plan, in order, and stops at the first that fails.
-func (r *run) doThese(ctx context.Context, steps []Step) error {
-	r.Log.Infof("%s", r.trace.Plan.Why)
-	if err := r.tidy(ctx); err != nil {
-		return err
-	}
-	w := &work{run: r}
-	if r.installed != nil {
-		w.next = *r.installed
-	}
-	defer func() {
-		if w.entry != nil {
-			w.entry.Release()
-		}
-	}()
-	for _, step := range steps {
-		began := time.Now()
-		note, err := w.step(ctx, step)
-		o := Outcome{Step: step, Note: note, Seconds: time.Since(began).Seconds()}
-		if err != nil {
-			o.Error = err.Error()
-		}
-		r.trace.Steps = append(r.trace.Steps, o)
-		if err != nil {
-			return w.explain(ctx, err)
-		}
-		if note != "" {
-			r.Log.With("step", string(step)).Infof("%s (%s)", note, seconds(o.Seconds))
-		}
-	}
-	return nil
-}
-
-// tidy ends and takes away what an earlier run that was killed has left in the
-// container.
-func (r *run) tidy(ctx context.Context) error {
-	killed, err := r.container.KillStrays(ctx)
-	if err != nil {
-		return fmt.Errorf("end what an earlier run left in the container: %w", err)
-	}
-	if killed > 0 {
-		r.Log.Infof("ended %s that an earlier run had left in the container", say.Count(killed, "process"))
-	}
-	return driver.Clear(ctx, r.container)
-}
-
-// interrupted is what a run was doing when it was told to end, or its time was
-// over. That its context ended is the library's way to say so.
-type interrupted struct{ error }
-
-func (i interrupted) Unwrap() error { return i.error }
-
-func (i interrupted) Error() string {
-	text := i.error.Error()
-	for _, ended := range []error{context.Canceled, context.DeadlineExceeded} {
-		if text == ended.Error() {
-			return "interrupted"
-		}
-		text = strings.ReplaceAll(text, ": "+ended.Error(), "")
-	}
-	return "interrupted: " + text
-}
-
-// plainly says in plain words that an error comes of the end of ctx.
-func plainly(ctx context.Context, err error) error {
-	if ctx.Err() == nil || errors.As(err, new(interrupted)) || !errors.Is(err, ctx.Err()) {
-		return err
-	}
-	return interrupted{err}
-}
-
-// explain says what an error of a step means when the container or the caller
-// has gone away meanwhile.
-func (w *work) explain(ctx context.Context, err error) error {
-	switch {
-	case ctx.Err() != nil:
-		return hint.Wrap(interrupted{err}, fmt.Sprintf("the next start, or pve-nvidia-hook apply %d, does it again", w.trace.VMID))
-	case !w.container.Alive():
-		return hint.Wrap(fmt.Errorf("the container stopped meanwhile: %w", err), "the next start does it again")
-	}
-	return err
-}
-
 func (w *work) step(ctx context.Context, step Step) (note string, err error) {
-	if w.trace.Phase == PhaseUninstall {
+	if w.Phase == PhaseUninstall {
 		return w.leaveStep(ctx, step)
 	}
 	switch step {
-	case StepFetch:
-		return w.fetch(ctx)
 	case StepUninstall:
 		return w.uninstall(ctx)
 	case StepInstall:
@@ -132,59 +30,6 @@ func (w *work) step(ctx context.Context, step Step) (note string, err error) {
 	return "", fmt.Errorf("unknown step %q", step)
 }
 
-// mountWait is how long a cache folder on a storage that Proxmox VE mounts is
-// waited for: after a boot that takes pvestatd some ten seconds.
-const mountWait = time.Minute
-
-func (w *work) fetch(ctx context.Context) (string, error) {
-	s := w.settings
-	if err := w.mounted(ctx, s.Cache.Dir); err != nil {
-		return "", err
-	}
-	c := cache.Cache{
-		Dir:         s.Cache.Dir,
-		LockTimeout: s.Cache.LockTimeout,
-		Proxy:       w.proxy(),
-		Log:         w.Log,
-		Holder:      fmt.Sprintf("container %d", w.trace.VMID),
-	}
-	if w.Terminal {
-		c.Bar = os.Stderr
-	}
-	entry, err := c.Get(ctx, cache.Want{
-		Version:         w.trace.Plan.Wanted,
-		Arch:            w.trace.Facts.Host.Arch,
-		URLs:            s.Driver.URLs,
-		SHA256:          s.Driver.SHA256,
-		RequireChecksum: s.Driver.RequireChecksum,
-		Tree:            true,
-	})
-	if err != nil {
-		return "", err
-	}
-	w.entry = entry
-	return "", nil // the cache has said what it did
-}
-
-func (w *work) mounted(ctx context.Context, dir string) error {
-	ends, said := time.Now().Add(mountWait), false
-	for {
-		err := pve.CheckMounted(w.Host.Root, dir)
-		if err == nil || time.Now().After(ends) {
-			return err
-		}
-		if !said {
-			w.Log.Infof("waiting for the storage of the cache: %v", err)
-			said = true
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Second):
-		}
-	}
-}
-
 func (w *work) uninstall(ctx context.Context) (string, error) {
 	// This is checked while the old driver still works: a container that cannot
 	// take the new one keeps the old.
@@ -196,7 +41,13 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 		return "", err
 	}
 	keep := w.trace.Plan.Wanted
-	err := driver.Uninstall(ctx, w.container, w.trace.Facts.Host.Arch, w.installed, keep, w.settings.Install.Timeout, w.Log)
+	err := driver.Uninstall(ctx, w.container, w.trace.Facts.Host.Arch, w.installed, keep, w.Settings.Install.Timeout, w.log)
+	if err != nil && ctx.Err() == nil && w.container.Alive() {
+		// The new driver follows in any case, else the container would have none.
+		// Its installer removes what is left of the old one.
+		w.log.Warnf("%v; the installation goes on and replaces what is left", err)
+		return "", nil
+	}
 	if err != nil {
 		return "", err
 	}
@@ -217,13 +68,13 @@ func (w *work) claimNothing() error {
 
 func (w *work) job() driver.Job {
 	return driver.Job{
-		Tree:         w.entry.Tree,
-		Report:       w.entry.Report,
-		Capabilities: driver.Capabilities(w.settings.Driver.Capabilities),
-		Deliver:      w.settings.Install.Deliver,
-		Flags:        w.settings.Driver.Flags,
-		Timeout:      w.settings.Install.Timeout,
-		Log:          w.Log,
+		Tree:         w.Tree,
+		Report:       w.Report,
+		Capabilities: driver.Capabilities(w.Settings.Driver.Capabilities),
+		Deliver:      w.Settings.Install.Deliver,
+		Flags:        w.Settings.Driver.Flags,
+		Timeout:      w.Settings.Install.Timeout,
+		Log:          w.log,
 	}
 }
 
@@ -244,7 +95,7 @@ func (w *work) verify(ctx context.Context) (string, error) {
 	p := w.trace.Plan
 	files, err := driver.Verify(ctx, w.container, w.job(), p.Verify)
 	w.next.Version, w.next.Arch, w.next.Files = p.Wanted, w.trace.Facts.Host.Arch, files
-	w.next.Capabilities = w.settings.Driver.Capabilities
+	w.next.Capabilities = w.Settings.Driver.Capabilities
 	w.next.Verified, w.next.At, w.next.Program = p.Verify, time.Now(), version.Program
 	if w.delivered != "" {
 		w.next.Delivered = w.delivered
@@ -258,7 +109,7 @@ func (w *work) verify(ctx context.Context) (string, error) {
 		if w.delivered != "" && files == nil {
 			// Files are wrong. A failure of nvidia-smi is not the installer's.
 			for _, line := range driver.LogTail(w.container, 6) {
-				w.Log.Warnf("nvidia-installer.log: %s", line)
+				w.log.Warnf("nvidia-installer.log: %s", line)
 			}
 		}
 		return "", err

@@ -13,6 +13,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -45,12 +46,8 @@ func recordedToolkit(in *record.Installed) (cuda.Installed, error) {
 	return had, nil
 }
 
-func (r *run) toolkitMissing(wanted version.Driver) string {
-	return ToolkitMissing(r.container, r.installed, r.settings, wanted, r.trace.Facts.Host.Arch)
-}
-
-func (r *run) cudaWant(wanted version.Driver) cuda.Want {
-	return cudaWant(r.settings, wanted, r.trace.Facts.Host.Arch)
+func (w *work) toolkitMissing(wanted version.Driver) string {
+	return ToolkitMissing(w.container, w.installed, w.Settings, wanted, w.trace.Facts.Host.Arch)
 }
 
 func cudaWant(s config.Settings, wanted version.Driver, arch string) cuda.Want {
@@ -69,21 +66,21 @@ func cudaWant(s config.Settings, wanted version.Driver, arch string) cuda.Want {
 // there is recorded as it goes, so that a run that is killed or fails leaves a
 // note for the next one and for uninstall.
 func (w *work) toolkit(ctx context.Context) (string, error) {
-	want := w.cudaWant(w.trace.Plan.Wanted)
-	want.Proxy = w.proxy()
+	want := cudaWant(w.Settings, w.trace.Plan.Wanted, w.trace.Facts.Host.Arch)
+	want.Proxy = proxy(w.HostRoot, w.log)
 	had, err := recordedToolkit(&w.next)
 	if err != nil {
-		w.Log.Warnf("%v; it is set up again", err)
+		w.log.Warnf("%v; it is set up again", err)
 	}
 	want.Had = had
 	if want.Toolkit == cudapkg.Auto && w.trace.Plan.Verify == "nvidia-smi" {
 		// nvidia-smi has named the driver's version before: it works.
 		if want.Capability, err = driver.Capability(ctx, w.container); err != nil {
-			w.Log.Debugf("%v", err)
+			w.log.Debugf("%v", err)
 		}
 	}
 	want.Save = w.saveToolkit
-	in, err := cuda.Install(ctx, w.container, want, w.Log)
+	in, err := cuda.Install(ctx, w.container, want, w.log)
 	if saved := w.saveToolkit(in); saved != nil && err == nil {
 		err = saved
 	}
@@ -110,10 +107,10 @@ func (w *work) saveToolkit(in cuda.Installed) error {
 }
 
 // proxy is what downloads go through when the environment names none.
-func (r *run) proxy() string {
-	proxy, err := pve.HTTPProxy(r.Host.Root)
+func proxy(hostRoot string, log say.Log) string {
+	proxy, err := pve.HTTPProxy(hostRoot)
 	if err != nil {
-		r.Log.Warnf("%v", err)
+		log.Warnf("%v", err)
 	}
 	return proxy
 }

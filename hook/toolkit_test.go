@@ -66,7 +66,10 @@ func TestAFailedToolkitCostsNoDriverAndIsTriedAlone(t *testing.T) {
 
 	before := n.Mirror.Total()
 	said = g.postStart(1)
-	require.Contains(t, said, "not tried again before", "nothing has changed")
+	require.Contains(t, said, "the CUDA toolkit is not", "it failed in no time, so it is tried at each start")
+	require.NoError(t, n.FailedAtLength(g.VMID))
+	said = g.postStart(1)
+	require.Contains(t, said, "next attempt after", "nothing has changed")
 	n.configure(fmt.Sprintf(want, repo))
 	said = g.postStart(0)
 	require.Contains(t, said, "CUDA toolkit 12.8 (nvcc 12.8.93) installed")

@@ -1,18 +1,13 @@
 package hook
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -49,7 +44,17 @@ type Trace struct {
 	Seconds  float64         `json:"seconds"`
 	Left     *Has            `json:"left,omitempty"`    // what is in the container after the run
 	Unknown  bool            `json:"unknown,omitempty"` // nobody knows how far it came
+	Ended    string          `json:"ended,omitempty"`   // why it ended early: EndedStopped and so on
+	After    string          `json:"after,omitempty"`   // Facts.Inputs as the run has left it; "": as it was
 }
+
+// Why a run ended early.
+const (
+	EndedStopped     = "stopped"     // the container stopped
+	EndedMissing     = "missing"     // there is no such container
+	EndedNotRunning  = "not-running" // it does not run, and that is no matter of a start
+	EndedInterrupted = "interrupted" // whoever called has ended it
+)
 
 // Has is what a container has by its own record. Differences between record and
 // files are not in it.
@@ -75,50 +80,6 @@ func ReadTrace(r io.Reader) (Trace, error) {
 		return t, fmt.Errorf("read the trace: %w", err)
 	}
 	return t, nil
-}
-
-// digest names the inputs on which a failure depends: as long as it stays the
-// same, trying again brings the same.
-func (r *run) digest(f Facts) string {
-	s := r.settings.Redacted()
-	data, err := json.Marshal(struct {
-		Program   string
-		Driver    any
-		Install   any
-		CUDA      any
-		Cache     string
-		Host      HostFacts
-		Container ContainerFacts
-		Around    []string
-	}{version.Program, s.Driver, s.Install, s.CUDA, s.Cache.Dir, f.Host, f.Container, r.around(f)})
-	if err != nil {
-		return "" // cannot be: all of it is plain data
-	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:8])
-}
-
-// around is what people change to mend a failure: Proxmox's configuration of
-// the container (devices, disk, memory), a run file put into the cache by hand,
-// and the device nodes in the container.
-func (r *run) around(f Facts) []string {
-	var found []string
-	stat := func(name string) {
-		if info, err := os.Stat(name); err == nil {
-			found = append(found, fmt.Sprint(name, info.Size(), info.ModTime().UnixNano()))
-		}
-	}
-	stat(r.Host.Path(fmt.Sprintf("etc/pve/lxc/%d.conf", r.trace.VMID)))
-	if wanted, refused := wantedVersion(r.settings, f.Host); refused == nil {
-		stat(filepath.Join(r.settings.Cache.Dir, cache.FileName(wanted, f.Host.Arch)))
-	}
-	names, _ := r.container.ReadDir("/dev", 10000) // a container without /dev has no GPU either
-	for _, name := range names {
-		if strings.HasPrefix(name, "nvidia") {
-			found = append(found, name)
-		}
-	}
-	return found
 }
 
 // hasOf reads from a record what the container has; nil is no record.
@@ -157,6 +118,9 @@ func secrets(s config.Settings) []string {
 // had its part in each.
 const textMost = 2000
 
+// linesMost is how many lines of a text in a trace are kept.
+const linesMost = 20
+
 // cut takes secrets out of everything in the trace that an error may have brought
 // in, and makes it harmless and short. The settings in it are cut already.
 func (t *Trace) cut(secrets []string) {
@@ -173,7 +137,11 @@ func (t *Trace) cut(secrets []string) {
 				*text = strings.ReplaceAll(*text, s, "***")
 			}
 		}
-		*text = say.Clean(cutLogins(*text), textMost)
+		lines := strings.Split(cutLogins(*text), "\n")
+		for i := range lines {
+			lines[i] = say.Clean(lines[i], textMost)
+		}
+		*text = strings.Join(lines[:min(len(lines), linesMost)], "\n")
 	}
 }
 

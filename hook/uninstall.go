@@ -2,19 +2,16 @@ package hook
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
-	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // PhaseUninstall stands in the trace of an uninstallation. Proxmox has no such phase.
@@ -23,70 +20,19 @@ const PhaseUninstall Phase = "uninstall"
 // StepToolkitRemove takes the CUDA toolkit out of the container.
 const StepToolkitRemove Step = "remove-toolkit"
 
-// Uninstall takes out of a running container what this program has put there:
-// toolkit, driver, record. Whether a configuration wants the driver does not
-// matter. The trace is complete also when there is an error.
-func Uninstall(ctx context.Context, vmid int, o Options) (Trace, error) {
-	r := &run{Options: o, began: time.Now(), lost: make(chan struct{})}
-	r.trace = Trace{Program: version.Program, At: r.began, VMID: vmid, Phase: PhaseUninstall}
-	return r.within(ctx, r.goodbye)
-}
-
-func (r *run) goodbye(ctx context.Context) error {
-	settings, err := r.Config.For(r.trace.VMID)
-	if err != nil {
-		return err
+// DecideUninstall says what is to be taken out of a container. It reads nothing
+// but its arguments.
+func DecideUninstall(_ config.Settings, f Facts) Plan {
+	c := f.Container
+	if c.ToolkitError != "" {
+		return Plan{Refused: true, Why: c.ToolkitError, Hint: "remove the packages cuda-* and " + record.Path + " in the container yourself"}
 	}
-	r.settings, r.trace.Settings = settings, settings.Redacted()
-	if !worker.Is() {
-		if r.held, err = r.lock(ctx); err != nil {
-			return err
-		}
+	if f.Deep == nil {
+		return Plan{Deeper: true}
 	}
-	if r.Aside != nil {
-		return errAside
-	}
-	f := Facts{Now: time.Now(), Force: r.Force}
-	if f.Host, err = lookHost(r.Host); err != nil {
-		return err
-	}
-	r.container, err = lxc.Open(ctx, settings.Paths.LXC, r.trace.VMID)
-	if errors.Is(err, lxc.ErrNotRunning) {
-		return &refusal{hint.Wrap(err, "start it first: the driver's own uninstaller runs in the container")}
-	}
-	if err != nil {
-		return err
-	}
-	r.container.OnLost(func() { close(r.lost) })
-	defer r.leave()
-	f.Container, r.installed = lookContainer(r.container, settings)
-	f.Deep = lookDeep(r.container, f.Host.Arch)
-	f.Failure = r.runs().Failure(r.trace.VMID)
-	r.trace.Facts = f
-	r.trace.Plan = r.farewell()
-	switch plan := r.trace.Plan; {
-	case plan.Refused:
-		return &refusal{hint.Wrap(errors.New(plan.Why), plan.Hint)}
-	case len(plan.Steps) == 0 || r.DryRun:
-		return nil
-	}
-	err = r.do(ctx)
-	if ctx.Err() != nil || !r.container.Alive() {
-		return hint.Wrap(err, fmt.Sprintf("run it again: pve-nvidia-hook uninstall %d", r.trace.VMID))
-	}
-	return err
-}
-
-// farewell decides what is to be taken out.
-func (r *run) farewell() Plan {
-	f := r.trace.Facts
-	had, err := recordedToolkit(r.installed)
-	if err != nil {
-		return Plan{Refused: true, Why: err.Error(), Hint: "remove the packages cuda-* and " + record.Path + " in the container yourself"}
-	}
-	ours := f.Deep.Found.Log != "" || f.Container.Recorded != ""
+	ours := f.Deep.Found.Log != "" || c.Recorded != ""
 	switch {
-	case !ours && had.Empty() && f.Deep.Found.Any():
+	case !ours && c.HasToolkit == "" && f.Deep.Found.Any():
 		p := blocked("", f.Deep.Blockers)
 		p.Why = strings.Join(strings.Fields(fmt.Sprintf("driver %s in the container was not installed by a run file", f.Deep.Found.Version())), " ")
 		if p.Hint == "" {
@@ -102,14 +48,14 @@ func (r *run) farewell() Plan {
 	if ours {
 		what = append(what, strings.TrimSpace("driver "+string(f.driver())))
 	}
-	if !had.Empty() {
+	if c.HasToolkit != "" {
 		p.Steps = append(p.Steps, StepToolkitRemove)
-		what = append(what, had.Name())
+		what = append(what, c.HasToolkit)
 	}
 	if ours {
 		p.Steps = append(p.Steps, StepUninstall)
 	}
-	if len(p.Steps) == 0 && r.installed == nil && f.Container.RecordError == "" {
+	if len(p.Steps) == 0 && !c.HasRecord && c.RecordError == "" {
 		p.Why = "no driver is in the container"
 		return p
 	}
@@ -143,7 +89,7 @@ func (w *work) leaveStep(ctx context.Context, step Step) (string, error) {
 		if err := record.Remove(w.container); err != nil {
 			return "", err
 		}
-		if err := driver.Uninstall(ctx, w.container, arch, w.installed, "", w.settings.Install.Timeout, w.Log); err != nil {
+		if err := driver.Uninstall(ctx, w.container, arch, w.installed, "", w.Settings.Install.Timeout, w.log); err != nil {
 			return "", err
 		}
 		return strings.TrimSpace("removed driver " + string(w.trace.Facts.driver())), nil
@@ -163,9 +109,9 @@ func (w *work) removeToolkit(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	want := w.cudaWant("")
+	want := cudaWant(w.Settings, "", w.trace.Facts.Host.Arch)
 	want.Save = w.saveToolkit
-	if _, err := cuda.Remove(ctx, w.container, had, want, w.Log); err != nil {
+	if _, err := cuda.Remove(ctx, w.container, had, want, w.log); err != nil {
 		return "", fmt.Errorf("the driver was not touched yet, the CUDA toolkit cannot be removed: %w", err)
 	}
 	return "removed " + had.Name(), nil

@@ -14,6 +14,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/replace"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // unit is the transient systemd service that goes on with the work for a
@@ -80,7 +81,6 @@ func (u unit) start(ctx context.Context, envFile string, command ...string) (boo
 		}{{envFile, false}}),
 		set("KillMode", "mixed"), // the program itself ends what it has started
 		set("TimeoutStopUSec", uint64(unitKill.Microseconds())),
-		set("CollectMode", "inactive-or-failed"), // a failed unit would keep its name from the next start
 	}
 	for {
 		result := make(chan string, 1)
@@ -100,8 +100,11 @@ func (u unit) start(ctx context.Context, envFile string, command ...string) (boo
 		if !errors.As(err, &refused) || refused.Name != "org.freedesktop.systemd1.UnitExists" {
 			return false, fmt.Errorf("start unit %s: %w", u.name(), err)
 		}
-		if atWork(stateOf(ctx, conn, u.service())) {
+		switch state := stateOf(ctx, conn, u.service()); {
+		case atWork(state):
 			return false, nil
+		case state == "failed": // it stays for systemctl --failed until somebody looks, or this
+			_ = conn.ResetFailedUnitContext(ctx, u.service())
 		}
 		select { // it ends just now
 		case <-ctx.Done():
@@ -135,6 +138,38 @@ func stateNow(ctx context.Context, service string) string {
 	return stateOf(ctx, conn, service)
 }
 
+// fail leaves a failed unit behind, so that a start which failed is seen by
+// systemctl --failed as work in the background is.
+func (u unit) fail(ctx context.Context, reason string) {
+	ctx, cancel := context.WithTimeout(ctx, unitStop)
+	defer cancel()
+	conn, err := talk(ctx)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	_ = conn.ResetFailedUnitContext(ctx, u.service())
+	_, _ = conn.StartTransientUnitContext(ctx, u.service(), "fail", []systemd.Property{
+		systemd.PropDescription(fmt.Sprintf("NVIDIA driver of container %d: %s", u.vmid, say.Clean(reason, 200))),
+		systemd.PropExecStart([]string{"/bin/false"}, false),
+	}, nil)
+}
+
+// forget has systemd forget that the unit has failed, after a run that went well.
+func (u unit) forget(ctx context.Context) {
+	if !u.known() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, unitStop)
+	defer cancel()
+	conn, err := talk(ctx)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	_ = conn.ResetFailedUnitContext(ctx, u.service()) // no such unit: nothing to forget
+}
+
 // works reports whether the unit is at work.
 func (u unit) works(ctx context.Context) bool {
 	return u.known() && atWork(stateNow(ctx, u.service()))
@@ -154,6 +189,9 @@ func (u unit) stop(ctx context.Context) bool {
 		return false
 	}
 	defer conn.Close()
+	if state := stateOf(ctx, conn, u.service()); state == "failed" || state == "inactive" {
+		return false
+	}
 	ended := make(chan string, 1)
 	if _, err := conn.StopUnitContext(ctx, u.service(), "replace", ended); err != nil {
 		return false

@@ -8,18 +8,15 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // defaultJobs is how many containers are worked on at once: an installation
@@ -29,7 +26,6 @@ const defaultJobs = 2
 func (a *app) apply() *cobra.Command {
 	var all, dryRun, force bool
 	var jobs int
-	var ofAll bool
 	c := &cobra.Command{
 		Use:   "apply [VMID...]",
 		Short: "bring running containers into line now",
@@ -54,8 +50,6 @@ refused, or is not running.`,
 			switch {
 			case err != nil:
 				return err
-			case ofAll && !worker.Is():
-				return usage{errors.New("--of-all is for this program alone")}
 			case all == (len(ids) > 0):
 				return usage{errors.New("name the containers, or give --all instead")}
 			}
@@ -77,7 +71,7 @@ refused, or is not running.`,
 				}
 			}
 			slices.Sort(ids)
-			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force, Asked: !all && !ofAll})
+			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force, Asked: !all, NoWait: true})
 		},
 	}
 	f := c.Flags()
@@ -85,8 +79,6 @@ refused, or is not running.`,
 	numberFlag(f, &jobs, "jobs", defaultJobs, 1, 64, "work on `N` containers at once")
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
 	f.BoolVar(&force, "force", false, "install again, whatever is there")
-	f.BoolVar(&ofAll, "of-all", false, "it is one of all (said to the worker of a container)")
-	_ = f.MarkHidden("of-all")
 	return c
 }
 
@@ -131,7 +123,10 @@ func (a *app) applyTo(c *cobra.Command, conf *config.Config, ids []int, jobs int
 	if !o.DryRun {
 		log.ToJournal()
 	}
-	o.Config, o.Host = conf, a.host
+	o.Config, o.Host, o.Level, o.Format = conf, a.host, a.logLevel, a.logFormat
+	if p != nil {
+		o.Out = p
+	}
 	o.Terminal = len(ids) == 1 && isTerminal(os.Stderr) // bars of several would write over each other
 	traces := make([]hook.Trace, len(ids))
 	each(len(ids), jobs, func(i int) {
@@ -140,13 +135,10 @@ func (a *app) applyTo(c *cobra.Command, conf *config.Config, ids []int, jobs int
 		mine := o
 		mine.Log = log.For(ids[i])
 		var err error
-		traces[i], err = a.applyOne(ctx, ids[i], mine, out)
+		traces[i], err = applyOne(ctx, ids[i], mine)
 		traces[i].Say(mine.Log, err)
 	})
 	p.end()
-	if worker.Is() {
-		return told(traces[0])
-	}
 	sumUp(c.OutOrStdout(), traces, o.DryRun)
 	if slices.ContainsFunc(traces, hook.Trace.Bad) {
 		return errSaid
@@ -164,43 +156,11 @@ func sumUp(w io.Writer, traces []hook.Trace, dryRun bool) {
 	fmt.Fprintln(w, summary(traces, dryRun))
 }
 
-func (a *app) applyOne(ctx context.Context, vmid int, o hook.Options, out io.Writer) (hook.Trace, error) {
-	notDone := hook.Trace{VMID: vmid, Result: hook.Refused}
+func applyOne(ctx context.Context, vmid int, o hook.Options) (hook.Trace, error) {
 	if err := ctx.Err(); err != nil {
-		return notDone, errors.New("not begun, apply was interrupted")
+		return hook.Trace{VMID: vmid, Result: hook.Refused}, errors.New("not begun, apply was interrupted")
 	}
-	s, err := o.Config.For(vmid)
-	if err != nil {
-		return notDone, err
-	}
-	// Asked here because a start would wait for the container's init process.
-	running, err := lxc.Open(ctx, s.Paths.LXC, vmid)
-	switch {
-	case errors.Is(err, lxc.ErrNotRunning):
-		return notDone, hint.Errorf("start it: pct start "+fmt.Sprint(vmid), "the container is not running; its next start brings it into line")
-	case err != nil:
-		return notDone, err
-	}
-	running.Close()
-	// In a process of its own: a container that hangs is no matter of the others.
-	o.Aside = a.aside(a.part(vmid, o, out))
 	return hook.PostStart(ctx, hook.Event{VMID: vmid, Phase: hook.PhasePostStart}, o)
-}
-
-// part is the job of such a process.
-func (a *app) part(vmid int, o hook.Options, out io.Writer) worker.Job {
-	args := []string{"apply", strconv.Itoa(vmid), "--of-all=" + strconv.FormatBool(!o.Asked),
-		"--dry-run=" + strconv.FormatBool(o.DryRun), "--force=" + strconv.FormatBool(o.Force), "--log-format", a.logFormat}
-	if a.configFile != "" {
-		args = append(args, "--config", a.configFile)
-	}
-	if a.logLevel != "" {
-		args = append(args, "--log-level", a.logLevel)
-	}
-	if o.Terminal || out == os.Stderr {
-		out = nil // it draws bars, or knows the journal
-	}
-	return worker.Job{Args: args, Out: out}
 }
 
 // summary is such as "5 containers: 3 in place, 1 installed, 1 failed (104)".

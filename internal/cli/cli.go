@@ -17,7 +17,6 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/vmid"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // app is what the commands share: the global flags and what follows from them.
@@ -27,7 +26,6 @@ type app struct {
 	logFormat  string
 	log        say.Log
 	host       host.Host
-	work       worker.Work // nil in the worker itself
 }
 
 // exit ends a command with the exit status of another process.
@@ -42,10 +40,9 @@ var errSaid = errors.New("")
 type usage struct{ error }
 
 // Main runs a command line and returns its exit status: 0 done, 1 failed or
-// problems found, 2 wrong usage. What may hang in a container is left to work,
-// which is nil in the worker itself.
-func Main(ctx context.Context, args []string, work worker.Work) int {
-	a := &app{work: work}
+// problems found, 2 wrong usage.
+func Main(ctx context.Context, args []string) int {
+	a := &app{}
 	root := a.root()
 	strict(root)
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
@@ -111,7 +108,7 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 			if err := checkRoot(c, a.host.Root, os.Geteuid()); err != nil {
 				return err
 			}
-			return a.goAside(c)
+			return a.inWorker(c)
 		},
 	}
 	flags := root.PersistentFlags()

@@ -24,10 +24,14 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"pve-nvidia-hook": func() {
-			if args := os.Args[1:]; hook.IsCall(args) {
-				worker.Exit(hook.Call(context.Background(), args, worker.Here()))
+			ctx, args := context.Background(), os.Args[1:]
+			switch {
+			case hook.IsCall(args):
+				worker.Exit(hook.Call(ctx, args))
+			case worker.Is() && args[0] == hook.WorkerCommand:
+				worker.Exit(hook.Work(ctx))
 			}
-			worker.Exit(Main(context.Background(), os.Args[1:], worker.Here()))
+			worker.Exit(Main(ctx, args))
 		},
 		// A node whose containers are all stopped: lxc-info -P PATH -n VMID prints no process.
 		"lxc-info": func() {

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 // pveNode is a root folder with what enable needs of a node: three containers,
@@ -23,7 +22,7 @@ func pveNode(t *testing.T, config string) string {
 		t.Skip("device nodes need root")
 	}
 	root, bin := t.TempDir(), t.TempDir()
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "pct"), "../pve/fakepct").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "pct"), "../test/fakepct").CombinedOutput()
 	require.NoError(t, err, string(out))
 	file := func(name, text string) string {
 		name = filepath.Join(root, name)
@@ -205,7 +204,7 @@ func TestEnableWithChainTellsTheHookWhatToRun(t *testing.T) {
 }
 
 // call is Proxmox's, of a phase in which nothing is left to a worker.
-func call(args []string) int { return hook.Call(context.Background(), args, worker.Do) }
+func call(args []string) int { return hook.Call(context.Background(), args) }
 
 func TestChainOfTheClusterFileHoldsOnEveryNode(t *testing.T) {
 	root := pveNode(t, "[containers.101]\nchain = \"local:snippets/mine.sh\"\n")

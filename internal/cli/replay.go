@@ -13,7 +13,6 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 func (a *app) replay() *cobra.Command {
@@ -78,7 +77,7 @@ func (a *app) replayEvent(ctx context.Context, out io.Writer, e hook.Event, o ho
 	if err != nil {
 		return err
 	}
-	o.Config, o.Host, o.Log, o.Terminal, o.Aside = conf, a.host, log, isTerminal(os.Stderr), a.aside(worker.Job{})
+	o.Config, o.Host, o.Log, o.Terminal, o.Level, o.Format = conf, a.host, log, isTerminal(os.Stderr), a.logLevel, a.logFormat
 	failed := false
 	switch e.Phase {
 	case hook.PhasePreStop, hook.PhasePostStop:
@@ -92,10 +91,7 @@ func (a *app) replayEvent(ctx context.Context, out io.Writer, e hook.Event, o ho
 		}
 		t.Say(log, err)
 		failed = t.Bad()
-		switch {
-		case worker.Is():
-			return told(t)
-		case o.DryRun && !failed:
+		if o.DryRun && !failed {
 			printPlan(out, t)
 		}
 	}
@@ -106,7 +102,6 @@ func (a *app) replayEvent(ctx context.Context, out io.Writer, e hook.Event, o ho
 	default:
 		log.Infof("running the chained hookscript %s", other)
 		if status := hook.RunChained(ctx, other, e, o); status != 0 {
-			log.Errorf("the chained hookscript %s ended with exit status %d", other, status)
 			failed = true
 		}
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 func (a *app) uninstall() *cobra.Command {
@@ -44,12 +43,10 @@ run disable as well, or set enabled = false for the container.`,
 			log := a.log.For(vmid)
 			t, err := hook.Uninstall(c.Context(), vmid, hook.Options{
 				Config: conf, Host: a.host, Log: log, DryRun: dryRun, Force: force, Terminal: isTerminal(os.Stderr),
-				Aside: a.aside(worker.Job{}),
+				Level: a.logLevel, Format: a.logFormat,
 			})
 			t.Say(log, err)
 			switch {
-			case worker.Is():
-				return told(t)
 			case t.Bad():
 				return errSaid
 			case dryRun:

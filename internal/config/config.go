@@ -39,6 +39,7 @@ type Settings struct {
 		Packages []string
 		RepoURL  string
 	}
+	Notify  struct{ Mail bool }
 	Phoenix struct{ LXCConfigs, HypervisorConfig string }
 	Paths   struct{ State, Run, LXC, Metrics string }
 	GPUs    string // all | none | 0,1
@@ -81,6 +82,7 @@ func defaults(vmid int) Settings {
 	s.Install.Timeout = 15 * time.Minute
 	s.Install.Background = "auto"
 	s.CUDA.Packages = []string{}
+	s.Notify.Mail = true
 	s.Paths.State = DefaultState
 	s.Paths.Run = "/run/pve-nvidia-hook"
 	s.Paths.LXC = "/var/lib/lxc"

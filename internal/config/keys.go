@@ -63,6 +63,9 @@ var keys = []key{
 	{"cuda.repo_url", both, `an https URL (http on a loopback address only), or ""`, str(checkRepoURL),
 		func(s *Settings) any { return &s.CUDA.RepoURL }},
 
+	{"notify.mail", node, "true or false", nil,
+		func(s *Settings) any { return &s.Notify.Mail }},
+
 	{"phoenix.lxc_configs", node, `an absolute path without .., or ""`, str(orEmpty(checkPath)),
 		func(s *Settings) any { return &s.Phoenix.LXCConfigs }},
 	{"phoenix.hypervisor_config", node, `an absolute path without .., or ""`, str(orEmpty(checkPath)),

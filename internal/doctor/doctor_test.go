@@ -215,7 +215,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"failed and held back": {
 			func(n node) {
-				n.file("state/runs/101/failure.json", `{"count":3,"at":"2026-01-01T00:00:00Z","next":"2999-01-01T00:00:00Z","reason":"the disk is full"}`)
+				n.file("state/failures/101.json", `{"count":3,"at":"2026-01-01T00:00:00Z","next":"2999-01-01T00:00:00Z","reason":"the disk is full"}`)
 			},
 			"101 problem last-run: it failed 3 times in a row, and is not tried again before 2999-01-01",
 		},
@@ -387,7 +387,7 @@ func TestMistakesOfTheConfigurationAreEachNamed(t *testing.T) {
 
 func TestTextOfOthersCannotChangeATerminal(t *testing.T) {
 	n := newNode(t)
-	n.file("state/runs/101/failure.json", `{"count":1,"at":"2026-01-01T00:00:00Z","next":"2999-01-01T00:00:00Z","reason":"a\u001b[2J\nok  all is well"}`)
+	n.file("state/failures/101.json", `{"count":1,"at":"2026-01-01T00:00:00Z","next":"2999-01-01T00:00:00Z","reason":"a\u001b[2J\nok  all is well"}`)
 	n.file("etc/pve/nodes/pve1/lxc/101.conf", strings.Replace(goodConf, "hostname: web", "hostname: w\x1b[1mb", 1))
 	r := n.examine()
 	require.Contains(t, lines(r.Findings), `a\x1b[2J ok  all is well`)

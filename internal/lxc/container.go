@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,17 +41,13 @@ type Container struct {
 	closing sync.Mutex // what cuts off FUSE may be at it when the work has ended
 
 	lost func() // see OnLost
-
-	local  bool        // see OpenLocal
-	dev    int         // its /dev then, -1: none that may be looked at
-	beyond atomic.Bool // see Beyond
 }
 
 // Open finds the init process of container VMID below lxcPath (for instance
 // /var/lib/lxc) and pins its root. It returns ErrNotRunning when
 // there is none. A call on its files that hangs when ctx ends is cut off.
 func Open(ctx context.Context, lxcPath string, vmid int) (*Container, error) {
-	c := &Container{lxcPath: lxcPath, name: strconv.Itoa(vmid), pidfd: -1, proc: -1, root: -1, dev: -1}
+	c := &Container{lxcPath: lxcPath, name: strconv.Itoa(vmid), pidfd: -1, proc: -1, root: -1}
 	if err := c.open(ctx); err != nil {
 		c.Close()
 		if errors.Is(err, ErrUnknown) {
@@ -256,7 +251,7 @@ func (c *Container) Close() error {
 	}
 	c.closing.Lock()
 	defer c.closing.Unlock()
-	for _, fd := range []*int{&c.root, &c.dev, &c.proc, &c.pidfd} {
+	for _, fd := range []*int{&c.root, &c.proc, &c.pidfd} {
 		if *fd >= 0 {
 			unix.Close(*fd)
 			*fd = -1

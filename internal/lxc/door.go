@@ -29,26 +29,19 @@ func (c *Container) below(dir int, name string, flags int, more uint64) (int, er
 	if name == "" {
 		return -1, unix.ENOENT
 	}
-	dir, name, no, err := c.base(dir, name)
-	if err != nil {
-		return -1, err
-	}
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_CLOEXEC),
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | more | no,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | more,
 	}
 	if flags&unix.O_PATH == 0 {
 		how.Flags |= unix.O_NOCTTY
 	}
+	var err error
 	for range 128 {
 		var fd int
 		fd, err = unix.Openat2(dir, name, &how)
 		if err == nil {
 			return fd, nil
-		}
-		if c.local && (errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINVAL)) {
-			c.beyond.Store(true) // EINVAL: the kernel has no RESOLVE_CACHED
-			return -1, err
 		}
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			break

@@ -17,6 +17,7 @@ type Info struct {
 	Size int64       // bytes
 	Rdev uint64      // of a device node
 	UID  uint32      // owner as the host sees it
+	Time int64       // of the last change of the content, in ns since 1970
 }
 
 // Stat follows symbolic links, inside the container's root only.
@@ -43,7 +44,7 @@ func (c *Container) stat(op, name string, flags int) (Info, error) {
 }
 
 func info(st unix.Stat_t) Info {
-	return Info{Mode: fileMode(st.Mode), Size: st.Size, Rdev: uint64(st.Rdev), UID: st.Uid}
+	return Info{Mode: fileMode(st.Mode), Size: st.Size, Rdev: uint64(st.Rdev), UID: st.Uid, Time: st.Mtim.Nano()}
 }
 
 // Readlink returns the target of the symbolic link name, as it is written there.

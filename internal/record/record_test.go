@@ -85,8 +85,10 @@ func FuzzRead(f *testing.F) {
 func TestTheLastTwentyRunsAreKept(t *testing.T) {
 	r := Runs{State: filepath.Join(t.TempDir(), "state")}
 	for i := range 25 {
-		file, err := r.Save(101, time.Unix(int64(i), 0), false, map[string]int{"run": i})
+		require.NoError(t, r.Save(101, time.Unix(int64(i), 0), false, map[string]int{"run": i}))
+		names, err := r.List(101)
 		require.NoError(t, err)
+		file := names[len(names)-1]
 		info, err := os.Stat(file)
 		require.NoError(t, err)
 		require.Equal(t, fs.FileMode(0o600), info.Mode().Perm())
@@ -104,27 +106,48 @@ func TestTheLastTwentyRunsAreKept(t *testing.T) {
 	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
 }
 
+// A clock that was once ahead does not decide which run is the last.
+func TestTheOrderOfRunsIsNotTheClocks(t *testing.T) {
+	r := Runs{State: filepath.Join(t.TempDir(), "state")}
+	for i := range 20 {
+		require.NoError(t, r.Save(101, time.Date(2036, 1, 1, 0, 0, i, 0, time.UTC), false, i))
+	}
+	require.NoError(t, r.Save(101, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), false, 20))
+	var last int
+	found, err := r.Last(101, &last)
+	require.NoError(t, err)
+	require.True(t, found)
+	require.Equal(t, 20, last)
+	require.NoError(t, r.Save(101, time.Date(2026, 1, 1, 0, 1, 0, 0, time.UTC), true, 21))
+	names, err := r.List(101)
+	require.NoError(t, err)
+	require.Len(t, names, 20)
+	require.Contains(t, names[18], "00000021-2026")
+}
+
 func TestWhatAKilledRunHasLeftGoesWithTheNext(t *testing.T) {
 	r := Runs{State: filepath.Join(t.TempDir(), "state")}
 	none := func() {
 		t.Helper()
-		left, err := filepath.Glob(filepath.Join(r.folder(101), ".*"))
+		left, err := filepath.Glob(filepath.Join(r.State, "*", "*.new"))
+		require.NoError(t, err)
+		require.Empty(t, left)
+		left, err = filepath.Glob(filepath.Join(r.folder(101), ".*"))
 		require.NoError(t, err)
 		require.Empty(t, left)
 	}
-	_, err := r.Save(101, time.Unix(1, 0), false, 1)
-	require.NoError(t, err)
+	require.NoError(t, r.Save(101, time.Unix(1, 0), false, 1))
 	none()
 	plant := func() {
 		t.Helper()
 		require.NoError(t, os.WriteFile(filepath.Join(r.folder(101), newName), []byte(`{"half":`), 0o600))
 	}
 	plant()
-	_, err = r.Save(101, time.Unix(2, 0), false, 2)
-	require.NoError(t, err)
+	require.NoError(t, r.Save(101, time.Unix(2, 0), false, 2))
 	none()
-	plant()
-	require.NoError(t, r.Failed(101, time.Unix(3, 0), "inputs", "why", ""))
+	require.NoError(t, os.MkdirAll(filepath.Join(r.State, "failures"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(r.State, "failures", "101"+newName), []byte(`{"half":`), 0o600))
+	require.NoError(t, r.Failed(101, Failure{At: time.Unix(3, 0), Inputs: "inputs", Reason: "why"}))
 	none()
 	require.Equal(t, "why", r.Failure(101).Reason)
 	var last int
@@ -139,8 +162,8 @@ func TestRunsThatEndAtTheSameTimeAreAllKept(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range keep {
 		all.Go(func() {
-			_, err := r.Save(101, time.Unix(int64(i), 0), false, strings.Repeat("x", 100_000))
-			if err = errors.Join(err, r.Failed(101, time.Unix(1, 0), "inputs", "why", "")); err != nil {
+			err := r.Save(101, time.Unix(int64(i), 0), false, strings.Repeat("x", 100_000))
+			if err = errors.Join(err, r.Failed(101, Failure{At: time.Unix(1, 0), Inputs: "inputs", Reason: "why"})); err != nil {
 				t.Error(err)
 			}
 		})
@@ -162,7 +185,7 @@ func BenchmarkSave(b *testing.B) {
 	at := time.Unix(1, 0)
 	for b.Loop() {
 		at = at.Add(time.Second)
-		if _, err := r.Save(101, at, false, strings.Repeat("x", 5000)); err != nil {
+		if err := r.Save(101, at, false, strings.Repeat("x", 5000)); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -171,8 +194,10 @@ func BenchmarkSave(b *testing.B) {
 func TestATraceThatACrashHasTornIsPassedOver(t *testing.T) {
 	r := Runs{State: filepath.Join(t.TempDir(), "state")}
 	for i := range 4 {
-		file, err := r.Save(101, time.Unix(int64(i), 0), false, map[string]int{"run": i})
+		require.NoError(t, r.Save(101, time.Unix(int64(i), 0), false, map[string]int{"run": i}))
+		names, err := r.List(101)
 		require.NoError(t, err)
+		file := names[len(names)-1]
 		switch i {
 		case 2:
 			require.NoError(t, os.Truncate(file, 0))
@@ -203,14 +228,12 @@ func TestAStateFolderOfOthersIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	link := filepath.Join(dir, "link")
 	require.NoError(t, os.Symlink(t.TempDir(), link))
-	_, err := Runs{State: link}.Save(101, time.Now(), false, 1)
-	require.Error(t, err)
+	require.Error(t, Runs{State: link}.Save(101, time.Now(), false, 1))
 
 	open := filepath.Join(dir, "open")
 	require.NoError(t, os.Mkdir(open, 0o700))
 	require.NoError(t, os.Chmod(open, 0o777))
-	_, err = Runs{State: open}.Save(101, time.Now(), false, 1)
-	require.Error(t, err)
+	require.Error(t, Runs{State: open}.Save(101, time.Now(), false, 1))
 }
 
 func TestDelaysGrowAndEnd(t *testing.T) {
@@ -218,13 +241,13 @@ func TestDelaysGrowAndEnd(t *testing.T) {
 	now := time.Unix(1000, 0)
 	var delays []time.Duration
 	for range 12 {
-		require.NoError(t, r.Failed(101, now, "same", "why", "do"))
+		require.NoError(t, r.Failed(101, Failure{At: now, Inputs: "same", Reason: "why", Hint: "do"}))
 		delays = append(delays, r.Failure(101).Next.Sub(now))
 	}
 	require.Equal(t, 5*time.Minute, delays[0])
 	require.Equal(t, 10*time.Minute, delays[1])
 	require.Equal(t, 24*time.Hour, delays[11])
-	require.NoError(t, r.Failed(101, now, "other", "why", "do"))
+	require.NoError(t, r.Failed(101, Failure{At: now, Inputs: "other", Reason: "why", Hint: "do"}))
 	require.Equal(t, 1, r.Failure(101).Count, "other inputs begin anew")
 	r.Succeeded(101)
 	require.Nil(t, r.Failure(101))
@@ -233,11 +256,11 @@ func TestDelaysGrowAndEnd(t *testing.T) {
 func TestAnImpossibleFailureIsForgotten(t *testing.T) {
 	r := Runs{State: filepath.Join(t.TempDir(), "state")}
 	now := time.Now()
-	require.NoError(t, r.Failed(101, now, "same", "why", "do"))
+	require.NoError(t, r.Failed(101, Failure{At: now, Inputs: "same", Reason: "why", Hint: "do"}))
 	for _, text := range []string{`{"count":-5,"inputs":"same"}`, `{"inputs":"same"}`, `{"count":`} {
 		require.NoError(t, os.WriteFile(r.failureFile(101), []byte(text), 0o600))
 		require.Nil(t, r.Failure(101), text)
-		require.NoError(t, r.Failed(101, now, "same", "why", "do"))
+		require.NoError(t, r.Failed(101, Failure{At: now, Inputs: "same", Reason: "why", Hint: "do"}))
 		require.Equal(t, 1, r.Failure(101).Count)
 	}
 }
@@ -247,10 +270,11 @@ func TestSkippedRunsGoBeforeThoseThatDidSomething(t *testing.T) {
 	r := Runs{State: filepath.Join(t.TempDir(), "state")}
 	var told []string
 	for i := range 100 {
-		file, err := r.Save(101, time.Unix(int64(i), 0), i%10 != 0, i)
-		require.NoError(t, err)
+		require.NoError(t, r.Save(101, time.Unix(int64(i), 0), i%10 != 0, i))
 		if i%10 == 0 {
-			told = append(told, file)
+			names, err := r.List(101)
+			require.NoError(t, err)
+			told = append(told, names[len(names)-1])
 		}
 	}
 	kept, err := r.List(101)
@@ -263,8 +287,7 @@ func TestSkippedRunsGoBeforeThoseThatDidSomething(t *testing.T) {
 	require.True(t, had)
 	require.Equal(t, 99, last)
 	for i := 100; i < 140; i++ {
-		_, err := r.Save(101, time.Unix(int64(i), 0), false, i)
-		require.NoError(t, err)
+		require.NoError(t, r.Save(101, time.Unix(int64(i), 0), false, i))
 	}
 	kept, err = r.List(101)
 	require.NoError(t, err)

@@ -68,6 +68,9 @@ func entry(e *logrus.Entry) []byte {
 	if e.Data["hint"] == true {
 		message = "hint: " + message
 	}
+	if vmid, ok := e.Data["vmid"]; ok { // journalctl shows the text alone
+		message = fmt.Sprintf("container %v: %s", vmid, message)
+	}
 	var b strings.Builder
 	line := func(name, value string) { fmt.Fprintf(&b, "%s=%s\n", name, Clean(value, lineLimit)) }
 	line("MESSAGE", message)

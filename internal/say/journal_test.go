@@ -56,11 +56,11 @@ func TestTheJournalGetsFields(t *testing.T) {
 	log = log.For(101)
 	log.Debug("not said, so not sent")
 	log.With("result", "installed").With("version", "580.142").With("step", "push").With("no such/name", 1).With("empty", "").Info("done\nPRIORITY=0")
-	require.Equal(t, []string{"DRIVER_VERSION=580.142", "MESSAGE=done PRIORITY=0", "PRIORITY=6", "RESULT=installed", "STEP=push",
+	require.Equal(t, []string{"DRIVER_VERSION=580.142", "MESSAGE=container 101: done PRIORITY=0", "PRIORITY=6", "RESULT=installed", "STEP=push",
 		"SYSLOG_IDENTIFIER=pve-nvidia-hook", "VMID=101"}, next(t, conn))
 	log.Fail(hint.Errorf("do this", "it broke"))
-	require.Equal(t, []string{"MESSAGE=it broke", "PRIORITY=3", "SYSLOG_IDENTIFIER=pve-nvidia-hook", "VMID=101"}, next(t, conn))
-	require.Contains(t, next(t, conn), "MESSAGE=hint: do this")
+	require.Equal(t, []string{"MESSAGE=container 101: it broke", "PRIORITY=3", "SYSLOG_IDENTIFIER=pve-nvidia-hook", "VMID=101"}, next(t, conn))
+	require.Contains(t, next(t, conn), "MESSAGE=container 101: hint: do this")
 	require.Equal(t, "pve-nvidia-hook 101: done PRIORITY=0\npve-nvidia-hook 101: error: it broke\npve-nvidia-hook 101: hint: do this\n", out.String(),
 		"the task log has it too")
 }

@@ -26,6 +26,7 @@ func parts() []part {
 		{"warm", warm},
 		{"cold", cold},
 		{"together", together},
+		{"crowd", crowd},
 		{"space", space},
 		{"node", node},
 	}

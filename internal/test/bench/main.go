@@ -5,7 +5,7 @@
 //	go run ./internal/test/bench                     everything; some minutes, 30 GB of disk
 //	go run ./internal/test/bench -only skip,warm     two parts
 //	go run ./internal/test/bench -quick              a smoke test: small file, few runs
-//	go run ./internal/test/bench -markdown T -svg P  the table and the picture for the README
+//	go run ./internal/test/bench -markdown T -svg P  the table and the picture for docs/
 //
 // The containers are unprivileged Debian 12 on an overlay, or in a folder of the
 // disk. Contenders take turns within a round, each round in another order, and each
@@ -35,6 +35,7 @@ type options struct {
 	runs     int      // of one installation
 	bunches  int      // runs of many installations at once
 	together int      // how many at once
+	crowd    int      // how many at once, many more than the node has cores
 	nodes    []int    // containers of the simulated nodes
 	quick    bool
 	program  string // "": build it
@@ -43,11 +44,11 @@ type options struct {
 }
 
 func full() options {
-	return options{size: 400e6, skips: 30, runs: 5, bunches: 3, together: 8, nodes: []int{50, 500}}
+	return options{size: 400e6, skips: 30, runs: 5, bunches: 3, together: 8, crowd: 60, nodes: []int{50, 500}}
 }
 
 func small() options {
-	return options{skips: 3, runs: 1, bunches: 1, together: 2, nodes: []int{2, 10}, quick: true}
+	return options{skips: 3, runs: 1, bunches: 1, together: 2, crowd: 4, nodes: []int{2, 10}, quick: true}
 }
 
 func main() {
@@ -82,6 +83,7 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.runs, "runs", o.runs, "runs of one installation")
 	f.IntVar(&o.bunches, "bunches", o.bunches, "runs of many installations at once")
 	f.IntVar(&o.together, "together", o.together, "installations at once")
+	f.IntVar(&o.crowd, "crowd", o.crowd, "installations at once, many more than the node has cores")
 	f.StringVar(&o.program, "program", "", "a built pve-nvidia-hook (default: build it)")
 	f.StringVar(&o.markdown, "markdown", "", "write the table to this file")
 	f.StringVar(&o.svg, "svg", "", "write the picture to this file")
@@ -92,7 +94,7 @@ func parse(args []string) (options, error) {
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	if min(o.skips, o.runs, o.bunches, o.together) < 1 || o.size < 0 {
+	if min(o.skips, o.runs, o.bunches, o.together, o.crowd) < 1 || o.size < 0 {
 		return o, fmt.Errorf("counts start at 1 and sizes at 0")
 	}
 	if *only != "" {

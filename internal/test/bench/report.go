@@ -56,6 +56,7 @@ func (o options) command() string {
 	add("runs", o.runs, basis.runs)
 	add("bunches", o.bunches, basis.bunches)
 	add("together", o.together, basis.together)
+	add("crowd", o.crowd, basis.crowd)
 	add("only", strings.Join(o.only, ","), "")
 	if o.program != "" {
 		text += " -program " + filepath.Base(o.program)
@@ -95,7 +96,7 @@ func runs(r row) string {
 	return fmt.Sprintf("%d runs", len(r.samples))
 }
 
-// markdown is the report for the README.
+// markdown is the report for docs/.
 func (r report) markdown() string {
 	var b strings.Builder
 	b.WriteString("| | median | least to greatest | runs |\n|---|--:|--:|--:|\n")

@@ -49,6 +49,10 @@ func (r *report) judge() {
 	r.atMost(okHook && okMany, "first installs at once, against as many installers alone (without a download)", hook/many, 1.3)
 	r.atMost(okHook && okMany && okAlone, "first installs at once, against the longer of download and unpacking, and as many installers",
 		hook/(max(download, unpack)+many), 1.3)
+	crowd := r.section("crowd")
+	first, okFirst := crowd.find(hookName + ", the first is done")
+	end, okEnd := crowd.find(hookName + ", the last is done")
+	r.atMost(okFirst && okEnd, "the first of many installs at once, against the last", first/end, 0.25)
 	if n, ok := together.find("downloads of " + hookName); ok {
 		r.targets = append(r.targets, target{"first installs at once, downloads", "1", inCount.format(n), n == 1})
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,7 +26,7 @@ func together(ctx context.Context, s *stand) (section, error) {
 			if err := s.empty(); err != nil {
 				return 0, err
 			}
-			return s.atOnce(ctx, command)
+			return last(s.atOnce(ctx, s.together, command))
 		}
 	}
 	warm := func(command func(context.Context, *lab.Container) *exec.Cmd) func(context.Context) (time.Duration, error) {
@@ -33,7 +34,7 @@ func together(ctx context.Context, s *stand) (section, error) {
 			if err := s.fill(ctx); err != nil {
 				return 0, err
 			}
-			return s.atOnce(ctx, command)
+			return last(s.atOnce(ctx, s.together, command))
 		}
 	}
 	rows, err := interleave(ctx, s, fmt.Sprintf("%d at once", s.together), s.bunches, []contender{
@@ -47,14 +48,54 @@ func together(ctx context.Context, s *stand) (section, error) {
 		{name: hookName + ", run file cached", kind: ours, run: warm(s.hook)},
 		{name: shellName + ", run file cached", kind: theirs, run: warm(s.shell)},
 		{name: "nvidia-installers alone", kind: floor, run: func(ctx context.Context) (time.Duration, error) {
-			return s.atOnce(ctx, s.installer, s.withTree())
+			return last(s.atOnce(ctx, s.together, s.installer, s.withTree()))
 		}},
 	})
 	return section{title: fmt.Sprintf("%d containers at once, until the last is done", s.together), rows: append(rows, downloads)}, err
 }
 
-// atOnce times as many installations as the options say, side by side.
-func (s *stand) atOnce(ctx context.Context, command func(context.Context, *lab.Container) *exec.Cmd, config ...string) (took time.Duration, err error) {
+// last is the time until the last of several is done.
+func last(took []time.Duration, err error) (time.Duration, error) {
+	if err != nil {
+		return 0, err
+	}
+	return slices.Max(took), nil
+}
+
+// crowd measures when the first, the middle and the last of many containers that
+// start at once have their driver.
+func crowd(ctx context.Context, s *stand) (section, error) {
+	if err := s.deliver("auto"); err != nil {
+		return section{}, err
+	}
+	if err := s.fill(ctx); err != nil {
+		return section{}, err
+	}
+	done := section{title: fmt.Sprintf("%d containers at once, run file cached", s.crowd)}
+	for _, c := range []struct {
+		name    string
+		kind    kind
+		command func(context.Context, *lab.Container) *exec.Cmd
+		config  []string
+	}{
+		{hookName, ours, s.hook, nil},
+		{"nvidia-installers alone", floor, s.installer, []string{s.withTree()}},
+	} {
+		took, err := s.atOnce(ctx, s.crowd, c.command, c.config...)
+		if err != nil {
+			return done, err
+		}
+		slices.Sort(took)
+		for i, what := range []string{"first", "middle", "last"} {
+			at := took[i*(len(took)-1)/2].Seconds()
+			done.rows = append(done.rows, row{name: c.name + ", the " + what + " is done", kind: c.kind, samples: []float64{at}})
+		}
+	}
+	return done, nil
+}
+
+// atOnce does count installations side by side and tells how long each took.
+func (s *stand) atOnce(ctx context.Context, count int, command func(context.Context, *lab.Container) *exec.Cmd, config ...string) (took []time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, commandLimit)
 	defer cancel()
 	var guests []*lab.Container
@@ -63,24 +104,23 @@ func (s *stand) atOnce(ctx context.Context, command func(context.Context, *lab.C
 			err = errors.Join(err, c.Close())
 		}
 	}()
-	for range s.together {
+	for range count {
 		c, err := s.guest(ctx, config...)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		guests = append(guests, c)
 	}
 	if err := s.settle(); err != nil {
-		return 0, err
+		return nil, err
 	}
+	took = make([]time.Duration, count)
 	failed := make([]error, len(guests))
 	var group sync.WaitGroup
-	began := time.Now()
 	for i, c := range guests {
-		group.Go(func() { _, failed[i] = timed(ctx, command(ctx, c), nil) })
+		group.Go(func() { took[i], failed[i] = timed(ctx, command(ctx, c), nil) })
 	}
 	group.Wait()
-	took = time.Since(began)
 	for i, c := range guests {
 		if failed[i] == nil {
 			failed[i] = check(ctx, c)

@@ -1,0 +1,70 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+)
+
+// errGone means that the container's init process ended while it was worked on.
+var errGone = errors.New("the container stopped meanwhile")
+
+// aliveEvery is how often it is looked whether the container still runs.
+const aliveEvery = 500 * time.Millisecond
+
+// whileAlive calls f with a context that ends when alive says no: nothing else
+// would end a download for a container that has stopped. Then the error is errGone.
+func whileAlive(ctx context.Context, alive func() bool, f func(context.Context) error) error {
+	limited, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-limited.Done():
+				return
+			case <-time.After(aliveEvery):
+			}
+			if !alive() {
+				cancel(errGone)
+				return
+			}
+		}
+	}()
+	err := f(limited)
+	cancel(nil)
+	<-ended // alive is not called any more
+	if err != nil && ctx.Err() == nil && (errors.Is(err, lxc.ErrNotRunning) || !alive()) {
+		return hint.Wrap(errGone, "the next start does it again")
+	}
+	return err
+}
+
+// interrupted is what a run was doing when it was told to end, or its time was
+// over. That its context ended is the library's way to say so.
+type interrupted struct{ error }
+
+func (i interrupted) Unwrap() error { return i.error }
+
+func (i interrupted) Error() string {
+	text := i.error.Error()
+	for _, ended := range []error{context.Canceled, context.DeadlineExceeded} {
+		if text == ended.Error() {
+			return "interrupted"
+		}
+		text = strings.ReplaceAll(text, ": "+ended.Error(), "")
+	}
+	return "interrupted: " + text
+}
+
+// plainly says in plain words that an error comes of the end of ctx.
+func plainly(ctx context.Context, err error) error {
+	if ctx.Err() == nil || errors.As(err, new(interrupted)) || !errors.Is(err, ctx.Err()) {
+		return err
+	}
+	return interrupted{err}
+}

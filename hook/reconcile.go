@@ -1,0 +1,176 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+)
+
+// work is the worker's side of a run: what it was ordered, what it has found, and
+// what its steps hand to each other.
+type work struct {
+	order
+	host      host.Host
+	log       say.Log
+	trace     Trace
+	container *lxc.Container
+	installed *record.Installed // the container's record as it was found
+	lost      chan struct{}     // closed when the container's files hold a call for ever
+
+	next      record.Installed // the record to be
+	delivered string           // how the installer came into the container
+}
+
+// reconcile is the story of a run: look, decide, do. The last step of each plan
+// records in the container what is true then.
+func (w *work) reconcile(ctx context.Context) error {
+	if err := w.look(ctx); err != nil {
+		return err
+	}
+	defer w.leave()
+	w.decide()
+	if w.trace.Plan.Refused {
+		return w.refuse(ctx)
+	}
+	if len(w.trace.Plan.Steps) > 0 && w.trace.Facts.Inputs == "" {
+		w.trace.Facts.Inputs = w.digest(w.trace.Facts) // in case it fails
+	}
+	steps := w.mine(w.trace.Plan.Steps)
+	if len(steps) == 0 {
+		return nil
+	}
+	if err := w.tidy(ctx); err != nil {
+		return err
+	}
+	return w.do(ctx, steps)
+}
+
+// decide makes the plan. What is dear to find out is looked at only when there is
+// something to do.
+func (w *work) decide() {
+	decide := Decide
+	if w.Phase == PhaseUninstall {
+		decide = DecideUninstall
+	}
+	w.trace.Plan = decide(w.Settings, w.trace.Facts)
+	if w.trace.Plan.Deeper {
+		w.trace.Facts.Deep = lookDeep(w.container, w.trace.Facts.Host.Arch)
+		w.trace.Plan = decide(w.Settings, w.trace.Facts)
+	}
+}
+
+// mine are the steps of a plan that this worker was ordered to do.
+func (w *work) mine(steps []Step) []Step {
+	driver, toolkit := parts(steps)
+	switch {
+	case w.Part == partLook:
+		return nil
+	case w.Part == partToolkit:
+		return toolkit
+	case len(driver) > 0 && driver[0] == StepFetch: // whoever gave the order has fetched
+		return driver[1:]
+	}
+	return driver
+}
+
+// refuse ends a run that may do nothing but take away what an earlier one left.
+func (w *work) refuse(ctx context.Context) error {
+	if !w.DryRun {
+		if err := w.tidy(ctx); err != nil {
+			w.log.Warnf("%v", err)
+		}
+	}
+	return &refusal{hint.Wrap(errors.New(w.trace.Plan.Why), w.trace.Plan.Hint)}
+}
+
+// do does steps in their order until the container's init process is gone. It
+// stops at the first step that fails.
+func (w *work) do(ctx context.Context, steps []Step) error {
+	if w.installed != nil {
+		w.next = *w.installed
+	}
+	return whileAlive(ctx, w.container.Alive, func(ctx context.Context) error { return w.doThese(ctx, steps) })
+}
+
+func (w *work) doThese(ctx context.Context, steps []Step) error {
+	for _, step := range steps {
+		began := time.Now()
+		note, err := w.step(ctx, step)
+		o := Outcome{Step: step, Note: note, Seconds: time.Since(began).Seconds()}
+		if err != nil {
+			o.Error = err.Error()
+		}
+		w.trace.Steps = append(w.trace.Steps, o)
+		if err != nil {
+			return w.explain(ctx, err)
+		}
+		if note != "" {
+			w.log.With("step", string(step)).Infof("%s (%s)", note, seconds(o.Seconds))
+		}
+	}
+	return nil
+}
+
+// explain says what an error of a step means when the caller has gone away
+// meanwhile.
+func (w *work) explain(ctx context.Context, err error) error {
+	switch {
+	case !w.container.Alive(), ctx.Err() == nil:
+		return err
+	case w.Phase == PhaseUninstall:
+		return hint.Wrap(interrupted{err}, fmt.Sprintf("run it again: pve-nvidia-hook uninstall %d", w.Settings.VMID))
+	}
+	return hint.Wrap(interrupted{err}, fmt.Sprintf("the next start, or pve-nvidia-hook apply %d, does it again", w.Settings.VMID))
+}
+
+// endedBy says why a run ended before its end, for whoever decides by that.
+func (w *work) endedBy(ctx context.Context, err error) string {
+	switch {
+	case errors.Is(err, lxc.ErrUnknown):
+		return EndedMissing
+	case w.container == nil && errors.As(err, new(*refusal)):
+		return EndedNotRunning
+	case errors.Is(err, errGone):
+		return EndedStopped
+	case ctx.Err() != nil:
+		return EndedInterrupted
+	}
+	return ""
+}
+
+// tidy ends and takes away what an earlier run that was killed has left in the
+// container.
+func (w *work) tidy(ctx context.Context) error {
+	killed, err := w.container.KillStrays(ctx)
+	if err != nil {
+		return fmt.Errorf("end what an earlier run left in the container: %w", err)
+	}
+	if killed > 0 {
+		w.log.Infof("ended %s that an earlier run had left in the container", say.Count(killed, "process"))
+	}
+	return driver.Clear(ctx, w.container)
+}
+
+// leave notes what the run leaves in the container: for those who ask when it is
+// stopped, and for the next start. A failure of this run counts to that one as
+// long as it finds the container as it was left.
+func (w *work) leave() {
+	f := w.trace.Facts
+	if len(w.trace.Steps) > 0 {
+		f.Container, w.installed = lookContainer(w.container, w.Settings)
+		f.Container.Toolkit = w.toolkitMissing(w.trace.Plan.Wanted)
+		w.trace.After = w.digest(f)
+	}
+	if f.Container.RecordError == "" {
+		has := hasOf(w.installed)
+		w.trace.Left = &has
+	}
+}

@@ -1,0 +1,273 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
+)
+
+// Options are what a run is given besides its event.
+type Options struct {
+	Config   *config.Config // of this node
+	Host     host.Host
+	Log      say.Log   // for this container
+	Level    string    // of the log, for the worker
+	Format   string    // of the log: text | json
+	Out      io.Writer // takes the worker's lines, whole ones; nil: stderr of this process
+	DryRun   bool      // say what would be done, change nothing
+	Force    bool      // install again, whatever is there and whatever failed before
+	Asked    bool      // a person wants it for this container: try it, whatever failed before
+	NoWait   bool      // refuse at once when the container does not run
+	Terminal bool      // a person watches: show progress bars
+	Detach   bool      // a unit may go on with the work, as the settings say
+	Unit     bool      // this is that unit
+}
+
+// run supervises one run on one container. It decides where the work is done and
+// keeps what came of it. It does not touch the container: a container can make
+// whoever reads its files wait for ever, so that is the worker's part.
+type run struct {
+	Options
+	settings config.Settings
+	trace    Trace
+	began    time.Time
+	handed   bool   // a unit goes on with the work
+	queue    string // who would have to wait for the work here
+	init     int    // the container's init process, as the worker found it
+}
+
+// PostStart brings the user space of a running container into line with the
+// host. The trace is complete also when there is an error; Trace.Say says both.
+func PostStart(ctx context.Context, e Event, o Options) (Trace, error) {
+	return newRun(e, o).supervise(ctx)
+}
+
+// Uninstall takes out of a running container what this program has put there:
+// toolkit, driver, record. Whether a configuration wants the driver does not
+// matter. The trace is complete also when there is an error.
+func Uninstall(ctx context.Context, vmid int, o Options) (Trace, error) {
+	return newRun(Event{vmid, PhaseUninstall}, o).supervise(ctx)
+}
+
+func newRun(e Event, o Options) *run {
+	r := &run{Options: o, began: time.Now()}
+	r.trace = Trace{Program: version.Program, At: r.began, VMID: e.VMID, Phase: e.Phase}
+	return r
+}
+
+// supervise is one run: lock, do, conclude. Whoever waits for the lock finds the
+// outcome of this run.
+func (r *run) supervise(ctx context.Context) (Trace, error) {
+	err := r.locked(ctx, func() error {
+		err := r.bring(ctx)
+		r.conclude(ctx, err)
+		return err
+	})
+	return r.trace, err
+}
+
+// locked calls f with the settings read and the container's lock held. Two runs
+// on one container never overlap. Proxmox VE's own lock does not see to that:
+// backups and migrations call hooks without it.
+func (r *run) locked(ctx context.Context, f func() error) error {
+	fail := func(err error) error {
+		err = plainly(ctx, err)
+		r.conclude(ctx, err)
+		return err
+	}
+	var err error
+	if r.settings, err = r.Config.For(r.trace.VMID); err != nil {
+		return fail(&refusal{err})
+	}
+	r.trace.Settings = r.settings.Redacted()
+	if !r.settings.Wanted && r.trace.Phase == PhasePostStart {
+		return f() // touches nothing
+	}
+	if r.Unit {
+		_ = os.Remove(envFile(r.settings.Paths.Run, r.trace.VMID)) // it has been read
+	}
+	if r.unitWorks(ctx) {
+		return f()
+	}
+	held, err := r.lock(ctx, r.settings.Cache.LockTimeout)
+	if err != nil {
+		return fail(err)
+	}
+	defer held.Release() // the kernel gives it back in any case
+	return f()
+}
+
+// bring does the run: the worker looks and decides, then the work is done here or
+// handed to a unit.
+func (r *run) bring(ctx context.Context) error {
+	switch {
+	case r.handed:
+		r.trace.Plan.Why = "an earlier start has begun with it"
+		return nil
+	case !r.settings.Wanted && r.trace.Phase == PhasePostStart:
+		if !r.DryRun {
+			r.runs().Succeeded(r.trace.VMID) // an earlier failure matters no more
+		}
+		r.trace.Plan = unwanted(r.settings)
+		return nil
+	}
+	for tries := 1; ; tries++ {
+		err := r.work(ctx)
+		// In a unit the container may have been started anew meanwhile. The hook of
+		// that start has found the unit at work and left it to it.
+		if !r.Unit || r.trace.Ended != EndedStopped || tries == unitTries || ctx.Err() != nil {
+			return err
+		}
+		again := newRun(Event{r.trace.VMID, r.trace.Phase}, r.Options)
+		again.trace.Settings = r.trace.Settings
+		r.trace = again.trace
+		if r.ask(ctx, order{Part: partLook}) != nil {
+			return err
+		}
+		r.Log.Infof("the container was started again")
+	}
+}
+
+func (r *run) work(ctx context.Context) error {
+	// Known also when the worker leaves no report.
+	r.trace.Facts.Host, _ = lookHost(r.Host)
+	r.trace.Plan.Wanted, _ = wantedVersion(r.settings, r.trace.Facts.Host)
+	if err := r.ask(ctx, order{Part: partLook}); err != nil || r.DryRun || len(r.trace.Plan.Steps) == 0 {
+		return err
+	}
+	here, later := r.split(ctx)
+	if len(here) == 0 {
+		err := r.handOver(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		r.Log.Warnf("%v; the work is done now instead", err)
+		here, later = later, nil
+	}
+	r.Log.Infof("%s", r.trace.Plan.Why)
+	driver, toolkit := parts(here)
+	if len(driver) > 0 {
+		if err := r.driver(ctx, driver); err != nil {
+			return err
+		}
+	}
+	if len(toolkit) > 0 {
+		return r.ask(ctx, order{Part: partToolkit})
+	}
+	if len(later) > 0 {
+		then := fmt.Sprintf("the driver is in place; pve-nvidia-hook apply %d does the rest, and background = \"never\" does without systemd", r.trace.VMID)
+		return hint.Wrap(r.handOver(ctx), then)
+	}
+	return nil
+}
+
+// driver fetches the run file, then has the worker do the steps that need it, when
+// it is this container's turn.
+func (r *run) driver(ctx context.Context, steps []Step) error {
+	do := order{Part: partDriver}
+	if steps[0] == StepFetch {
+		began := time.Now()
+		entry, err := r.fetch(ctx)
+		o := Outcome{Step: StepFetch, Seconds: time.Since(began).Seconds()}
+		if err != nil {
+			o.Error = err.Error()
+		}
+		r.trace.Steps = append(r.trace.Steps, o)
+		if err != nil {
+			return err
+		}
+		defer entry.Release()
+		do.Tree, do.Report = entry.Tree, entry.Report
+	}
+	turn, err := r.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer turn.Release()
+	return r.ask(ctx, do)
+}
+
+// ask has the worker do a part of the run and takes over its trace. The error is
+// the worker's, or says that it left no report.
+func (r *run) ask(ctx context.Context, o order) error {
+	limit := 4*r.settings.Install.Timeout + 5*time.Minute
+	if o.Part == partLook {
+		limit = lookLimit
+	}
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	o.Phase, o.Settings, o.HostRoot = r.trace.Phase, r.settings, r.Host.Root
+	o.Level, o.Format, o.Unit = r.Level, r.Format, r.Unit
+	o.DryRun, o.Force, o.Asked, o.NoWait = r.DryRun, r.Force, r.Asked, r.NoWait
+	told, err := runWorker(limited, o, r.Out)
+	if told != nil {
+		r.take(*told)
+	}
+	switch {
+	case errors.Is(err, worker.ErrUnconcluded):
+		r.trace.Unknown = o.Part != partLook && !errors.Is(err, worker.ErrNotBegun)
+		return plainly(ctx, err)
+	case err != nil: // it is left behind; the work is done and told of
+		r.Log.Warnf("%v", err)
+	}
+	if told.Failure == nil {
+		return nil
+	}
+	failure := told.Failure
+	if limited.Err() != nil && ctx.Err() == nil {
+		failure.Text = fmt.Sprintf("not done in %s: %s", limit, failure.Text)
+	}
+	return hint.Wrap(failure, failure.Advice)
+}
+
+// take adds what a worker tells to the trace. Facts and plan are those of the look.
+func (r *run) take(told report) {
+	t := told.Trace
+	if r.trace.Facts.Now.IsZero() {
+		r.trace.Facts, r.trace.Plan = t.Facts, t.Plan
+	}
+	r.trace.Steps = append(r.trace.Steps, t.Steps...)
+	r.trace.After, r.trace.Left, r.trace.Ended, r.trace.Unknown = t.After, t.Left, t.Ended, t.Unknown
+	r.init = told.Init
+}
+
+// lookLimit is for a look, with the wait for an init process that is just starting.
+const lookLimit = 2 * time.Minute
+
+func (r *run) lock(ctx context.Context, limit time.Duration) (*lock.Lock, error) {
+	dir := r.settings.Paths.Run
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the run folder: %w", err)
+	}
+	return lock.Take(ctx, lockFile(r.settings, r.trace.VMID), lock.Options{
+		Timeout: limit,
+		Holder:  fmt.Sprintf("container %d", r.trace.VMID),
+		OnWait: func(holder string, waited time.Duration) {
+			r.Log.Infof("waiting for another run on this container, held by %s", holder)
+		},
+	})
+}
+
+// lockFile is the lock of all runs on a container.
+func lockFile(s config.Settings, vmid int) string {
+	return filepath.Join(s.Paths.Run, strconv.Itoa(vmid)+".lock")
+}
+
+func (r *run) runs() record.Runs { return record.Runs{State: r.settings.Paths.State} }
+
+// unwanted is the plan for a container in which nobody wants a driver.
+func unwanted(s config.Settings) Plan { return Plan{Why: "no driver is wanted: " + s.WhyNot} }

@@ -1,0 +1,189 @@
+package hook
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
+)
+
+// WorkerCommand is the argument by which this program does an order as a worker.
+const WorkerCommand = "work"
+
+// Parts of a run. Each look decides anew, so a part does what is still to be done.
+const (
+	partLook    = "look"    // look and decide, change nothing
+	partDriver  = "driver"  // the steps up to the driver's record; all steps of an uninstallation
+	partToolkit = "toolkit" // the steps that begin with StepToolkit
+)
+
+// order is what a worker is to do, as JSON on its stdin.
+type order struct {
+	Part     string
+	Phase    Phase
+	Settings config.Settings
+	HostRoot string
+	DryRun   bool
+	Force    bool
+	Asked    bool
+	NoWait   bool
+	Unit     bool
+	Level    string
+	Format   string
+
+	// What the run file's fetch has brought, for partDriver. Its lock is held by
+	// whoever gave the order.
+	Tree   string
+	Report runfile.Report
+}
+
+// report is what a worker tells at its end.
+type report struct {
+	Trace   Trace    // its part of it
+	Init    int      // the container's init process, 0 when it was not found
+	Failure *failure `json:",omitempty"`
+}
+
+// failure is an error that came from another process.
+type failure struct {
+	Text, Advice string
+	Refused      bool // nothing was tried
+	Interrupted  bool // whoever waits for the run has ended it
+}
+
+func (f *failure) Error() string { return f.Text }
+
+// Is lets errors.Is find an interruption.
+func (f *failure) Is(target error) bool { return f.Interrupted && target == context.Canceled }
+
+func failureOf(err error) *failure {
+	if err == nil {
+		return nil
+	}
+	return &failure{err.Error(), hint.Of(err), errors.As(err, new(*refusal)), errors.Is(err, context.Canceled)}
+}
+
+// refusal marks an error before which nothing was tried.
+type refusal struct{ error }
+
+func (r *refusal) Unwrap() error { return r.error }
+
+func refused(err error) bool {
+	var f *failure
+	return errors.As(err, new(*refusal)) || errors.As(err, &f) && f.Refused
+}
+
+// runWorker has a worker do an order. The error is an ErrUnconcluded when there
+// is no report that can be trusted, else what is to be said besides it.
+func runWorker(ctx context.Context, o order, out io.Writer) (*report, error) {
+	text, err := json.Marshal(o)
+	if err != nil {
+		return nil, worker.Unconcluded(err.Error())
+	}
+	said, err := worker.Do(ctx, worker.Job{Args: []string{WorkerCommand}, Stdin: text, Out: out})
+	if errors.Is(err, worker.ErrUnconcluded) {
+		return nil, err
+	}
+	told, wrong := readReport(said)
+	if wrong != nil {
+		return nil, wrong
+	}
+	return told, err
+}
+
+// readReport reads what a worker has told. Its exit status must be the one that
+// follows from it.
+func readReport(said worker.Report) (*report, error) {
+	var told report
+	d := json.NewDecoder(bytes.NewReader(said.Told))
+	d.DisallowUnknownFields()
+	if d.Decode(&told) != nil || (said.Status != 0) != (told.Failure != nil) {
+		return nil, worker.Unconcluded("the process that worked on the container has not told what came of it")
+	}
+	return &told, nil
+}
+
+// Work is the worker's main function: it reads an order, does it and tells what
+// came of it. It returns the exit status.
+func Work(ctx context.Context) int {
+	var o order
+	if err := json.NewDecoder(os.Stdin).Decode(&o); err != nil {
+		return 2
+	}
+	log, err := say.New(os.Stderr, o.Format, o.Level)
+	if err != nil {
+		return 2
+	}
+	if !o.DryRun {
+		log.ToJournal()
+	}
+	log = log.For(o.Settings.VMID)
+	if o.Unit {
+		log = inUnit(log, o.Settings.VMID)
+	}
+	told := o.carryOut(ctx, log)
+	if err := worker.Tell(told); err != nil {
+		log.Fail(err)
+		return 1
+	}
+	if told.Failure != nil {
+		return 1
+	}
+	return 0
+}
+
+// errStuck means that a system call on the container's files does not return.
+var errStuck = errors.New("a system call on the container's files does not return")
+
+// soon is how long a reconciliation may take to end after it was told to. After
+// that this process ends in any case, and has a report to leave before.
+const soon = 1700 * time.Millisecond
+
+// carryOut does the order. When a call hangs in the container it is left behind.
+func (o order) carryOut(ctx context.Context, log say.Log) report {
+	newTrace := func() Trace {
+		return Trace{Program: version.Program, At: time.Now(), VMID: o.Settings.VMID, Phase: o.Phase}
+	}
+	w := &work{order: o, host: host.Host{Root: o.HostRoot}, log: log, trace: newTrace(), lost: make(chan struct{})}
+	done := make(chan report, 1)
+	go func() { done <- w.report(ctx) }()
+	select {
+	case told := <-done:
+		return told
+	case <-w.lost:
+	case <-ctx.Done():
+		select {
+		case told := <-done:
+			return told
+		case <-w.lost:
+		case <-time.After(soon):
+		}
+	}
+	// Everything of w still belongs to the goroutine that hangs.
+	stuck := newTrace()
+	stuck.Unknown = o.Part != partLook
+	return report{Trace: stuck, Failure: failureOf(hint.Wrap(errStuck, "look for a hanging FUSE mount in the container, or stop it"))}
+}
+
+// report reconciles and says how that ended.
+func (w *work) report(ctx context.Context) report {
+	err := plainly(ctx, w.reconcile(ctx))
+	w.trace.Ended = w.endedBy(ctx, err)
+	r := report{Trace: w.trace, Failure: failureOf(err)}
+	if w.container != nil {
+		r.Init = w.container.Pid()
+		w.container.Close()
+	}
+	return r
+}
