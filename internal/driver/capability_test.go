@@ -33,7 +33,7 @@ func TestOnlyTheChosenPartsAreInstalled(t *testing.T) {
 
 			in.Capabilities = []string{"compute", "utility"}
 			require.Empty(t, Differs(g.Container, in, []string{"compute", "utility"}))
-			require.Equal(t, "the driver was installed for compute, utility, all are wanted", Differs(g.Container, in, []string{"all"}))
+			require.Equal(t, "the driver has the capabilities compute, utility; all are configured", Differs(g.Container, in, []string{"all"}))
 			in.Capabilities = nil
 			require.Empty(t, Differs(g.Container, in, []string{"compute"}), "of a version that knew no parts")
 
