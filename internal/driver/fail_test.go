@@ -17,6 +17,7 @@ func TestReasonIsTheFirstErrorThatNamesACause(t *testing.T) {
 		"one over several lines":        {[]string{"ERROR: Unable to find the module utility\n       `modprobe`; please make sure.\n" + failed}, "Unable to find the module utility `modprobe`; please make sure."},
 		"the first of two":              {[]string{"ERROR: one\n\nERROR: two\n"}, "one"},
 		"only in the log":               {[]string{warned + failed, "", "ERROR: of the log\nERROR: Installation has failed."}, "of the log"},
+		"noise in the log":              {[]string{"", "ERROR: Unable to get file properties for '/usr/lib/libGL.so.1' (No such file or directory).\n\nERROR: of the log\n"}, "of the log"},
 		"only warnings":                 {[]string{warned}, ""},
 		"nothing but that it failed":    {[]string{failed}, ""},
 		"a library is missing":          {[]string{"./nvidia-installer: error while loading shared libraries: libz.so.1: cannot open\n"}, "./nvidia-installer: error while loading shared libraries: libz.so.1: cannot open"},
