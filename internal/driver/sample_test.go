@@ -157,6 +157,26 @@ func TestAFileThatWasReplacedStays(t *testing.T) {
 	require.Equal(t, "theirs", g.sh("cat /usr/share/nvidia/nvoptix.bin"))
 }
 
+// What was begun is a claim of the container's: it names no other files than the
+// driver's, and all of those that a run file brings.
+func TestOnlyDriverFilesOfWhatWasBegunAreRemoved(t *testing.T) {
+	g := newGuest(t, lab.Spec{})
+	g.sh("echo theirs >/etc/theirs; echo theirs >" + lib + "libnvidia-container.so.1")
+	require.NoError(t, record.WriteBegun(g, record.Begun{Version: "550.163.01", Files: []record.File{
+		{Path: "/etc/theirs", Size: 7}, {Path: lib + "libnvidia-container.so.1", Size: 7},
+	}}))
+	require.Empty(t, Left(g.Container, "x86_64"))
+	for _, v := range []string{"470.256.02", "580.119.02"} {
+		m, err := sampleJob(t, fakerun.Spec{Version: v}, runfile.All).Manifest()
+		require.NoError(t, err)
+		for _, e := range m.Entries {
+			if at, ok := m.MayBeAt(e, lib); ok && !e.Packaged() {
+				require.True(t, named(at), at)
+			}
+		}
+	}
+}
+
 func TestLinksThatLeadNowhereGo(t *testing.T) {
 	g := newGuest(t, lab.Spec{})
 	j := sampleJob(t, fakerun.Spec{Version: "550.163.01"}, someParts...)
