@@ -15,6 +15,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // CheckDir makes a cache folder when it is missing and refuses one in which
@@ -28,24 +29,8 @@ func CheckDir(folder string) error {
 			return hint.Wrap(fmt.Errorf("make the cache folder: %w", err), "make it by hand, mount what it lies on, or set cache.dir to another folder")
 		}
 	}
-	real, err := filepath.EvalSymlinks(folder)
-	if err != nil {
-		return fmt.Errorf("cache folder: %w", err)
-	}
-	// The name as it is written, so that a link in it is looked at, and where it leads to.
-	for _, start := range []string{folder, real} {
-		for dir := filepath.Clean(start); ; dir = filepath.Dir(dir) {
-			st, err := os.Lstat(dir)
-			if err != nil {
-				return fmt.Errorf("cache folder: %w", err)
-			}
-			if err := trusted(dir, st, dir == real); err != nil {
-				return fmt.Errorf("cache folder %s: %w", folder, err)
-			}
-			if dir == "/" {
-				break
-			}
-		}
+	if err := trust.Dir(folder); err != nil {
+		return fmt.Errorf("cache folder %s: %w", folder, err)
 	}
 	return nil
 }
@@ -66,29 +51,6 @@ func makeDir(dir string) error {
 		return err
 	}
 	return os.Chmod(dir, 0o755)
-}
-
-// trusted says what is wrong with a part of the cache folder's path. The folder
-// itself must not be writable by group and others; folders above it must only
-// not let others exchange it, so the sticky bit of /tmp suffices and a group is
-// let be (Debian's /usr/local has long been 2775 root:staff).
-func trusted(path string, st fs.FileInfo, last bool) error {
-	if uid, ok := owner(st); !ok {
-		return hint.Errorf(fmt.Sprintf("chown root:root %s (on NFS: export it with no_root_squash), or set cache.dir to another folder", path),
-			"%s belongs to uid %d, who could exchange what root runs", path, uid)
-	}
-	mode := st.Mode()
-	switch {
-	case mode&fs.ModeSymlink != 0:
-		return nil
-	case !mode.IsDir():
-		return fmt.Errorf("%s is not a folder", path)
-	case last && mode.Perm()&0o022 != 0:
-		return hint.Errorf("chmod go-w "+path, "%s has mode %04o: others than root could exchange what root runs", path, mode.Perm())
-	case !last && mode.Perm()&0o002 != 0 && mode&fs.ModeSticky == 0:
-		return hint.Errorf("chmod o-w "+path, "%s above it has mode %04o: anybody could exchange the folder", path, mode.Perm())
-	}
-	return nil
 }
 
 // checkWritable comes before the first change, and tells a read-only folder or

@@ -20,6 +20,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -509,7 +510,7 @@ func TestPartOfOthersIsNotResumed(t *testing.T) {
 			require.NotContains(t, said.text(), "resuming")
 			st, err := os.Lstat(e.RunFile)
 			require.NoError(t, err)
-			require.NoError(t, checkOwn(e.RunFile, st))
+			require.NoError(t, trust.File(e.RunFile, st))
 		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // ReadFile reads a file of at most limit bytes from a folder that CheckDir has
@@ -23,7 +24,7 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 		defer f.Close()
 		var st fs.FileInfo
 		if st, err = f.Stat(); err == nil {
-			err = checkOwn(path, st)
+			err = trust.File(path, st)
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -47,29 +48,6 @@ func WriteFile(path string, data []byte) error {
 		return err
 	}
 	return f.CloseAtomicallyReplace()
-}
-
-// owner returns whose a file is, and whether that is root or this user.
-func owner(st fs.FileInfo) (uid uint32, ok bool) {
-	s, ok := st.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, false
-	}
-	return s.Uid, s.Uid == 0 || s.Uid == uint32(os.Geteuid())
-}
-
-// checkOwn says what is wrong with a file that nobody else should be able to have written.
-func checkOwn(path string, st fs.FileInfo) error {
-	if !st.Mode().IsRegular() {
-		return fmt.Errorf("%s is refused: it is not a regular file (%s)", path, st.Mode().Type())
-	}
-	if uid, ok := owner(st); !ok {
-		return fmt.Errorf("%s is refused: it belongs to uid %d, who could exchange what root runs", path, uid)
-	}
-	if mode := st.Mode().Perm(); mode&0o022 != 0 {
-		return fmt.Errorf("%s is refused: it has mode %04o, so that others than root could have written it", path, mode)
-	}
-	return nil
 }
 
 // readSmall reads a regular file of at most limit bytes, whosever it is, and follows no link.

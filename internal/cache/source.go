@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 const (
@@ -59,7 +60,7 @@ type source struct {
 }
 
 func (c *Cache) open(ctx context.Context, cl *retryablehttp.Client, u *url.URL, p paths) (*source, error) {
-	if st, err := os.Lstat(p.part); err == nil && checkOwn(p.part, st) != nil {
+	if st, err := os.Lstat(p.part); err == nil && trust.File(p.part, st) != nil {
 		_ = os.Remove(p.part) // it would become the run file, and whose it is could go on changing it
 	}
 	f, err := os.OpenFile(p.part, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o644)

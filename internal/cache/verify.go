@@ -13,6 +13,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // contentFault: the file is not what it should be. Another URL may have a better one.
@@ -154,7 +155,7 @@ func acceptable(path string, st fs.FileInfo) error {
 		return hint.Errorf("put a copy of the file there instead, or use: pve-nvidia-hook cache add FILE",
 			"%s is refused: it is not a regular file (%s)", path, st.Mode().Type())
 	}
-	if uid, ok := owner(st); !ok {
+	if uid, ok := trust.Owner(st); !ok {
 		return hint.Errorf("chown root:root "+path, "%s is refused: it belongs to uid %d, who could change it after it is verified", path, uid)
 	}
 	return nil

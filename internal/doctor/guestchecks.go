@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -93,14 +92,6 @@ func checkHook(h hostFacts, f guestFacts) []Finding {
 		out.add(Warning, enable+" --chain", "the container has another hookscript, %s: it does not follow the host unless that calls this program", next)
 	default:
 		out.add(Warning, enable, "the container has no hookscript: it does not follow the host by itself")
-	}
-	if pve.Ours(next) && f.noKeep == "" && f.state.Hookscript == "" && f.settings.Chain == "" {
-		again := enable
-		if slices.ContainsFunc(entries(f.next), entry.nvidia) {
-			again += " --gpus none" // they stay as they are
-		}
-		out.add(Unknown, fmt.Sprintf("put a hookscript that was chained into /etc/pve/pve-nvidia-hook.toml ([containers.%d] chain), then: %s", f.vmid, again),
-			"this node has no record of enable for it (moved here, cloned, restored, or set by hand): whether another hookscript is to be run as well is not known")
 	}
 	if f.guest.Conf.Waits() {
 		out.add(Warning, fmt.Sprintf("pct reboot %d", f.vmid), "changes of its hookscript or devices wait for the next start")
