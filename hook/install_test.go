@@ -197,11 +197,12 @@ func TestEachFailureOfNvidiaSMIIsExplained(t *testing.T) {
 	n := newNode(t, newer)
 	g := n.start(lab.Spec{})
 	for fault, want := range map[string]string{
-		"9":             "it cannot talk to the kernel module",
+		"nodes":         "no GPU reaches the container",
+		"9":             "no GPU reaches the container",
+		"255":           "no GPU reaches the container",
 		"12":            "libnvidia-ml.so.1 is not found",
 		"18":            "of different versions",
 		"4":             "may not open the GPU's device nodes",
-		"255":           "unknown error",
 		"version=1.2.3": "nvidia-smi says version 1.2.3 instead of " + newer,
 	} {
 		t.Run(fault, func(t *testing.T) {
@@ -209,12 +210,70 @@ func TestEachFailureOfNvidiaSMIIsExplained(t *testing.T) {
 			said := n.run(1, "replay", fmt.Sprint(g.VMID), "post-start", "--force", "--log-level", "info")
 			require.Contains(t, said, want)
 			require.Contains(t, said, "hint: ")
-			g.unrecorded()
+			g.clean()
 		})
 	}
+	g.sh("touch /dev/nvidia0 && echo 9 >/etc/sample-nvidia-smi")
+	require.Contains(t, n.run(1, "replay", fmt.Sprint(g.VMID), "post-start", "--force", "--log-level", "info"), "it cannot talk to the kernel module")
 	g.sh("rm /etc/sample-nvidia-smi")
 	n.run(0, "replay", fmt.Sprint(g.VMID), "post-start", "--force")
 	g.holds(newer)
+}
+
+// Files that are right are not installed again because nvidia-smi fails.
+func TestOnlyNvidiaSMIIsAskedAgainWhenOnlyThatFailed(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.sh("echo nodes >/etc/sample-nvidia-smi")
+	g.postStart(1)
+	number := "stat -c %i /usr/lib/x86_64-linux-gnu/libcuda.so." + newer
+	installed := g.sh(number)
+
+	said := n.run(1, "apply", fmt.Sprint(g.VMID))
+	require.Contains(t, said, "driver "+newer+" was installed but only its files were checked so far")
+	require.Contains(t, said, "no GPU reaches the container")
+	require.NotContains(t, said, "not installed yet")
+	require.Equal(t, installed, g.sh(number))
+
+	g.sh("rm /etc/sample-nvidia-smi")
+	n.run(0, "apply", fmt.Sprint(g.VMID))
+	g.holds(newer)
+	require.Equal(t, installed, g.sh(number))
+}
+
+// A driver of the right version that somebody has installed by hand is taken over
+// when it is whole, and installed again when it is not.
+func TestADriverThatIsThereIsTakenOver(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.postStart(0)
+	number := "stat -c %i /usr/lib/x86_64-linux-gnu/libcuda.so." + newer
+	installed := g.sh(number)
+	g.sh("rm -r /var/lib/pve-nvidia-hook")
+	require.Contains(t, g.postStart(0), "driver "+newer+" is in the container and nothing says that it was verified")
+	g.holds(newer)
+	require.Equal(t, installed, g.sh(number))
+
+	g.sh("rm -r /var/lib/pve-nvidia-hook /usr/lib/x86_64-linux-gnu/libnvidia-nvvm.so." + newer)
+	require.Contains(t, g.postStart(0), "it cannot be taken over and is installed again: driver "+newer+" is not completely installed")
+	g.holds(newer)
+	require.NotEqual(t, installed, g.sh(number))
+}
+
+func TestAChangeOfCapabilitiesIsFollowed(t *testing.T) {
+	n := newNode(t, newer)
+	n.configure("[driver]\ncapabilities = [\"compute\", \"utility\"]\n")
+	g := n.start(lab.Spec{})
+	g.postStart(0)
+	g.holds(newer)
+	const lib = "usr/lib/x86_64-linux-gnu/"
+	require.NoFileExists(t, g.file(lib+"libnvidia-glcore.so."+newer))
+	require.Contains(t, g.postStart(0), "driver "+newer+" is in place")
+
+	n.configure("[containers.101]\ncapabilities = [\"compute\", \"utility\", \"graphics\"]\n")
+	require.Contains(t, g.postStart(0), "the driver has the capabilities compute, utility; compute, utility, graphics are configured")
+	g.holds(newer)
+	require.FileExists(t, g.file(lib+"libnvidia-glcore.so."+newer))
 }
 
 func TestHangingInstallerLeavesNothingRunning(t *testing.T) {

@@ -77,6 +77,7 @@ type Plan struct {
 	Hint    string         `json:"hint,omitempty"`   // of a refusal
 	Held    bool           `json:"held,omitempty"`   // refused only because it has just failed
 	Verify  string         `json:"verify,omitempty"` // nvidia-smi | files
+	Adopt   bool           `json:"adopt,omitempty"`  // verify what another has installed, and install it again only where it is not whole
 	Deeper  bool           `json:"-"`                // decide again with Facts.Deep
 }
 
@@ -119,6 +120,11 @@ func Decide(s config.Settings, f Facts) Plan {
 		return blocked(wanted, f.Deep.Blockers)
 	}
 	p.Steps = []Step{StepFetch}
+	if found := f.Deep.Found; !f.Force && f.Container.Recorded == "" && f.Container.RecordError == "" && found.Version() == wanted && found.Log == wanted {
+		p.Adopt, p.Why = true, fmt.Sprintf("driver %s is in the container and nothing says that it was verified", wanted)
+		p.Steps = append(p.Steps, StepVerify)
+		return withToolkit(p, s, f)
+	}
 	if f.Deep.Found.Any() || f.Container.Recorded != "" {
 		p.Steps = append(p.Steps, StepUninstall)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
@@ -93,6 +94,16 @@ func (w *work) install(ctx context.Context) (string, error) {
 // verify decides: what the installer said proves nothing.
 func (w *work) verify(ctx context.Context) (string, error) {
 	p := w.trace.Plan
+	if p.Adopt {
+		if _, err := driver.Files(w.container, w.job()); err != nil {
+			w.log.Infof("it cannot be taken over and is installed again: %v", err)
+			for _, step := range []func(context.Context) (string, error){w.uninstall, w.install} {
+				if note, err := step(ctx); err != nil {
+					return note, err
+				}
+			}
+		}
+	}
 	files, err := driver.Verify(ctx, w.container, w.job(), p.Verify)
 	w.next.Version, w.next.Arch, w.next.Files = p.Wanted, w.trace.Facts.Host.Arch, files
 	w.next.Capabilities = w.Settings.Driver.Capabilities
@@ -113,6 +124,9 @@ func (w *work) verify(ctx context.Context) (string, error) {
 			}
 		}
 		return "", err
+	}
+	if lacks, err := driver.Lacks(w.container, w.job(), files); err == nil && len(lacks.Packages) > 0 && w.delivered != "" {
+		w.log.Infof("the driver's libraries for graphics and video need packages that the container lacks: %s", strings.Join(lacks.Packages, ", "))
 	}
 	if p.Verify == "files" && w.trace.Facts.Host.Module != p.Wanted {
 		return fmt.Sprintf("all %d files are in place; nvidia-smi is left out until the host's module is %s", len(files), p.Wanted), nil

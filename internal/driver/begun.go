@@ -4,11 +4,13 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
@@ -76,12 +78,21 @@ func begunLeft(c *lxc.Container) []string {
 		f := begun.Files[i]
 		whole := found.Target == f.Link && (f.Link != "" || found.Mode.IsRegular() && found.Size == f.Size)
 		part := f.Link == "" && found.Mode.IsRegular() && found.Size < f.Size && cut(f.Path)
-		if found.Err == nil && (whole || part) {
+		if found.Err == nil && (whole || part) && named(f.Path) {
 			left = append(left, f.Path)
 		}
 	}
 	return left
 }
+
+// named keeps the list, which is the container's claim, from naming just any file
+// for removal: the driver is in the name of all its files, of their folder, or
+// they are one of its four libraries without it.
+func named(name string) bool {
+	return driversName().MatchString(name) && !theirs().MatchString(path.Base(name))
+}
+
+var driversName = lazy.Regexp(`^(/usr/|/lib/firmware/|/etc/(vulkan|vulkansc|OpenCL|systemd)/).*([Nn][Vv][Ii][Dd][Ii][Aa]|/lib(cuda|cudadebugger|nvcuvid|nvoptix)\.so[^/]*$|/nvoptix\.bin$)`)
 
 func paths(files []record.File) []string {
 	names := make([]string, len(files))

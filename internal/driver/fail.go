@@ -51,7 +51,7 @@ func reason(texts ...string) string {
 		for _, message := range messages(text) {
 			rest, isError := strings.CutPrefix(message, "ERROR:")
 			switch {
-			case isError && !strings.HasPrefix(strings.TrimSpace(rest), "Installation has failed"):
+			case isError && !strings.HasPrefix(strings.TrimSpace(rest), "Installation has failed") && !noise(message):
 				return say.Clean(strings.TrimSpace(rest), 300)
 			case strings.Contains(message, loaderError):
 				return say.Clean(message, 300)
@@ -64,6 +64,12 @@ func reason(texts ...string) string {
 		}
 	}
 	return ""
+}
+
+// noise tells an error that comes with every installation where no libGL is: the
+// installer's link to it leads nowhere, and ldconfig has taken it away.
+func noise(message string) bool {
+	return strings.HasPrefix(message, "ERROR: Unable to get file properties for '"+abiLink+"'")
 }
 
 // messages joins the lines of each message: one that is longer than a line goes
@@ -116,6 +122,9 @@ func LogTail(c *lxc.Container, n int) []string {
 	var errs, rest []string
 	for _, message := range messages(string(text)) {
 		message = say.Clean(message, 300)
+		if noise(message) {
+			continue
+		}
 		if strings.HasPrefix(message, "ERROR:") {
 			errs = append(errs, message)
 		}

@@ -116,7 +116,7 @@ func loggedVersion(c *lxc.Container) version.Driver {
 // that it is to have; a record without any is of a driver that has them all.
 func Differs(c *lxc.Container, in *record.Installed, wanted []string) string {
 	if len(in.Capabilities) > 0 && !slices.Equal(in.Capabilities, wanted) {
-		return fmt.Sprintf("the driver was installed for %s, %s are wanted", strings.Join(in.Capabilities, ", "), strings.Join(wanted, ", "))
+		return fmt.Sprintf("the driver has the capabilities %s; %s are configured", strings.Join(in.Capabilities, ", "), strings.Join(wanted, ", "))
 	}
 	var cuda, nvml bool
 	names := make([]string, len(in.Files))
