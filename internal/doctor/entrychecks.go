@@ -7,6 +7,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
 // checkStarts finds the entries that Proxmox or LXC fails on.
@@ -136,10 +137,8 @@ func (f guestFacts) needed(h hostFacts) (nodes []string, gpu bool) {
 	case explicit && chosen == "none":
 		return nil, false
 	case explicit && chosen != "all":
-		for n := range strings.SplitSeq(chosen, ",") {
-			common = append(common, "/dev/nvidia"+strings.TrimSpace(n))
-		}
-		return common, false
+		nodes, err := pve.NodesOf(h.kernel.Driven, chosen)
+		return append(common, nodes...), err != nil
 	case f.state.None && !explicit:
 		return nil, false // enable --gpus none
 	case explicit:

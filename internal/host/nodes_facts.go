@@ -17,6 +17,7 @@ type Facts struct {
 	PCI, VFIO   int // GPUs of NVIDIA: that the host may use, that are handed to virtual machines
 	PCIError    error
 	GPUs        []uint32            // minors of those that the module drives
+	Driven      []GPU               // what it tells of them
 	Majors      map[uint32][]string // which drivers of character devices have which major now
 	MajorsError error
 
@@ -53,6 +54,7 @@ func ReadFacts(root string) Facts {
 		}
 	}
 	slices.Sort(f.GPUs)
+	f.Driven = ReadGPUs(root)
 	raw, err := readSmall(below(root, "proc/devices"))
 	f.Majors, f.MajorsError = ParseMajors(raw), err
 	for name, value := range fields(below(root, "proc/driver/nvidia/params")) {
