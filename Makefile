@@ -39,15 +39,16 @@ all: build
 help:
 	@sed -n 's/^#   //p;/^# demo,/s/^# //p;/^GO /q' $(firstword $(MAKEFILE_LIST))
 
-include packaging/deb.mk
+include packaging/release.mk
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(DEB_LDFLAGS)' -o bin/pve-nvidia-hook .
 
 # Builds a program below internal/test, then runs it: go run's own "exit status 1"
-# is no help to anybody, nor is it that a signal ends go before the program.
+# is no help to anybody. The program and the tests find GO in PATH.
 run = dir=$$(mktemp -d) || exit 1; trap 'rm -rf "$$dir"' EXIT; trap : INT TERM HUP; \
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -o "$$dir/$(1)" ./internal/test/$(1) && "$$dir/$(1)"
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -o "$$dir/$(1)" ./internal/test/$(1) && \
+	PATH="$$(dirname "$$(command -v '$(GO)')"):$$PATH" "$$dir/$(1)"
 
 demo:
 	@./packaging/ready demo '$(GO)'
