@@ -78,6 +78,7 @@ func runIn(ctx context.Context, suite, command string) (err error) {
 	}
 	args = append(args, "GOPROXY=file:///opt/modules,"+proxy, "sh", "-c", "cd /root/pve-nvidia-hook && "+command)
 	fmt.Printf("suite: %s\n", command)
+	context.AfterFunc(ctx, func() { _ = c.Stop() }) // lxc-attach hands no signal on
 	return run(ctx, "lxc-attach", args)
 }
 
