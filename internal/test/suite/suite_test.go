@@ -90,3 +90,23 @@ func TestAnInterruptedSuiteLeavesNothing(t *testing.T) {
 		})
 	}
 }
+
+func TestAllThatIsLackingIsSaidAtOnce(t *testing.T) {
+	labtest.Need(t)
+	const hide = "for dir in /dev /sys/fs/cgroup /sys/fs/fuse/connections; do mount -t tmpfs x $dir || exit 9; done; "
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", hide+"exec packaging/ready test no-such-go 999999")
+	cmd.Dir = "../../.."
+	// In a user namespace nobody may mount fusectl.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{Size: 1}}, GidMappings: []syscall.SysProcIDMap{{Size: 1}}}
+	said, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	for _, lack := range []string{"there is no no-such-go in PATH", "/dev/fuse cannot be opened",
+		"/sys/fs/fuse/connections is not of type fusectl", "there are no control groups of version 2"} {
+		require.Contains(t, string(said), "test: error: "+lack)
+	}
+	require.Regexp(t, `test: error: /\S* has \d+ GB free, the tests need 999999 GB`, string(said))
+	require.Equal(t, 5, strings.Count(string(said), "test: hint: "), "%s", said)
+	out, err := exec.CommandContext(t.Context(), "../../../packaging/ready", "test", "sh", "0").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
