@@ -84,7 +84,7 @@ func TestTwoBuildsGiveTheSameBytes(t *testing.T) {
 }
 
 func TestLintianHasNothingUnexplained(t *testing.T) {
-	need(t, "lintian", "shellcheck")
+	need(t, "lintian")
 	out, err := makeDeb("deb-check", "DEB_ARCHES=amd64 arm64", "VERSION="+older)
 	require.NoError(t, err, out)
 }
