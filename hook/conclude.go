@@ -116,7 +116,7 @@ func (t Trace) Say(log say.Log, err error) {
 		log.Warnf("%v", err) // the work is done and told of
 	default:
 		log.With("result", string(t.Result)).With("version", string(t.Plan.Wanted)).With("step", string(t.failed())).Fail(err)
-		if !t.At.IsZero() { // it was begun
+		if !t.At.IsZero() && t.Ended != EndedNotRunning { // it was begun
 			log.Info(t.Truth())
 		}
 	}
