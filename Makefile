@@ -18,7 +18,7 @@
 GO ?= go
 LAB_PACKAGES = lxc uidmap mmdebstrap
 BENCH_PACKAGES = $(LAB_PACKAGES) curl util-linux
-TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg gpg-agent dpkg-dev lintian shellcheck zstd xz-utils bindfs
+TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg gpg-agent dpkg-dev rpm createrepo-c lintian shellcheck zstd xz-utils bindfs
 # The race detector needs a C compiler.
 TORTURE_PACKAGES = $(TEST_PACKAGES) gcc libc6-dev
 
