@@ -23,7 +23,7 @@ GO ?= go
 LAB_PACKAGES = lxc uidmap mmdebstrap
 CHECK_PACKAGES = shellcheck
 BENCH_PACKAGES = $(LAB_PACKAGES) curl util-linux
-TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg gpg-agent dpkg-dev zstd xz-utils bindfs
+TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg gpg-agent dpkg-dev rpm createrepo-c zstd xz-utils bindfs
 PACKAGE_PACKAGES = $(LAB_PACKAGES) apt-utils gpg gpg-agent dpkg-dev lintian
 # The race detector needs a C compiler.
 TORTURE_PACKAGES = $(TEST_PACKAGES) gcc libc6-dev

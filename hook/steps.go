@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -82,6 +83,10 @@ func (w *work) job() driver.Job {
 func (w *work) install(ctx context.Context) (string, error) {
 	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
 		return "", err
+	}
+	// Before the files, so that no package comes over them. Without it the driver works as well.
+	if err := cuda.Pin(w.container); err != nil {
+		w.log.Warnf("%v", err)
 	}
 	delivered, err := driver.Install(ctx, w.container, w.job())
 	w.delivered = delivered

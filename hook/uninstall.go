@@ -96,6 +96,9 @@ func (w *work) leaveStep(ctx context.Context, step Step) (string, error) {
 	case StepVerify:
 		return "", w.gone(arch)
 	case StepRecord:
+		if err := cuda.Unpin(w.container); err != nil {
+			return "", err
+		}
 		// The folder goes with its last file; one that holds others stays.
 		err := record.Remove(w.container)
 		_ = w.container.Remove(record.Folder)

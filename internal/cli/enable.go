@@ -42,7 +42,7 @@ reboot of the node it is gone, and the container starts without it.`,
 		Example: `  pve-nvidia-hook enable 101                    all GPUs, or as configured
   pve-nvidia-hook enable 101 102 --gpus 0,1     the first two GPUs
   pve-nvidia-hook enable 101 --gpus GPU-5c4f    that card, in any slot
-  pve-nvidia-hook enable --all                  all again, after cards have changed
+  pve-nvidia-hook enable --all                  all again, for other cards
   pve-nvidia-hook enable 101 --chain            run another one afterwards
   pve-nvidia-hook enable 101 --storage shared   on storage of all nodes
   pve-nvidia-hook enable 101 --dry-run          say what would be changed`,

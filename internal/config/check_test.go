@@ -63,6 +63,8 @@ func TestValuesThatAreTakenAndRefused(t *testing.T) {
 		{"cuda.packages", []any{"nvtop="}, nil, `"nvtop=" names no version of a package`},
 		{"cuda.repo_url", "http://127.0.0.1:8080/r/", "http://127.0.0.1:8080/r/", ""},
 		{"cuda.repo_url", "http://127.0.0.1.example/r/", nil, `"http://127.0.0.1.example/r/" is not https`},
+		{"cuda.repo_url", "https://h/repos/{distro}/{arch}/", "https://h/repos/{distro}/{arch}/", ""},
+		{"cuda.repo_url", "https://h/repos/{version}/", nil, `"https://h/repos/{version}/" holds a space or another character that no URL has`},
 		{"cuda.repo_url", "https://h/r/?x", nil, `"https://h/r/?***" holds a query`},
 		{"paths.metrics", "", "", ""},
 		{"paths.metrics", "/a/b.prom", "/a/b.prom", ""},

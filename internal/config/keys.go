@@ -60,7 +60,7 @@ var keys = []key{
 		func(s *Settings) any { return &s.CUDA.Toolkit }},
 	{"cuda.packages", both, `package names such as "nvtop" or "nvtop=3.0.1-1"`, each(64, checkPackage),
 		func(s *Settings) any { return &s.CUDA.Packages }},
-	{"cuda.repo_url", both, `an https URL (http on a loopback address only), or ""`, str(checkRepoURL),
+	{"cuda.repo_url", both, `an https URL (http on a loopback address only), with the placeholders {distro} and {arch}, or ""`, str(checkRepoURL),
 		func(s *Settings) any { return &s.CUDA.RepoURL }},
 
 	{"notify.mail", node, "true or false", nil,
