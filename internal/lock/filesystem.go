@@ -12,8 +12,8 @@ import (
 // mount is what /proc/self/mountinfo says of the mount that holds a folder.
 type mount struct{ kind, source, options string }
 
-// kind names the file system of dir for an error: "nfs4 on server:/export".
-func kind(dir string) string {
+// FileSystem names the file system of dir: "nfs4 on server:/export".
+func FileSystem(dir string) string {
 	m, err := mountOf(dir)
 	if err != nil {
 		return "unknown file system"
