@@ -27,8 +27,10 @@ type cacheFacts struct {
 	there      bool
 	trust      error // why nothing is taken from it
 	readOnly   bool
-	locks      error // why its locks do not lock
-	free       int64 // bytes
+	locks      error    // why its locks do not lock
+	fuse       string   // its file system, where that is one of FUSE whose locks may end at this node
+	vgpu       []string // files of the vGPU host driver
+	free       int64    // bytes
 	freeError  string
 	items      []cache.Item
 	itemsError string
@@ -56,6 +58,11 @@ func lookCache(ctx context.Context, root string, s config.Settings, deep bool) c
 		f.freeError = err.Error()
 	}
 	f.free = int64(min(st.Bavail, 1<<40)) * st.Bsize
+	// Of the file systems of FUSE these two have locks for all nodes.
+	if kind := lock.FileSystem(f.dir); int64(st.Type) == unix.FUSE_SUPER_MAGIC && !strings.HasPrefix(kind, "fuse.glusterfs") && !strings.HasPrefix(kind, "fuse.ceph") {
+		f.fuse = kind
+	}
+	f.vgpu, _ = filepath.Glob(filepath.Join(f.dir, "NVIDIA-*-vgpu-kvm*.run"))
 
 	c := &cache.Cache{Dir: f.dir}
 	items, err := c.List()
@@ -73,66 +80,87 @@ func lookCache(ctx context.Context, root string, s config.Settings, deep bool) c
 	return f
 }
 
-// checkCache judges the cache folder and what is in it.
-func checkCache(f cacheFacts, h hostFacts, guests []guestFacts) []Finding {
-	if f.unmounted != nil {
-		return one("cache", Problem, hint.Of(f.unmounted), "%v", f.unmounted)
-	}
-	if !f.there {
-		return one("cache", OK, "", "the cache folder %s is not there yet: it is made when it is first used", f.dir)
-	}
-	all := checkCacheFolder(f)
-	all = append(all, checkCacheRoom(f, h, guests)...)
-	return append(all, checkCacheFiles(f)...)
-}
-
-// checkCacheFolder: who may write to the folder, or exchange it, decides what
-// root runs in every container.
-func checkCacheFolder(f cacheFacts) []Finding {
-	out := findings{check: "cache"}
-	if f.trust != nil {
-		out.add(Problem, hint.Of(f.trust), "%v", f.trust)
-	}
-	switch {
-	case f.readOnly:
-		out.add(Problem, "make it writable (are you root?), or set cache.dir to another folder", "the cache folder %s cannot be written, nor its locks be tried", f.dir)
-	case f.locks != nil:
-		out.add(Problem, hint.Of(f.locks), "%v", f.locks)
-	}
-	return out.orOK("the cache folder %s is root's alone, and its locks work", f.dir)
+// cacheChecks look at the folder of run files.
+func cacheChecks() []check {
+	return []check{{
+		name: "cache", about: "only root can write to the cache folder, and its locks work",
+		run: func(h *hostFacts, _ *guestFacts, out *findings) {
+			f := h.cache
+			if f.unmounted != nil {
+				out.add(Problem, hint.Of(f.unmounted), "%v", f.unmounted)
+				return
+			}
+			if !f.there {
+				out.add(OK, "", "the cache folder %s is not there yet: it is made when it is first used", f.dir)
+				return
+			}
+			// Who may write to the folder, or exchange it, decides what root runs in
+			// every container.
+			if f.trust != nil {
+				out.add(Problem, hint.Of(f.trust), "%v", f.trust)
+			}
+			switch {
+			case f.readOnly:
+				out.add(Problem, "make it writable (are you root?), or set cache.dir to another folder", "the cache folder %s is not writable, so its locks cannot be tested", f.dir)
+			case f.locks != nil:
+				out.add(Problem, hint.Of(f.locks), "%v", f.locks)
+			case f.fuse != "":
+				out.add(Warning, "for a cache that nodes share, set cache.dir to a folder on NFS, CephFS or another file system whose locks reach all nodes",
+					"the cache folder %s is on FUSE (%s): its locks hold on this node, but they may not exclude another node", f.dir, f.fuse)
+			}
+			out.orOK("only root can write to the cache folder %s, and its locks work", f.dir)
+		},
+	}, {
+		name: "cache-room", about: "it has room for the driver that is wanted",
+		run: checkCacheRoom,
+	}, {
+		name: "cache-files", about: "its run files are as they were when they were verified; --deep reads them and checks their hashes",
+		run: checkCacheFiles,
+	}}
 }
 
 // roomForFile is what a run file and its unpacked tree take, in bytes: 0.4 and 1.6 GB.
 const roomForFile = 2000_000_000
 
-func checkCacheRoom(f cacheFacts, h hostFacts, guests []guestFacts) []Finding {
-	const check = "cache-room"
+func checkCacheRoom(h *hostFacts, _ *guestFacts, out *findings) {
+	f := h.cache
+	if !f.there {
+		return
+	}
 	if f.freeError != "" {
-		return one(check, Unknown, "", "the free room of the cache folder %s cannot be seen: %s", f.dir, f.freeError)
+		out.add(Unknown, "", "the free space of the cache folder %s is not known: %s", f.dir, f.freeError)
+		return
 	}
 	have := map[version.Driver]bool{}
 	for _, it := range f.items {
 		have[it.Version] = have[it.Version] || it.State == cache.Ready && it.TreeSize > 0
 	}
-	for _, g := range guests {
-		if v := g.wanted(h); v != "" && !have[v] && f.free < roomForFile {
-			return one(check, Warning, "pve-nvidia-hook cache prune, or set cache.dir to a larger disk",
+	for _, g := range h.guests {
+		if v := g.wanted(*h); v != "" && !have[v] && f.free < roomForFile {
+			out.add(Warning, "pve-nvidia-hook cache prune, or set cache.dir to a larger disk",
 				"driver %s is not in the cache, takes about %s there, and %s has %s free", v, say.Bytes(roomForFile), f.dir, say.Bytes(f.free))
+			return
 		}
 	}
-	return one(check, OK, "", "the cache folder has %s free", say.Bytes(f.free))
+	out.orOK("the cache folder has %s free", say.Bytes(f.free))
 }
 
-func checkCacheFiles(f cacheFacts) []Finding {
-	out := findings{check: "cache-files"}
+func checkCacheFiles(h *hostFacts, _ *guestFacts, out *findings) {
+	f := h.cache
+	if !f.there {
+		return
+	}
 	if f.itemsError != "" {
-		out.add(Unknown, "", "what the cache holds cannot be seen: %s", f.itemsError)
+		out.add(Unknown, "", "the files of the cache cannot be read: %s", f.itemsError)
+	}
+	for _, file := range f.vgpu {
+		out.add(Warning, "rm "+file, "%s is the vGPU host driver: it is for virtual machines and has no libraries for containers", filepath.Base(file))
 	}
 	for _, it := range f.items {
 		verify := fmt.Sprintf("pve-nvidia-hook cache verify %s", it.Version)
 		name := filepath.Base(it.Path)
 		if holder := f.holders[it.Path]; holder != "" {
-			out.add(Warning, "wait until it ends, then look again", "%s is in use just now: %s", name, holder)
+			out.add(Warning, "wait until it ends, then run doctor again", "%s is in use: %s", name, holder)
 			continue
 		}
 		if err, looked := f.rehash[it.Path]; looked {
@@ -152,5 +180,5 @@ func checkCacheFiles(f cacheFacts) []Finding {
 			out.add(Unknown, verify, "%s was put there by hand and is verified when it is first used", name)
 		}
 	}
-	return out.orOK("the %d run files of the cache are as they were when they were verified", len(f.items))
+	out.orOK("the %d run files of the cache are as they were when they were verified", len(f.items))
 }

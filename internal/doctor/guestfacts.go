@@ -44,12 +44,10 @@ type guestFacts struct {
 	holder    string // who holds the lock of this container's runs; "" nobody
 	lockError string
 
-	failure     *record.Failure
-	last        lastRun
-	ran         bool
-	told        bool // what the last run was refused for is a finding of versions
-	needsModule bool // a run would be refused for the kernel module, a finding of the host
-	lastError   string
+	failure   *record.Failure
+	last      lastRun
+	ran       bool
+	lastError string
 
 	inside      *insideFacts // nil: could not be looked into
 	insideError string
@@ -81,7 +79,7 @@ type lastRun struct {
 // node that follow the host, or should since enable.
 func choose(c *config.Config, root string, h hostFacts, asked []int) []int {
 	if len(asked) == 0 {
-		for id, standing := range pve.Standings(root, h.guests, c) {
+		for id, standing := range pve.Standings(root, h.listed, c) {
 			if standing >= pve.Lost {
 				asked = append(asked, id)
 			}
@@ -97,9 +95,9 @@ func lookGuest(ctx context.Context, c *config.Config, host host.Host, h hostFact
 	f.settingsError, f.settingsHint = text(err), hint.Of(err)
 	f.configured = slices.Contains(c.Containers(), vmid)
 	f.name = f.settings.Name
-	for i := range h.guests {
-		if h.guests[i].VMID == vmid {
-			f.guest = &h.guests[i]
+	for i := range h.listed {
+		if h.listed[i].VMID == vmid {
+			f.guest = &h.listed[i]
 			f.name = f.guest.Conf.Hostname
 			f.live, f.next = f.guest.Conf.Section, f.guest.Conf.Next()
 		}
@@ -156,8 +154,8 @@ func (f *guestFacts) lookHook(host host.Host, h hostFacts) {
 // lookScript looks at the file of a hookscript as Proxmox does: it must be a
 // regular file, or a link to one, and executable.
 func lookScript(host host.Host, h hostFacts, volume string) script {
-	s := script{volume: volume, err: h.noStore}
-	if h.noStore != "" {
+	s := script{volume: volume, err: text(h.noStore)}
+	if h.noStore != nil {
 		return s
 	}
 	file, err := h.storages.Path(volume)

@@ -34,6 +34,8 @@ type insideFacts struct {
 	toolkit     string // why the wanted CUDA toolkit is not there
 	stage       bool   // the folder of an installation is there
 	orphans     []string
+	loader      driver.Loaded // the libcuda that programs get
+	loaderError string
 	blockers    []driver.Blocker
 	free        uint64 // bytes in /usr
 	freeError   string
@@ -113,6 +115,8 @@ func lookInto(ctx context.Context, s config.Settings, arch string, wanted versio
 	}
 	f.orphans = driver.Orphans(c, arch, keep)
 	f.blockers = driver.Blockers(c, arch)
+	f.loader, err = driver.LoaderCUDA(c, arch)
+	f.loaderError = text(err)
 	f.free, err = c.Free("/usr")
 	f.freeError = text(err)
 	f.memory, err = memoryLimit("/", c.Pid())
