@@ -31,9 +31,9 @@ type cacheFacts struct {
 	fuse       string   // its file system, where that is one of FUSE whose locks may end at this node
 	vgpu       []string // files of the vGPU host driver
 	free       int64    // bytes
-	freeError  string
+	freeError  error
 	items      []cache.Item
-	itemsError string
+	itemsError error
 	holders    map[string]string // of what is in use, by path
 	rehash     map[string]error  // of a deep look, by path
 }
@@ -54,20 +54,13 @@ func lookCache(ctx context.Context, root string, s config.Settings, deep bool) c
 		f.locks = lock.Excludes(f.dir)
 	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(f.dir, &st); err != nil {
-		f.freeError = err.Error()
-	}
+	f.freeError = unix.Statfs(f.dir, &st)
 	f.free = int64(min(st.Bavail, 1<<40)) * st.Bsize
-	// Of the file systems of FUSE these two have locks for all nodes.
-	if kind := lock.FileSystem(f.dir); int64(st.Type) == unix.FUSE_SUPER_MAGIC && !strings.HasPrefix(kind, "fuse.glusterfs") && !strings.HasPrefix(kind, "fuse.ceph") {
-		f.fuse = kind
-	}
+	f.fuse = lock.MayNotExclude(f.dir)
 	f.vgpu, _ = filepath.Glob(filepath.Join(f.dir, "NVIDIA-*-vgpu-kvm*.run"))
 
 	c := &cache.Cache{Dir: f.dir}
-	items, err := c.List()
-	f.items = items
-	f.itemsError = text(err)
+	f.items, f.itemsError = c.List()
 	for _, it := range f.items {
 		if it.InUse {
 			name := strings.TrimSuffix(cache.FileName(it.Version, it.Arch), ".run")
@@ -127,8 +120,8 @@ func checkCacheRoom(h *hostFacts, _ *guestFacts, out *findings) {
 	if !f.there {
 		return
 	}
-	if f.freeError != "" {
-		out.add(Unknown, "", "the free space of the cache folder %s is not known: %s", f.dir, f.freeError)
+	if f.freeError != nil {
+		out.add(Unknown, "", "the free space of the cache folder %s is not known: %v", f.dir, f.freeError)
 		return
 	}
 	have := map[version.Driver]bool{}
@@ -150,8 +143,8 @@ func checkCacheFiles(h *hostFacts, _ *guestFacts, out *findings) {
 	if !f.there {
 		return
 	}
-	if f.itemsError != "" {
-		out.add(Unknown, "", "the files of the cache cannot be read: %s", f.itemsError)
+	if f.itemsError != nil {
+		out.add(Unknown, "", "the files of the cache cannot be read: %v", f.itemsError)
 	}
 	for _, file := range f.vgpu {
 		out.add(Warning, "rm "+file, "%s is the vGPU host driver: it is for virtual machines and has no libraries for containers", filepath.Base(file))

@@ -187,10 +187,3 @@ func count(all []Finding, level Level) int {
 const timeForm = "2006-01-02 15:04"
 
 func when(t time.Time) string { return t.Local().Format(timeForm) }
-
-func text(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
-}

@@ -1,12 +1,15 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
@@ -20,8 +23,8 @@ func guestChecks() []check {
 		where: ofGuest,
 		run: func(_ *hostFacts, g *guestFacts, out *findings) {
 			switch {
-			case g.settingsError != "":
-				out.add(Problem, g.settingsHint, "the settings of this container have mistakes: nothing is installed in it")
+			case g.settingsError != nil:
+				out.add(Problem, hint.Of(g.settingsError), "the settings of this container have mistakes: nothing is installed in it")
 			case g.unwanted():
 				out.add(OK, "", "no driver is wanted in this container: %s", g.settings.WhyNot)
 			}
@@ -53,8 +56,8 @@ func guestChecks() []check {
 		where: ofGuest, after: []string{"root"},
 		run: func(_ *hostFacts, g *guestFacts, out *findings) {
 			switch {
-			case g.lockError != "":
-				out.add(Unknown, "", "whether a run is active on this container is not known: %s", g.lockError)
+			case g.lockError != nil:
+				out.add(Unknown, "", "whether a run is active on this container is not known: %v", g.lockError)
 			case g.holder != "":
 				out.add(Warning, "wait until it ends, then run doctor again", "a run is active on this container, so this report may change: %s", g.holder)
 			}
@@ -64,13 +67,14 @@ func guestChecks() []check {
 }
 
 // unwanted reports whether somebody has chosen that no driver comes into the container.
-func (g guestFacts) unwanted() bool { return g.settingsError == "" && !g.settings.Wanted }
+func (g guestFacts) unwanted() bool { return g.settingsError == nil && !g.settings.Wanted }
 
 // checkThere finds what makes it pointless to look at anything else.
 func checkThere(h *hostFacts, g *guestFacts, out *findings) {
+	unknown := errors.Is(g.insideError, lxc.ErrUnknown)
 	switch {
-	case h.pveError != nil && !g.unknown: // LXC alone knows it
-	case g.guest == nil && g.unknown && h.pveError != nil && !g.configured:
+	case h.pveError != nil && !unknown: // LXC alone knows it
+	case g.guest == nil && unknown && h.pveError != nil && !g.configured:
 		list := "pct list"
 		if h.noPVE {
 			list = "lxc-ls -P " + g.settings.Paths.LXC
@@ -95,8 +99,8 @@ func checkHook(h *hostFacts, g *guestFacts, out *findings) {
 		return // said once, of the host
 	}
 	enable := fmt.Sprintf("pve-nvidia-hook enable %d", g.vmid)
-	if g.noKeep != "" {
-		out.add(Unknown, "", "what enable has set is not known: %s", g.noKeep)
+	if g.noKeep != nil {
+		out.add(Unknown, "", "what enable has set is not known: %v", g.noKeep)
 	}
 	next := g.next.Hookscript
 	switch {
@@ -110,7 +114,7 @@ func checkHook(h *hostFacts, g *guestFacts, out *findings) {
 	default:
 		out.add(Warning, enable, "the container has no hookscript: the driver does not follow the host by itself")
 	}
-	if pve.Ours(next) && g.noKeep == "" && g.state.Hookscript == "" && g.settings.Chain == "" {
+	if pve.Ours(next) && g.noKeep == nil && g.state.Hookscript == "" && g.settings.Chain == "" {
 		again := enable
 		if slices.ContainsFunc(entries(g.next), entry.nvidia) {
 			again += " --gpus none" // they stay as they are
@@ -124,8 +128,8 @@ func checkHook(h *hostFacts, g *guestFacts, out *findings) {
 	out.file(g.hook, enable)
 	if g.hook.there && g.hook.exec {
 		switch {
-		case g.hook.err != "":
-			out.add(Problem, g.hook.hint, "%s", g.hook.err)
+		case g.hook.err != nil:
+			out.add(Problem, hint.Of(g.hook.err), "%v", g.hook.err)
 		case !g.hookOurs:
 			out.add(Warning, enable, "the hookscript %s is not the one of this version", g.hook.file)
 		}
@@ -145,12 +149,12 @@ func checkHook(h *hostFacts, g *guestFacts, out *findings) {
 func (f *findings) file(s script, fix string) {
 	switch {
 	case s.volume == "":
-	case s.file == "" && s.hint == "":
-		f.add(Unknown, "", "the file of the hookscript %s is not known: %s", s.volume, s.err)
+	case s.file == "" && hint.Of(s.err) == "":
+		f.add(Unknown, "", "the file of the hookscript %s is not known: %v", s.volume, s.err)
 	case s.file == "":
-		f.add(Problem, s.hint, "the container does not start: %s", s.err)
-	case !s.there && s.err != "":
-		f.add(Unknown, "", "the file of the hookscript %s cannot be read: %s", s.volume, s.err)
+		f.add(Problem, hint.Of(s.err), "the container does not start: %v", s.err)
+	case !s.there && s.err != nil:
+		f.add(Unknown, "", "the file of the hookscript %s cannot be read: %v", s.volume, s.err)
 	case !s.there:
 		f.add(Problem, fix, "the container does not start: its hookscript %s is missing", s.file)
 	case s.noexec:
@@ -202,8 +206,8 @@ func checkRuns(h *hostFacts, g *guestFacts, out *findings) {
 		out.add(Problem, fix, "it failed %s, and the next attempt is at %s: %s", hook.Times(g.failure.Count), when(g.failure.Next), g.failure.Reason)
 	case g.failure != nil:
 		out.add(Problem, fix, "it failed %s, the last time at %s: %s", hook.Times(g.failure.Count), when(g.failure.At), g.failure.Reason)
-	case g.lastError != "":
-		out.add(Unknown, "", "the last run cannot be read: %s", g.lastError)
+	case g.lastError != nil:
+		out.add(Unknown, "", "the last run cannot be read: %v", g.lastError)
 	case !g.ran:
 		out.add(Unknown, "", "there is no record of a run on this node: it has not started here since it has the hookscript")
 	case g.last.Result == "failed":

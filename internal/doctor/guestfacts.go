@@ -10,7 +10,6 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
@@ -24,46 +23,42 @@ type guestFacts struct {
 	name          string
 	now           time.Time
 	settings      config.Settings
-	settingsError string
-	settingsHint  string
+	settingsError error
 	configured    bool // a file of the configuration names it
 
 	guest  *pve.Guest  // nil: Proxmox does not know it, or is not here
 	live   pve.Section // what it was started with
 	next   pve.Section // what it is started with the next time
 	state  pve.State
-	noKeep string // why what enable has set is not known
+	noKeep error // why what enable has set is not known
 
 	hook     script // this program's hookscript in the live or the next configuration
 	hookOurs bool   // it is this version's snippet
 	chain    script // the other one that runs after it
 
 	hostHas map[string]bool // sources of the entries: whether they are devices
-	noHas   map[string]string
+	noHas   map[string]error
 
 	holder    string // who holds the lock of this container's runs; "" nobody
-	lockError string
+	lockError error
 
 	failure   *record.Failure
 	last      lastRun
 	ran       bool
-	lastError string
+	lastError error
 
 	inside      *insideFacts // nil: could not be looked into
-	insideError string
-	insideHint  string
-	running     bool
-	unknown     bool // LXC knows no such container
+	insideError error
 }
 
 // script is a hookscript and the file behind it.
 type script struct {
-	volume    string // "" when there is none
-	file      string // path on the node; "" when it cannot be found out
-	there     bool
-	exec      bool
-	noexec    bool // its file system runs no programs
-	err, hint string
+	volume string // "" when there is none
+	file   string // path on the node; "" when it cannot be found out
+	there  bool
+	exec   bool
+	noexec bool // its file system runs no programs
+	err    error
 }
 
 // lastRun is what this command reads of a trace.
@@ -89,10 +84,8 @@ func choose(c *config.Config, root string, h hostFacts, asked []int) []int {
 }
 
 func lookGuest(ctx context.Context, c *config.Config, host host.Host, h hostFacts, vmid int) guestFacts {
-	f := guestFacts{vmid: vmid, now: time.Now(), hostHas: map[string]bool{}, noHas: map[string]string{}}
-	var err error
-	f.settings, err = c.For(vmid)
-	f.settingsError, f.settingsHint = text(err), hint.Of(err)
+	f := guestFacts{vmid: vmid, now: time.Now(), hostHas: map[string]bool{}, noHas: map[string]error{}}
+	f.settings, f.settingsError = c.For(vmid)
 	f.configured = slices.Contains(c.Containers(), vmid)
 	f.name = f.settings.Name
 	for i := range h.listed {
@@ -102,13 +95,12 @@ func lookGuest(ctx context.Context, c *config.Config, host host.Host, h hostFact
 			f.live, f.next = f.guest.Conf.Section, f.guest.Conf.Next()
 		}
 	}
-	f.state, err = pve.ReadState(f.settings.Paths.State, vmid)
-	f.noKeep = text(err)
+	f.state, f.noKeep = pve.ReadState(f.settings.Paths.State, vmid)
 	f.lookHook(host, h)
 	for _, e := range entries(f.next) {
 		ok, err := nodeAt(host, e.source)
 		if err != nil {
-			f.noHas[e.source] = err.Error()
+			f.noHas[e.source] = err
 		} else {
 			f.hostHas[e.source] = ok
 		}
@@ -136,11 +128,7 @@ func (f *guestFacts) lookHook(host host.Host, h hostFacts) {
 		}
 	}
 	if f.hook.there {
-		var err error
-		f.hookOurs, err = pve.SnippetStands(host.Path(f.hook.file))
-		if err != nil {
-			f.hook.err, f.hook.hint = err.Error(), hint.Of(err)
-		}
+		f.hookOurs, f.hook.err = pve.SnippetStands(host.Path(f.hook.file))
 	}
 	chained := f.settings.Chain
 	if chained == "" && !pve.Ours(f.state.Chain) {
@@ -154,13 +142,13 @@ func (f *guestFacts) lookHook(host host.Host, h hostFacts) {
 // lookScript looks at the file of a hookscript as Proxmox does: it must be a
 // regular file, or a link to one, and executable.
 func lookScript(host host.Host, h hostFacts, volume string) script {
-	s := script{volume: volume, err: text(h.noStore)}
+	s := script{volume: volume, err: h.noStore}
 	if h.noStore != nil {
 		return s
 	}
 	file, err := h.storages.Path(volume)
 	if err != nil {
-		s.err, s.hint = err.Error(), hint.Of(err)
+		s.err = err
 		return s
 	}
 	s.file = file
@@ -170,7 +158,7 @@ func lookScript(host host.Host, h hostFacts, volume string) script {
 		s.there, s.exec = info.Mode().IsRegular(), info.Mode()&0o111 != 0
 		s.noexec = pve.NoExec(host.Path(file))
 	case !errors.Is(err, fs.ErrNotExist):
-		s.err = err.Error()
+		s.err = err
 	}
 	return s
 }
@@ -179,17 +167,13 @@ func lookScript(host host.Host, h hostFacts, volume string) script {
 func (f *guestFacts) lookRuns(ctx context.Context) {
 	runs := record.Runs{State: f.settings.Paths.State}
 	f.failure = runs.Failure(f.vmid)
-	var err error
-	f.ran, err = runs.Last(f.vmid, &f.last)
-	f.lastError = text(err)
-
-	f.holder, err = hook.Busy(ctx, f.settings, f.vmid)
-	f.lockError = text(err)
+	f.ran, f.lastError = runs.Last(f.vmid, &f.last)
+	f.holder, f.lockError = hook.Busy(ctx, f.settings, f.vmid)
 }
 
 // wanted is the driver that the container should have, or "" when that is not known.
 func (f guestFacts) wanted(h hostFacts) version.Driver {
-	if f.settingsError != "" || f.unwanted() {
+	if f.settingsError != nil || f.unwanted() {
 		return ""
 	}
 	if f.settings.Driver.Version != "host" {

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"io/fs"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -62,7 +64,7 @@ func well(t *testing.T) (hostFacts, guestFacts) {
 		Dev: map[int]string{0: "/dev/nvidia0,mode=0666", 1: "/dev/nvidiactl,mode=0666", 2: "/dev/nvidia-uvm,mode=0666"}}
 	const device = fs.ModeDevice | fs.ModeCharDevice | 0o666
 	at := time.Date(2026, 1, 2, 3, 4, 0, 0, time.Local)
-	f := guestFacts{vmid: 101, name: "web", now: at, settings: settings, running: true,
+	f := guestFacts{vmid: 101, name: "web", now: at, settings: settings,
 		guest: &pve.Guest{VMID: 101, Node: "pve1", Conf: pve.Conf{VMID: 101, Section: next}}, live: next, next: next, state: pve.State{Hookscript: next.Hookscript, Dev: next.Dev},
 		hook: script{volume: pve.DefaultVolume, file: "/x", there: true, exec: true}, hookOurs: true,
 		hostHas: map[string]bool{"/dev/nvidia0": true, "/dev/nvidiactl": true, "/dev/nvidia-uvm": true},
@@ -159,7 +161,7 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 			"warning record: driver 580.142 was not installed by this program, or not completely",
 		},
 		"false record": {
-			func(_ *hostFacts, f *guestFacts) { f.inside.recordError = "format 9" },
+			func(_ *hostFacts, f *guestFacts) { f.inside.recordError = errors.New("format 9") },
 			"problem record: its record is not trusted: format 9",
 		},
 		"file gone": {
@@ -209,7 +211,7 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 			"warning memory: its memory limit is 256 MiB",
 		},
 		"memory not known": {
-			func(_ *hostFacts, f *guestFacts) { f.inside.memoryError = "no cgroup" },
+			func(_ *hostFacts, f *guestFacts) { f.inside.memoryError = errors.New("no cgroup") },
 			"unknown memory: its memory limit is not known: no cgroup",
 		},
 		"a run goes on": {
@@ -318,7 +320,7 @@ func sample(t *testing.T) Report {
 	f.inside.nodes[0].mode = 0o644
 	f.inside.memory = 256 << 20
 	_, other := well(t)
-	other.inside, other.insideError, other.running, other.name = nil, "container is not running", false, ""
+	other.inside, other.insideError, other.name = nil, lxc.ErrNotRunning, ""
 	h.modules, h.guests = []string{"nvidia"}, []guestFacts{f, other}
 	all := only(h, guestFacts{}, "nouveau", "kernel-module")
 	h.present = h.present[1:]
@@ -373,7 +375,7 @@ func TestFixesAreThoseThatCanWork(t *testing.T) {
 	require.NotContains(t, said, "pct", "there is no Proxmox VE")
 	require.NotContains(t, said, "enable")
 
-	f.unknown, f.inside = true, nil
+	f.insideError, f.inside = lxc.ErrUnknown, nil
 	require.Contains(t, lines(checkGuest(h, f)), "there is no container 101 below /var/lib/lxc | lxc-ls -P /var/lib/lxc\n")
 	h.noPVE = false
 	require.Contains(t, lines(checkGuest(h, f)), "there is no container 101 below /var/lib/lxc | pct list\n")

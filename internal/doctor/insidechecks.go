@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
@@ -24,10 +27,10 @@ func insideChecks() []check {
 		where: ofWanted, after: []string{"root"},
 		run: func(_ *hostFacts, g *guestFacts, out *findings) {
 			switch {
-			case g.inside == nil && !g.running:
-				out.add(Unknown, g.insideHint, "it is not running, so its files cannot be read")
-			case g.inside == nil:
-				out.add(Unknown, g.insideHint, "its files cannot be read: %s", g.insideError)
+			case errors.Is(g.insideError, lxc.ErrNotRunning):
+				out.add(Unknown, hint.Of(g.insideError), "it is not running, so its files cannot be read")
+			case g.insideError != nil:
+				out.add(Unknown, hint.Of(g.insideError), "its files cannot be read: %v", g.insideError)
 			}
 		},
 	}, {
@@ -66,7 +69,7 @@ func insideChecks() []check {
 		run: func(h *hostFacts, g *guestFacts, out *findings) {
 			// What a start would do about it.
 			asked := g.settings.CUDA.Toolkit != "" || len(g.settings.CUDA.Packages) > 0
-			if !asked || !g.settings.Wanted || g.settingsError != "" || g.wanted(*h) == "" {
+			if !asked || !g.settings.Wanted || g.settingsError != nil || g.wanted(*h) == "" {
 				return
 			}
 			if g.inside.toolkit != "" {
@@ -78,7 +81,7 @@ func insideChecks() []check {
 		name: "stage", about: "a run that was killed has left no files in it",
 		where: inside,
 		run: func(_ *hostFacts, g *guestFacts, out *findings) {
-			if g.inside.stage && g.holder == "" && g.lockError == "" {
+			if g.inside.stage && g.holder == "" && g.lockError == nil {
 				out.add(Warning, g.apply(true), "a run that was killed has left its files in %s in the container", stage)
 			}
 		},
@@ -113,8 +116,8 @@ func (g *guestFacts) explains(h *hostFacts, check string) bool {
 
 // checkInsideNodes compares the container's device nodes with the host's.
 func checkInsideNodes(h *hostFacts, f *guestFacts, out *findings) {
-	if f.inside.nodesError != "" {
-		out.add(Unknown, "", "its /dev cannot be read: %s", f.inside.nodesError)
+	if f.inside.nodesError != nil {
+		out.add(Unknown, "", "its /dev cannot be read: %v", f.inside.nodesError)
 		return
 	}
 	restart, exec := h.restart(f), h.exec(f)
@@ -225,7 +228,7 @@ func checkVersions(h *hostFacts, g *guestFacts, out *findings) {
 	switch {
 	case found.CUDA != found.NVML:
 		out.add(Problem, g.apply(true), "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", or(string(found.CUDA), "nothing"), or(string(found.NVML), "nothing"))
-	case have == "" && (!g.settings.Wanted || g.settingsError != ""):
+	case have == "" && (!g.settings.Wanted || g.settingsError != nil):
 	case have == "":
 		out.add(Problem, g.apply(false), "no driver is installed, %s is wanted", or(string(wanted), "that of the host"))
 	case wanted == "":
@@ -246,8 +249,8 @@ func checkVersions(h *hostFacts, g *guestFacts, out *findings) {
 func checkLoader(h *hostFacts, g *guestFacts, out *findings) {
 	l, have := g.inside.loader, g.inside.found.Version()
 	switch {
-	case g.inside.loaderError != "":
-		out.add(Unknown, "", "which libcuda programs get is not known: %s", g.inside.loaderError)
+	case g.inside.loaderError != nil:
+		out.add(Unknown, "", "which libcuda programs get is not known: %v", g.inside.loaderError)
 		return
 	case l.Path == "" || have == "":
 		return
@@ -282,8 +285,8 @@ func or(s, other string) string {
 func checkRecord(h *hostFacts, g *guestFacts, out *findings) {
 	in, have := g.inside.record, g.inside.found.Version()
 	switch {
-	case g.inside.recordError != "":
-		out.add(Problem, g.apply(false), "its record is not trusted: %s", g.inside.recordError)
+	case g.inside.recordError != nil:
+		out.add(Problem, g.apply(false), "its record is not trusted: %v", g.inside.recordError)
 	case in == nil || in.Version == "":
 		if have != "" {
 			out.add(Warning, g.apply(false), "driver %s was not installed by this program, or not completely: the next start installs it again", have)
@@ -308,8 +311,8 @@ const (
 )
 
 func checkDisk(h *hostFacts, g *guestFacts, out *findings) {
-	if g.inside.freeError != "" {
-		out.add(Unknown, "", "the free space of its disk is not known: %s", g.inside.freeError)
+	if g.inside.freeError != nil {
+		out.add(Unknown, "", "the free space of its disk is not known: %v", g.inside.freeError)
 		return
 	}
 	fix := fmt.Sprintf("pct resize %d rootfs +4G", g.vmid)
@@ -334,8 +337,8 @@ func checkMemory(h *hostFacts, g *guestFacts, out *findings) {
 		fix = "lxc.cgroup2.memory.max = 1G in " + g.lxcConfig()
 	}
 	switch m := g.inside.memory; {
-	case g.inside.memoryError != "":
-		out.add(Unknown, "", "its memory limit is not known: %s", g.inside.memoryError)
+	case g.inside.memoryError != nil:
+		out.add(Unknown, "", "its memory limit is not known: %v", g.inside.memoryError)
 	case m == 0:
 		out.add(OK, "", "its memory has no limit")
 	case m < memoryLow:

@@ -70,6 +70,7 @@ echo '{"format":1,"version":"550.163.01","files":[]}' >/var/lib/pve-nvidia-hook/
 printf 'Package: libcuda1\nStatus: install ok installed\n\n' >>/var/lib/dpkg/status
 rm -f /sbin/ldconfig /usr/sbin/ldconfig
 mkdir /var/lib/pve-nvidia-hook/stage
+touch '/dev/nvidia0;reboot' '/dev/nvidia$(reboot)'
 `
 
 func TestFaultsOfARunningContainerAreFound(t *testing.T) {
@@ -101,6 +102,8 @@ func TestFaultsOfARunningContainerAreFound(t *testing.T) {
 	} {
 		require.Contains(t, said, want)
 	}
+	require.NotContains(t, said, "reboot)", "no command has what the container chose")
+	require.NotContains(t, said, ";reboot")
 	require.NotContains(t, said, " versions: ", "580.142 is what the host has")
 
 	// What is in use is no orphan, also where another version is wanted.

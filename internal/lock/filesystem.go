@@ -12,8 +12,8 @@ import (
 // mount is what /proc/self/mountinfo says of the mount that holds a folder.
 type mount struct{ kind, source, options string }
 
-// FileSystem names the file system of dir: "nfs4 on server:/export".
-func FileSystem(dir string) string {
+// kind names the file system of dir for an error: "nfs4 on server:/export".
+func kind(dir string) string {
 	m, err := mountOf(dir)
 	if err != nil {
 		return "unknown file system"
@@ -22,6 +22,18 @@ func FileSystem(dir string) string {
 		return m.kind
 	}
 	return m.kind + " on " + m.source
+}
+
+// MayNotExclude names the file system of dir, such as "fuse.sshfs on host:/dir",
+// when it is one of FUSE, whose locks may hold on this node only: that is up to the
+// program that serves it. It is "" for others, and for those of FUSE whose servers
+// keep the locks of all nodes.
+func MayNotExclude(dir string) string {
+	m, err := mountOf(dir)
+	if err != nil || m.kind != "fuse" && !strings.HasPrefix(m.kind, "fuse.") || m.kind == "fuse.glusterfs" || m.kind == "fuse.ceph-fuse" {
+		return "" // fuseblk is a disk of this node
+	}
+	return kind(dir)
 }
 
 // localLocks returns the mount option that keeps locks of a network file system

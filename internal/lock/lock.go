@@ -239,7 +239,7 @@ const releaseWait = 200 * time.Millisecond
 func Excludes(dir string) error {
 	const what = "choose a folder on a file system with working locks, such as ext4, xfs, ZFS, or NFS mounted without nolock and local_lock"
 	fail := func(format string, args ...any) error {
-		return hint.Errorf(what, "the locks of %s (%s) "+format, append([]any{dir, FileSystem(dir)}, args...)...)
+		return hint.Errorf(what, "the locks of %s (%s) "+format, append([]any{dir, kind(dir)}, args...)...)
 	}
 	one, two, err := openTwice(dir)
 	if err != nil {
