@@ -194,8 +194,12 @@ func checkSigned(h *hostFacts, _ *guestFacts, out *findings) {
 	out.orOK("the kernel loads modules without a signature")
 }
 
-// legacyCard is what the driver says of a GPU that its branch no longer supports.
-var legacyCard = lazy.Regexp(`NVRM: .*NVIDIA ([0-9]+)\.xx Legacy`)
+// What the driver says of a GPU that it does not support (texts of its module in
+// 470.256.02 and 535.261.03): that an older branch does, or nothing more.
+var (
+	legacyCard  = lazy.Regexp(`NVRM: .*NVIDIA ([0-9]+)\.xx Legacy`)
+	foreignCard = lazy.Regexp(`NVRM: .*not supported by the NVRM: NVIDIA .* driver release`)
+)
 
 // checkBranch compares GPUs whose last branch is known with the driver.
 func checkBranch(h *hostFacts, _ *guestFacts, out *findings) {
@@ -221,9 +225,15 @@ func checkBranch(h *hostFacts, _ *guestFacts, out *findings) {
 			out.add(OK, "", "the newest driver branch for %s (%s) is %d", c, architecture, last)
 		}
 	}
+	// The log also has messages of a driver that was loaded before this one.
+	if len(out.list) > 0 || !slices.ContainsFunc(h.kernel.Cards, func(c host.Card) bool { return c.Model == "" && c.Driver != "vfio-pci" }) {
+		return
+	}
 	for _, line := range h.log {
-		if m := legacyCard().FindStringSubmatch(line); m != nil && len(out.list) == 0 && h.module == "" {
+		if m := legacyCard().FindStringSubmatch(line); m != nil {
 			out.add(Problem, fmt.Sprintf("install a driver of branch %s on the host", m[1]), "the driver does not support a GPU of this host: %s", line)
+		} else if foreignCard().MatchString(line) {
+			out.add(Problem, "install a driver on the host whose README lists this GPU", "the driver does not support a GPU of this host: %s", line)
 		}
 	}
 }

@@ -140,7 +140,7 @@ func checkHook(h *hostFacts, g *guestFacts, out *findings) {
 		return // nobody wants it, or all is said
 	}
 	if g.chain.volume != "" {
-		out.add(OK, "", "its hookscript is set and its file is in place; the exit status of a phase is that of the chained script %s, so a start that it fails is not pve-nvidia-hook's failure", g.chain.volume)
+		out.add(OK, "", "its hookscript is set and its file is in place; after it runs the chained script %s, whose exit status is that of the phase", g.chain.volume)
 	}
 	out.orOK("its hookscript is set and its file is in place")
 }

@@ -27,6 +27,9 @@ func insideChecks() []check {
 		where: ofWanted, after: []string{"root"},
 		run: func(_ *hostFacts, g *guestFacts, out *findings) {
 			switch {
+			case errors.Is(g.insideError, lxc.ErrNotRunning) && plain().MatchString(g.chain.file):
+				out.add(Unknown, fmt.Sprintf("if a hookscript error ends its start, the exit status is that of the chained script: %s %d pre-start; echo $?", g.chain.file, g.vmid),
+					"it is not running, so its files cannot be read")
 			case errors.Is(g.insideError, lxc.ErrNotRunning):
 				out.add(Unknown, hint.Of(g.insideError), "it is not running, so its files cannot be read")
 			case g.insideError != nil:

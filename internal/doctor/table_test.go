@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 )
 
 func TestTableIsWhole(t *testing.T) {
@@ -238,9 +239,17 @@ func TestTroublesOfTheHostAreNamed(t *testing.T) {
 			func(n node) {
 				notLoaded(n)
 				n.file("lib/modules/6.8.12-5-pve/modules.dep", "updates/dkms/nvidia.ko.zst:\n")
-				n.file("dev/kmsg", kernelLog("NVRM: The NVIDIA GPU 0000:01:00.0 installed in this system is\nNVRM:  supported through the NVIDIA 390.xx Legacy drivers."))
+				n.file("dev/kmsg", kernelLog("NVRM: The NVIDIA GeForce GTX 580 GPU installed in this system is\nNVRM:  supported through the NVIDIA 390.xx Legacy drivers. Please\nNVRM:  visit http://www.nvidia.com/object/unix.html for more\nNVRM:  information.  The 535.261.03 NVIDIA driver will ignore\nNVRM:  this GPU.  Continuing probe..."))
 			},
-			"0 problem gpu-branch: the driver does not support a GPU of this host: [5.140901] NVRM: The NVIDIA GPU 0000:01:00.0 installed in this system is NVRM:  supported through the NVIDIA 390.xx Legacy drivers. | install a driver of branch 390 on the host\n",
+			"0 problem gpu-branch: the driver does not support a GPU of this host: [5.140901] NVRM: The NVIDIA GeForce GTX 580 GPU installed in this system is NVRM:  supported through the NVIDIA 390.xx Legacy drivers.",
+		},
+		"card that the driver does not know": {
+			func(n node) {
+				n.file("sys/bus/pci/devices/0000:02:00.0/vendor", "0x10de\n")
+				n.file("sys/bus/pci/devices/0000:02:00.0/class", "0x030200\n")
+				n.file("dev/kmsg", kernelLog("NVRM: The NVIDIA GPU 0000:02:00.0 (PCI ID: 10de:2c05)\nNVRM: installed in this system is not supported by the\nNVRM: NVIDIA 535.261.03 driver release.\nNVRM: Please see 'Appendix A - Supported NVIDIA GPU Products'"))
+			},
+			"0 problem gpu-branch: the driver does not support a GPU of this host: [5.140901] NVRM: The NVIDIA GPU 0000:02:00.0 (PCI ID: 10de:2c05) NVRM: installed in this system is not supported by the NVRM: NVIDIA 535.261.03 driver release.",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -260,7 +269,8 @@ func TestWhatIsNoTroubleOfTheHost(t *testing.T) {
 	n.file("proc/sys/kernel/osrelease", "6.8.12-5-pve\n") // the module is loaded, whatever modules.dep says
 	n.file("lib/modules/6.8.12-4-pve/modules.dep", "updates/dkms/nvidia.ko:\n")
 	n.file("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
-	n.file("dev/kmsg", kernelLog("NVRM: Xid (PCI:0000:01:00): 31, pid=7, name=python3, MMU Fault", "NVRM: loading NVIDIA UNIX x86_64 Kernel Module  580.142"))
+	n.file("dev/kmsg", kernelLog("NVRM: Xid (PCI:0000:01:00): 31, pid=7, name=python3, MMU Fault", "NVRM: loading NVIDIA UNIX x86_64 Kernel Module  580.142",
+		"NVRM: installed in this system is not supported by the\nNVRM: NVIDIA 470.256.02 driver release.")) // the driver before
 	n.file("sys/bus/pci/devices/0000:01:00.0/device", "0x1b38\n")
 	// A second card is for a virtual machine.
 	n.file("sys/bus/pci/devices/0000:02:00.0/vendor", "0x10de\n")
@@ -275,6 +285,19 @@ func TestWhatIsNoTroubleOfTheHost(t *testing.T) {
 	}
 	require.Equal(t, "the newest driver branch for NVIDIA A10 (0000:01:00.0) (Pascal) is 580", what["gpu-branch"])
 	require.Contains(t, what["kernel-log"], "no errors of a GPU itself, but 1 fault of programs, the last one: [5.140901] NVRM: Xid")
+}
+
+// Proxmox names this program when a script that it runs fails a start.
+func TestWhoseExitStatusItIsIsSaid(t *testing.T) {
+	h, g := well(t)
+	g.chain = script{volume: "local:snippets/backup.sh", file: "/var/lib/vz/snippets/backup.sh", there: true, exec: true}
+	found := only(h, g, "hookscript")
+	require.Equal(t, OK, found[0].Level)
+	require.Contains(t, found[0].What, "after it runs the chained script local:snippets/backup.sh, whose exit status is that of the phase")
+	g.inside, g.insideError = nil, lxc.ErrNotRunning
+	require.Contains(t, only(h, g, "inside")[0].Fix, "the exit status is that of the chained script: /var/lib/vz/snippets/backup.sh 101 pre-start; echo $?")
+	g.chain = script{}
+	require.NotContains(t, only(h, g, "inside")[0].Fix, "exit status")
 }
 
 func TestHeadersHaveTheNameOfTheKernelsMaker(t *testing.T) {

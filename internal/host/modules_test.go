@@ -13,6 +13,7 @@ func TestModulesAreFoundByTheKernelThatTheyAreFor(t *testing.T) {
 	put(t, root, "lib/modules/6.8.12-4-pve/modules.dep", others+"updates/dkms/nvidia.ko.xz: kernel/x.ko\n")
 	put(t, root, "lib/modules/6.1.0-9-amd64/modules.dep", others+"updates/dkms/nvidia-current.ko:\n")
 	put(t, root, "lib/modules/6.1.0-8-amd64/modules.dep", others+"updates/dkms/nvidia-tesla-470.ko.zst:\n")
+	put(t, root, "lib/modules/6.1.0-7-amd64/modules.dep", others+"updates/dkms/nvidia-current-open-uvm.ko:\nupdates/dkms/nvidia-current-open.ko:\n")
 	put(t, root, "lib/modules/6.8.12-5-pve/modules.dep", others)
 	put(t, root, "lib/modules/6.8.12-6-pve/readme", "")
 	put(t, root, "proc/sys/kernel/osrelease", "6.8.12-5-pve\n")
@@ -21,6 +22,7 @@ func TestModulesAreFoundByTheKernelThatTheyAreFor(t *testing.T) {
 	require.Equal(t, map[string]string{
 		"6.8.12-4-pve":  dir + "/6.8.12-4-pve/updates/dkms/nvidia.ko.xz",
 		"6.1.0-9-amd64": dir + "/6.1.0-9-amd64/updates/dkms/nvidia-current.ko",
+		"6.1.0-7-amd64": dir + "/6.1.0-7-amd64/updates/dkms/nvidia-current-open.ko",
 		"6.1.0-8-amd64": dir + "/6.1.0-8-amd64/updates/dkms/nvidia-tesla-470.ko.zst",
 	}, h.BuiltModules())
 	require.Equal(t, "6.8.12-5-pve", h.Kernel())
