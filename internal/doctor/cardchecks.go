@@ -122,7 +122,7 @@ func checkModule(h *hostFacts, _ *guestFacts, out *findings) {
 	case h.kernel.PCIError != nil:
 		out.add(h.level(), load, "NVIDIA's kernel module is not loaded; whether there is a GPU is not known: %v", h.kernel.PCIError)
 	default:
-		out.add(h.level(), "if the host has one, see whether lspci -d 10de: lists it; for a container that needs none: enabled = false below its [containers.VMID]",
+		out.add(h.level(), "if the host has one, see whether lspci -d 10de: lists it; for a container that needs no GPU: pve-nvidia-hook disable VMID",
 			"this host has no NVIDIA GPU and NVIDIA's kernel module is not loaded")
 	}
 }

@@ -39,7 +39,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"no GPU": {
 			func(n node) { n.remove("proc/driver", "sys/bus/pci/devices/0000:01:00.0") },
-			"0 problem kernel-module: this host has no NVIDIA GPU and NVIDIA's kernel module is not loaded | if the host has one, see whether lspci -d 10de: lists it; for a container that needs none: enabled = false below its [containers.VMID]",
+			"0 problem kernel-module: this host has no NVIDIA GPU and NVIDIA's kernel module is not loaded | if the host has one, see whether lspci -d 10de: lists it; for a container that needs no GPU: pve-nvidia-hook disable VMID",
 		},
 		"GPU in a VM": {
 			func(n node) {

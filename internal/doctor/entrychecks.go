@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -147,7 +148,7 @@ func (f guestFacts) needed(h *hostFacts) (nodes []string, gpu bool) {
 		}
 		return common, len(h.kernel.GPUs) == 0
 	}
-	for _, n := range slices.Sorted(keys(f.state.Dev)) {
+	for _, n := range slices.Sorted(maps.Keys(f.state.Dev)) {
 		if node := devEntry("", f.state.Dev[n]).source; !slices.Contains(common, node) {
 			common = append(common, node)
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -182,7 +183,7 @@ func checkSnippets(h *hostFacts, _ *guestFacts, out *findings) {
 	if info, err := os.Stat(h.Path(program)); err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
 		out.add(Problem, install, "the hookscript does nothing: there is no program /%s", program)
 	}
-	for _, volume := range slices.Sorted(keys(volumes)) {
+	for _, volume := range slices.Sorted(maps.Keys(volumes)) {
 		id, _, _ := strings.Cut(volume, ":")
 		s := h.storages[id]
 		if h.late[id] {

@@ -3,7 +3,6 @@ package doctor
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -109,22 +108,11 @@ func (h hostFacts) expects(path string) bool {
 	return slices.ContainsFunc(h.kernel.Nodes(), func(n host.Node) bool { return n.Path == path })
 }
 
-// small reads a file of the kernel's, of at most 1 MiB.
-func small(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, 1<<20))
-	return string(raw), err
-}
-
 // loadedModules names the kernel's modules. sys/module has those that are built
 // in as well, and is there on kernels that load none.
 func loadedModules(h host.Host) ([]string, error) {
 	var names []string
-	raw, err := small(h.Path("proc/modules"))
+	raw, err := host.ReadSmall(h.Path("proc/modules"))
 	if err != nil {
 		entries, again := os.ReadDir(h.Path("sys/module"))
 		if again != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
@@ -150,7 +151,7 @@ func lookNodes(c *lxc.Container) ([]insideNode, error) {
 // process is in, or 0 when there is none. What the container has set itself,
 // below its own group, counts too.
 func memoryLimit(root string, pid int) (int64, error) {
-	raw, err := small(filepath.Join(root, "proc", strconv.Itoa(pid), "cgroup"))
+	raw, err := host.ReadSmall(filepath.Join(root, "proc", strconv.Itoa(pid), "cgroup"))
 	if err != nil {
 		return 0, err
 	}
@@ -174,7 +175,7 @@ func memoryLimit(root string, pid int) (int64, error) {
 	var least int64
 	seen := false
 	for group = path.Clean("/" + group); ; group = path.Dir(group) {
-		value, err := small(filepath.Join(root, base, group, file))
+		value, err := host.ReadSmall(filepath.Join(root, base, group, file))
 		if err == nil {
 			seen = true
 			// "max" is no number, and version 1 says no limit by one near 2^63.

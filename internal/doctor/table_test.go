@@ -68,6 +68,10 @@ func TestOneCauseIsOneProblem(t *testing.T) {
 	require.NoError(t, r.Print(&out, true, false, 0))
 	require.Contains(t, out.String(), "dev2 names /dev/nvidia-uvm, which the host lacks\n           fix: see kernel-module of the host\n")
 
+	// A card that was taken out is one problem too.
+	n.remove("sys/bus/pci/devices/0000:01:00.0")
+	require.Equal(t, "0 problem kernel-module: this host has no NVIDIA GPU and NVIDIA's kernel module is not loaded | if the host has one, see whether lspci -d 10de: lists it; for a container that needs no GPU: pve-nvidia-hook disable VMID\n", causes(n.examine().Findings))
+
 	// What has another cause is told for itself.
 	n.guest("unprivileged: 1\n", "dev3: /dev/ttyUSB0\n")
 	require.Contains(t, causes(n.examine().Findings), "101 problem entries-on-host: the container does not start: dev3 names /dev/ttyUSB0, which the host lacks | pct set 101 --delete dev3\n")

@@ -45,7 +45,7 @@ func cards(root string) ([]Card, error) {
 		if driver, err := os.Readlink(filepath.Join(dir, d.Name(), "driver")); err == nil {
 			c.Driver = filepath.Base(driver)
 		}
-		info, _ := readSmall(below(root, "proc/driver/nvidia/gpus", d.Name(), "information"))
+		info, _ := ReadSmall(below(root, "proc/driver/nvidia/gpus", d.Name(), "information"))
 		for line := range strings.Lines(info) {
 			if model, ok := strings.CutPrefix(line, "Model:"); ok {
 				c.Model = strings.TrimSpace(model)

@@ -86,7 +86,7 @@ func (h Host) SignedOnly() string {
 	if mode, _, _ = strings.Cut(mode, "]"); mode != "" && mode != "none" {
 		return "the kernel is in lockdown mode " + mode
 	}
-	if raw, _ := readSmall(h.Path("sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c")); len(raw) == 5 && raw[4] == 1 {
+	if raw, _ := ReadSmall(h.Path("sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c")); len(raw) == 5 && raw[4] == 1 {
 		return "Secure Boot is on"
 	}
 	return ""

@@ -60,7 +60,7 @@ func ReadFacts(root string) Facts {
 		}
 	}
 	slices.Sort(f.GPUs)
-	raw, err := readSmall(below(root, "proc/devices"))
+	raw, err := ReadSmall(below(root, "proc/devices"))
 	f.Majors, f.MajorsError = ParseMajors(raw), err
 	for name, value := range fields(below(root, "proc/driver/nvidia/params")) {
 		switch name {
@@ -134,7 +134,7 @@ func (f *Facts) readCapabilities(root string) {
 
 // fields reads the "Name: number" lines of a file of the driver.
 func fields(file string) map[string]uint32 {
-	raw, _ := readSmall(file)
+	raw, _ := ReadSmall(file)
 	values := map[string]uint32{}
 	for line := range strings.Lines(raw) {
 		name, value, _ := strings.Cut(line, ":")
@@ -145,8 +145,8 @@ func fields(file string) map[string]uint32 {
 	return values
 }
 
-// readSmall reads at most 64 KiB of a file of /proc.
-func readSmall(file string) (string, error) {
+// ReadSmall reads at most 64 KiB of a file of the kernel, in /proc or /sys.
+func ReadSmall(file string) (string, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return "", err
