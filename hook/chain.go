@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -15,26 +16,24 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
 // chainLimit ends another hookscript that hangs. Proxmox itself would wait for
 // ever; this is far more than a hook may take without failing a migration.
 const chainLimit = time.Hour
 
-// chained returns the hookscript that runs after this program's work: what the
-// configuration names, else what enable --chain has found in the container.
-// A configuration with mistakes (c is nil) does not keep the second from running.
+// chained returns the hookscript that runs after this program's work: the volume
+// that the configuration names, else the file that stands in the name of the
+// snippet which called this program. A configuration with mistakes (c is nil)
+// does not keep the second from running.
 func chained(c *config.Config, vmid int) string {
-	state := config.DefaultState
 	if c != nil {
-		if s, err := c.For(vmid); err == nil {
-			if s.Chain != "" {
-				return s.Chain
-			}
-			state = s.Paths.State
+		if s, err := c.For(vmid); err == nil && s.Chain != "" {
+			return s.Chain
 		}
 	}
-	return pve.ChainOf(state, vmid)
+	return snippet.Chained(os.Getenv(snippet.Env))
 }
 
 // runChained calls another hookscript as Proxmox would, and returns its exit
@@ -56,21 +55,24 @@ func runChained(ctx context.Context, h host.Host, volume string, e Event, log sa
 }
 
 func execChained(ctx context.Context, h host.Host, volume string, e Event) (int, error) {
-	storages, err := pve.ReadStorages(h.Root)
-	if err != nil {
-		return 1, fmt.Errorf("find the chained hookscript: %w", err)
-	}
-	file, err := storages.Path(volume)
-	if err != nil {
-		return 1, fmt.Errorf("find the chained hookscript: %w", err)
+	file := volume
+	if !filepath.IsAbs(volume) {
+		storages, err := pve.ReadStorages(h.Root)
+		if err == nil {
+			file, err = storages.Path(volume)
+		}
+		if err != nil {
+			return 1, fmt.Errorf("find the chained hookscript: %w", err)
+		}
+		file = h.Path(file)
 	}
 	ctx, cancel := context.WithTimeout(ctx, chainLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, h.Path(file), strconv.Itoa(e.VMID), string(e.Phase))
+	cmd := exec.CommandContext(ctx, file, strconv.Itoa(e.VMID), string(e.Phase))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = time.Second
-	err = cmd.Run()
+	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:

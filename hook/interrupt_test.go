@@ -36,7 +36,7 @@ func (n *node) interrupt(vmid int, ready func() bool) {
 // ours are the names of the processes in the container that the hook has started.
 func (g *guest) ours() []string {
 	out, _ := g.Attach(g.node.t.Context(), "sh", "-c",
-		`for p in /proc/[0-9]*; do tr '\0' '\n' <$p/environ 2>/dev/null | grep -q ^PVE_NVIDIA_HOOK_RUN= && cat $p/comm; done`)
+		`for p in /proc/[0-9]*; do grep -qs '/pve-nvidia-hook[.][A-Z0-9]*$' $p/cgroup && cat $p/comm; done`)
 	return strings.Fields(out)
 }
 

@@ -171,7 +171,7 @@ func (g *guest) clean() {
 	require.NoDirExists(t, g.file("var/lib/pve-nvidia-hook/stage"))
 	require.Equal(t, "", g.sh("grep /var/lib/pve-nvidia-hook /proc/self/mounts || true"))
 	require.Equal(t, "", g.sh("ls -d /tmp/selfgz* /tmp/makeself* /tmp/*.run 2>/dev/null || true"))
-	require.Equal(t, "", g.sh(`for p in /proc/[0-9]*; do cat $p/environ 2>/dev/null | tr '\0' '\n' | grep -q ^PVE_NVIDIA_HOOK_RUN= && cat $p/comm; done; true`))
+	require.Equal(t, "", g.sh(`for p in /proc/[0-9]*; do grep -qs '/pve-nvidia-hook[.][A-Z0-9]*$' $p/cgroup && cat $p/comm; done; true`))
 }
 
 // unrecorded expects that nothing is claimed to be installed.

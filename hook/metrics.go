@@ -2,11 +2,11 @@ package hook
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/metrics"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // measure tells Prometheus of the run. What cannot be told is said and is no
@@ -21,8 +21,8 @@ func (r *run) measure() {
 	if t.Left != nil {
 		has = t.Left.Driver
 	}
-	if err := os.MkdirAll(paths.Run, 0o755); err != nil {
-		r.Log.Warnf("%v", fmt.Errorf("make the run folder: %w", err))
+	if err := trust.MakeDir(paths.Run, 0o755); err != nil {
+		r.Log.Warnf("%v", fmt.Errorf("run folder (paths.run): %w", err))
 		return
 	}
 	err := metrics.File{

@@ -17,6 +17,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/replace"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // mailer takes a message for root. Proxmox VE forwards mail for root to its
@@ -36,7 +37,7 @@ func (r *run) notify(ctx context.Context) {
 	}
 	file := filepath.Join(t.Settings.Paths.State, "mailed", strconv.Itoa(t.VMID)+".json")
 	var told string
-	if text, err := os.ReadFile(file); err == nil {
+	if text, err := trust.ReadFile(file, 64<<10); err == nil {
 		_ = json.Unmarshal(text, &told)
 	}
 	switch {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
 // heard is what Proxmox gets from a hook.
@@ -129,7 +130,7 @@ func (n *node) chain(status int) (calls func() string) {
 	}
 	file("host/etc/pve/storage.cfg", "dir: local\n\tpath /var/lib/vz\n", 0o644)
 	file("host/var/lib/vz/snippets/mine.sh", fmt.Sprintf("#!/bin/sh\necho \"mine: $*\"\necho \"$# $*\" >>%s\nexit %d\n", n.Path("calls"), status), 0o755)
-	file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","chain":"local:snippets/mine.sh"}`, 0o600)
+	n.Env = append(n.Env, snippet.Env+"="+n.Path("host/var/lib/vz/snippets/"+snippet.Chaining("mine.sh")))
 	return func() string {
 		text, _ := os.ReadFile(n.Path("calls"))
 		_ = os.Remove(n.Path("calls"))
@@ -163,7 +164,7 @@ func TestChainedHookscriptThatIsGoneIsSaid(t *testing.T) {
 	require.NoError(t, os.Remove(n.Path("host/var/lib/vz/snippets/mine.sh")))
 	h := n.asProxmox(101, "pre-start").prompt(t)
 	require.Equal(t, 1, h.code)
-	require.Contains(t, h.stderr, "local:snippets/mine.sh")
+	require.Contains(t, h.stderr, "snippets/mine.sh")
 	require.Contains(t, h.stderr, "hint: ")
 }
 

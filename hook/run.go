@@ -16,6 +16,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
@@ -250,8 +251,8 @@ const lookLimit = 2 * time.Minute
 
 func (r *run) lock(ctx context.Context, limit time.Duration) (*lock.Lock, error) {
 	dir := r.settings.Paths.Run
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make the run folder: %w", err)
+	if err := trust.MakeDir(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("run folder (paths.run): %w", err)
 	}
 	return lock.Take(ctx, lockFile(r.settings, r.trace.VMID), lock.Options{
 		Timeout: limit,

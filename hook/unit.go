@@ -15,6 +15,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/replace"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // unit is the transient systemd service that goes on with the work for a
@@ -215,7 +216,7 @@ func writeEnv(file string, environ []string) error {
 		}
 	}
 	fmt.Fprintf(&b, "%s=1\n", EnvBackground)
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+	if err := trust.MakeDir(filepath.Dir(file), 0o755); err != nil {
 		return fmt.Errorf("make the run folder: %w", err)
 	}
 	// The container's lock is held: nobody else writes it.

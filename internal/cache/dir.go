@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,37 +16,22 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // CheckDir makes a cache folder when it is missing and refuses one in which
 // somebody else than root (or than this user) could exchange what root will run.
 func CheckDir(folder string) error {
 	if !filepath.IsAbs(folder) {
-		return hint.Errorf("set cache.dir to an absolute path", "cache folder %q is no absolute path", folder)
+		return hint.Errorf("set cache.dir to an absolute path", "the cache folder %q is not an absolute path", folder)
 	}
 	if _, err := os.Lstat(folder); errors.Is(err, fs.ErrNotExist) {
 		if err := makeDir(folder); err != nil {
 			return hint.Wrap(fmt.Errorf("make the cache folder: %w", err), "make it by hand, mount what it lies on, or set cache.dir to another folder")
 		}
 	}
-	real, err := filepath.EvalSymlinks(folder)
-	if err != nil {
-		return fmt.Errorf("cache folder: %w", err)
-	}
-	// The name as it is written, so that a link in it is looked at, and where it leads to.
-	for _, start := range []string{folder, real} {
-		for dir := filepath.Clean(start); ; dir = filepath.Dir(dir) {
-			st, err := os.Lstat(dir)
-			if err != nil {
-				return fmt.Errorf("cache folder: %w", err)
-			}
-			if err := trusted(dir, st, dir == real); err != nil {
-				return fmt.Errorf("cache folder %s: %w", folder, err)
-			}
-			if dir == "/" {
-				break
-			}
-		}
+	if err := trust.Dir(folder); err != nil {
+		return fmt.Errorf("cache folder %s: %w", folder, err)
 	}
 	return nil
 }
@@ -68,31 +54,8 @@ func makeDir(dir string) error {
 	return os.Chmod(dir, 0o755)
 }
 
-// trusted says what is wrong with a part of the cache folder's path. The folder
-// itself must not be writable by group and others; folders above it must only
-// not let others exchange it, so the sticky bit of /tmp suffices and a group is
-// let be (Debian's /usr/local has long been 2775 root:staff).
-func trusted(path string, st fs.FileInfo, last bool) error {
-	if uid, ok := owner(st); !ok {
-		return hint.Errorf(fmt.Sprintf("chown root:root %s (on NFS: export it with no_root_squash), or set cache.dir to another folder", path),
-			"%s belongs to uid %d, who could exchange what root runs", path, uid)
-	}
-	mode := st.Mode()
-	switch {
-	case mode&fs.ModeSymlink != 0:
-		return nil
-	case !mode.IsDir():
-		return fmt.Errorf("%s is not a folder", path)
-	case last && mode.Perm()&0o022 != 0:
-		return hint.Errorf("chmod go-w "+path, "%s has mode %04o: others than root could exchange what root runs", path, mode.Perm())
-	case !last && mode.Perm()&0o002 != 0 && mode&fs.ModeSticky == 0:
-		return hint.Errorf("chmod o-w "+path, "%s above it has mode %04o: anybody could exchange the folder", path, mode.Perm())
-	}
-	return nil
-}
-
-// checkWritable comes before the first change, and tells a read-only folder or
-// one whose locks do not lock from all that can fail later.
+// checkWritable refuses a read-only folder, or one whose locks do not exclude,
+// before the first change.
 func (c *Cache) checkWritable() error {
 	if err := unix.Access(c.Dir, unix.W_OK); err != nil {
 		return hint.Errorf("make it writable, or set cache.dir to another folder",
@@ -104,7 +67,7 @@ func (c *Cache) checkWritable() error {
 	return nil
 }
 
-// checkRoom refuses what the disk of the cache cannot hold.
+// checkRoom refuses to write need bytes when the disk of the cache has less room.
 func (c *Cache) checkRoom(need int64, what string) error {
 	free, err := free(c.Dir)
 	if err != nil {
@@ -125,7 +88,8 @@ func free(dir string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
-// explainSpace adds to an error of a full disk how full it is.
+// explainSpace adds the free room to an error of a full disk. Other errors, and
+// nil, it returns as they are.
 func explainSpace(err error, dir string) error {
 	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return err
@@ -138,8 +102,8 @@ func explainSpace(err error, dir string) error {
 		"free some room (pve-nvidia-hook cache prune), or set cache.dir to a larger disk")
 }
 
-// sweep removes what killed runs have left, of the run file whose lock is held
-// (all but the partial download, which is resumed) and of those that nobody works on.
+// sweep removes what killed runs have left: of the run file whose lock is held all
+// but the partial download, which is resumed; of the others what nobody works on.
 func (c *Cache) sweep(ctx context.Context, own paths) {
 	names, err := os.ReadDir(c.Dir)
 	if err != nil {
@@ -172,13 +136,15 @@ func (c *Cache) sweep(ctx context.Context, own paths) {
 	}
 }
 
-// sweepStray removes a temporary file of ours that outlived its run: of metadata
-// (".NVIDIA-...json" and digits) at once where the lock is held, else, as those of
-// the lock test and of NVIDIA's repository files (".cuda-..." and digits), after an hour.
+// sweepStray removes a temporary file of a run that was killed: one of the run file
+// whose lock is held (".NVIDIA-...json" and digits) at once, others, also of the lock
+// test and of NVIDIA's repository files (".cuda-..." and digits), after an hour.
 func (c *Cache) sweepStray(d fs.DirEntry, own paths) {
 	n := d.Name()
-	mine := own.base != "" && (strings.HasPrefix(n, "."+own.base+endMeta) || strings.HasPrefix(n, "."+own.base+endOrigin))
-	ours := strings.HasPrefix(n, "."+prefix) && strings.Contains(n, endMeta) || strings.HasPrefix(n, ".locktest-") ||
+	mine := own.base != "" && slices.ContainsFunc([]string{endMeta, endOrigin, endReason}, func(end string) bool {
+		return strings.HasPrefix(n, "."+own.base+end)
+	})
+	ours := strings.HasPrefix(n, "."+prefix) || strings.HasPrefix(n, ".locktest-") ||
 		strings.HasPrefix(n, ".cuda-") && !strings.HasSuffix(n, endLock)
 	if d.Type().IsRegular() && (mine || ours && old(d, time.Hour)) {
 		_ = os.Remove(filepath.Join(c.Dir, n))
@@ -195,7 +161,7 @@ func removeTrees(p paths) {
 	_ = os.RemoveAll(p.oldTree)
 }
 
-// syncDir makes renames in the folder last.
+// syncDir makes renames in the folder outlive a loss of power.
 func syncDir(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {

@@ -12,18 +12,19 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // ReadFile reads a file of at most limit bytes from a folder that CheckDir has
-// passed. It follows no link and believes only what root (or this user) has put
-// there and nobody else may write: the folder may have been open to others once.
+// passed. It follows no link, and reads only what root (or this user) has put there
+// and nobody else may write: others may have been able to write to the folder once.
 func ReadFile(path string, limit int64) ([]byte, error) {
 	f, err := openRegular(path)
 	if err == nil {
 		defer f.Close()
 		var st fs.FileInfo
 		if st, err = f.Stat(); err == nil {
-			err = checkOwn(path, st)
+			err = trust.File(path, st)
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -35,51 +36,20 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 	return readAtMost(f, limit)
 }
 
-// WriteFile puts a file into the folder, in one rename. Its mode is 0644, also in
-// the place of one that others may write, whose mode renameio.WriteFile would keep.
+// WriteFile writes a file of the folder in one rename, synced. Its mode is 0644,
+// also in place of a file with another mode.
 func WriteFile(path string, data []byte) error {
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o644))
-	if err != nil {
-		return err
-	}
-	defer f.Cleanup()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	return f.CloseAtomicallyReplace()
+	return renameio.WriteFile(path, data, 0o644, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o644))
 }
 
-// owner returns whose a file is, and whether that is root or this user.
-func owner(st fs.FileInfo) (uid uint32, ok bool) {
-	s, ok := st.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, false
-	}
-	return s.Uid, s.Uid == 0 || s.Uid == uint32(os.Geteuid())
-}
-
-// checkOwn says what is wrong with a file that nobody else should be able to have written.
-func checkOwn(path string, st fs.FileInfo) error {
-	if !st.Mode().IsRegular() {
-		return fmt.Errorf("%s is refused: it is not a regular file (%s)", path, st.Mode().Type())
-	}
-	if uid, ok := owner(st); !ok {
-		return fmt.Errorf("%s is refused: it belongs to uid %d, who could exchange what root runs", path, uid)
-	}
-	if mode := st.Mode().Perm(); mode&0o022 != 0 {
-		return fmt.Errorf("%s is refused: it has mode %04o, so that others than root could have written it", path, mode)
-	}
-	return nil
-}
-
-// readSmall reads a regular file of at most limit bytes, whosever it is, and follows no link.
-func readSmall(path string, limit int64) ([]byte, error) {
+// readSmall reads a small regular file, whoever owns it, and follows no link.
+func readSmall(path string) ([]byte, error) {
 	f, err := openRegular(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return readAtMost(f, limit)
+	return readAtMost(f, maxSmall)
 }
 
 func readAtMost(f *os.File, limit int64) ([]byte, error) {

@@ -1,16 +1,27 @@
 package cli
 
 import (
+	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 func (a *app) devices() *cobra.Command {
-	ifNeeded := false
+	ifNeeded, asList := false, false
 	c := &cobra.Command{
 		Use:   "devices",
 		Short: "make the host's device nodes exist",
@@ -23,13 +34,25 @@ it is installed; else modprobe loads the modules. What is left undone is made
 from what the kernel says. Nodes that are right stay as they are, and a host
 without a GPU is no error.
 
+With --list it prints the cards of this host and which containers have them,
+and changes nothing. Nodes that are another card now than the one that enable
+has chosen are named, and MIG instances that are gone since the last boot.
+
 The unit pve-nvidia-hook-devices.service runs this with --if-needed at boot,
 before the guests: a GPU that is meant for virtual machines is left alone.`,
 		Example: `  pve-nvidia-hook devices
+  pve-nvidia-hook devices --list        print the cards
   pve-nvidia-hook devices --if-needed   leave a GPU alone that no container has`,
 		Args: args(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			out := c.OutOrStdout()
+			out := say.Lines(c.OutOrStdout())
+			if asList {
+				return a.listCards(out)
+			}
+			if err := hook.NeedsRoot("devices", a.host.Root, os.Geteuid()); err != nil {
+				return err
+			}
+			pve.PlaceSnippets(a.host.Root, out)
 			here, anywhere := true, true
 			if ifNeeded {
 				here, anywhere = needed(a.host)
@@ -38,9 +61,9 @@ before the guests: a GPU that is meant for virtual machines is left alone.`,
 				fmt.Fprintln(out, "the kernel module nvidia is not loaded and no container has devices of it, there is nothing to do")
 				return nil
 			}
-			err := host.MakeNodes(c.Context(), a.host.Root, nil, func(line string) {
-				fmt.Fprintln(out, line)
-			})
+			tell := func(line string) { fmt.Fprintln(out, line) }
+			err := host.MakeNodes(c.Context(), a.host.Root, nil, tell)
+			err = errors.Join(err, a.tellChanges(tell))
 			if err != nil && !here {
 				fmt.Fprintf(out, "warning: %v; no container of this node has devices of it\n", err)
 				return nil
@@ -49,7 +72,73 @@ before the guests: a GPU that is meant for virtual machines is left alone.`,
 		},
 	}
 	c.Flags().BoolVar(&ifNeeded, "if-needed", false, "load no kernel module unless a container of the cluster has the devices; fail only for one of this node")
+	c.Flags().BoolVar(&asList, "list", false, "print the cards and the containers that have them")
 	return c
+}
+
+// here lists this node's containers.
+func here(root string) []pve.Guest {
+	guests, _ := pve.Guests(root) // without Proxmox VE there are none
+	local := pve.LocalNode(root)
+	return slices.DeleteFunc(guests, func(g pve.Guest) bool { return g.NotHere(local) != nil })
+}
+
+// tellChanges names the containers whose cards are others than were chosen, and
+// keeps those with MIG instances able to start.
+func (a *app) tellChanges(tell func(string)) error {
+	conf, err := a.load()
+	if err != nil {
+		return nil // said by all else; the nodes are made without it
+	}
+	cards := host.ReadGPUs(a.host.Root)
+	var errs []error
+	for _, g := range here(a.host.Root) {
+		if minors := g.Conf.Caps(); len(minors) > 0 {
+			gone, err := host.HoldCaps(a.host.Root, minors, tell)
+			errs = append(errs, err)
+			if len(gone) > 0 {
+				tell(fmt.Sprintf("warning: container %s: its MIG instance does not exist any more (nvidia-cap%d): make it again by nvidia-smi mig, then pve-nvidia-hook enable %d --gpus GPU:INSTANCE", g, gone[0], g.VMID))
+			}
+		}
+		s, _ := conf.For(g.VMID)
+		state, err := pve.ReadState(s.Paths.State, g.VMID)
+		errs = append(errs, err)
+		for _, change := range state.Changes(g.Conf, cards) {
+			tell(fmt.Sprintf("warning: container %s: %s; put it right with: pve-nvidia-hook enable %d", g, change, g.VMID))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// listCards prints a table of the host's cards.
+func (a *app) listCards(out io.Writer) error {
+	cards := host.ReadGPUs(a.host.Root)
+	if len(cards) == 0 {
+		return hint.Errorf("pve-nvidia-hook doctor says why", "the NVIDIA driver drives no card on this host")
+	}
+	has := map[string][]string{}
+	for _, g := range here(a.host.Root) {
+		for _, node := range g.Conf.Nodes() {
+			has[node] = append(has[node], g.String())
+		}
+	}
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "GPU\tMODEL\tUUID\tADDRESS\tNODE\tCONTAINERS")
+	for _, g := range cards {
+		containers := cmp.Or(strings.Join(has[g.Node()], ", "), "-")
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", g.Index, cmp.Or(g.Model, "-"), cmp.Or(g.UUID, "-"), g.Address, g.Node(), containers)
+		for n, i := range g.Instances {
+			fmt.Fprintf(w, "%d:%d\tMIG GPU instance %d, compute instance %d\t\t\t\t\n", g.Index, n, i.GPU, i.Compute)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(text.String()) {
+		fmt.Fprintln(out, strings.TrimRight(line, " \n"))
+	}
+	return nil
 }
 
 // needed reports whether containers of this node or of the cluster, which may

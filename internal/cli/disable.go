@@ -32,7 +32,7 @@ container running.`,
 			if err != nil {
 				return hint.Wrap(err, "mend the configuration first: it says where enable has kept what it set; see "+config.CheckCommand(a.configFile))
 			}
-			_, settings, err := byGPUs(conf, ids, "")
+			_, settings, err := byGPUs(conf, ids, "all", nil)
 			if err != nil {
 				return err
 			}

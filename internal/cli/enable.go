@@ -1,50 +1,78 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
 func (a *app) enable() *cobra.Command {
 	var o pve.Options
+	all, dri := false, false
 	c := &cobra.Command{
-		Use:   "enable VMID...",
+		Use:   "enable VMID... | --all",
 		Short: "make containers follow the host's driver",
 		Long: `Set the hookscript of containers to pve-nvidia-hook, and give them the host's
 NVIDIA devices by devN entries: nvidiactl, the chosen GPUs, nvidia-uvm,
-nvidia-uvm-tools, nvidia-modeset and what stands in nvidia-caps. The driver is
-installed at the container's next start, or now by pve-nvidia-hook apply VMID.
+nvidia-uvm-tools and nvidia-modeset. The driver is installed at the container's
+next start, or now by pve-nvidia-hook apply VMID.
 Proxmox VE 8 gives a running container its new devices only at the next start:
 then enable says so, and pct reboot VMID does all.
 
 What was set by hand is kept. Doing it again changes nothing, other --gpus
 change the entries that enable has made, and disable takes away exactly these.
-Missing device nodes of the host are made first.`,
+Missing device nodes of the host are made first.
+
+GPUs are chosen by number as nvidia-smi counts, UUID or its beginning, PCI
+address or model; pve-nvidia-hook devices --list shows them. Without --gpus the
+choice is that of the configuration, else the one made before, else all. It is
+remembered by UUID: when the host's cards get other numbers, enable --all gives
+each container its own cards again. 0:1 is MIG instance 1 of GPU 0; after a
+reboot of the node it is gone, and the container starts without it.`,
 		Example: `  pve-nvidia-hook enable 101                    all GPUs, or as configured
   pve-nvidia-hook enable 101 102 --gpus 0,1     the first two GPUs
+  pve-nvidia-hook enable 101 --gpus GPU-5c4f    that card, wherever it is plugged in
+  pve-nvidia-hook enable --all                  put all right after cards have changed
   pve-nvidia-hook enable 101 --chain            run another one afterwards
   pve-nvidia-hook enable 101 --storage shared   on storage of all nodes
   pve-nvidia-hook enable 101 --dry-run          say what would be changed`,
-		Args: args(1, -1, "one VMID or more"),
+		Args: args(0, -1, "VMIDs, or --all"),
 		RunE: func(c *cobra.Command, words []string) error {
 			ids, err := vmids(words)
 			if err != nil {
 				return err
 			}
+			if all == (len(ids) > 0) {
+				return usage{errors.New("expected at least one VMID, or --all")}
+			}
+			if all {
+				if ids, err = enabledHere(a.host.Root); err != nil {
+					return err
+				}
+			}
+			if len(ids) == 0 {
+				a.log.Info("no container of this node is enabled, there is nothing to do")
+				return nil
+			}
+			if c.Flags().Changed("dri") {
+				o.DRI = &dri
+			}
 			return a.enableAll(c.Context(), o, ids, c.OutOrStdout())
 		},
 	}
-	wordFlag(c.Flags(), &o.GPUs, "gpus", checkGPUs, "`which` GPUs: all, none or numbers such as 0,1 (default: gpus of the configuration, else all)")
+	wordFlag(c.Flags(), &o.GPUs, "gpus", checkGPUs, "`which` GPUs: all, none, or a list of numbers, UUIDs, PCI addresses or models (default: as configured, else as before, else all)")
+	c.Flags().BoolVar(&all, "all", false, "all containers of this node that are enabled")
+	c.Flags().BoolVar(&dri, "dri", false, "the nodes in /dev/dri of the GPUs too, for EGL, Vulkan and VAAPI (--dri=false takes them away)")
 	c.Flags().BoolVar(&o.Chain, "chain", false, "take the place of another hookscript, and run it after our own work in every phase")
 	c.Flags().StringVar(&o.Storage, "storage", "", "`storage` for the hookscript file (default: local, or the one that is set)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be changed, change nothing")
@@ -59,13 +87,25 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 	if err := pve.CheckNode(a.host.Root); err != nil {
 		return err
 	}
-	groups, settings, err := byGPUs(conf, ids, o.GPUs)
+	o.Root, o.Cards = a.host.Root, host.ReadGPUs(a.host.Root)
+	groups, settings, err := byGPUs(conf, ids, o.GPUs, func(s config.Settings) string {
+		g, _, _ := pve.Find(o.Root, s.VMID) // Enable says what is wrong with it
+		state, _ := pve.ReadState(s.Paths.State, s.VMID)
+		return state.Chosen(g.Conf, o.Cards)
+	})
 	if err != nil {
 		return err
 	}
-	o.Root, o.State, o.Chains = a.host.Root, settings[0].Paths.State, chains(settings)
-	for _, n := range host.ReadFacts(o.Root).GPUs {
-		o.Driven = append(o.Driven, int(n))
+	o.State, o.Chains = settings[0].Paths.State, chains(settings)
+	o.Groups = func(vmid int) map[string]string {
+		ctx, cancel := context.WithTimeout(ctx, glanceLimit)
+		defer cancel()
+		c, err := lxc.Open(ctx, settings[0].Paths.LXC, vmid)
+		if err != nil {
+			return nil // it does not run
+		}
+		defer c.Close()
+		return pve.Groups(c)
 	}
 	for _, g := range groups { // before the first change
 		o.GPUs = g.gpus
@@ -105,9 +145,21 @@ type group struct {
 	ids  []int
 }
 
+// enabledHere lists the containers of this node whose hookscript this program is.
+func enabledHere(root string) ([]int, error) {
+	guests, err := pve.Guests(root)
+	var ids []int
+	for _, g := range guests {
+		if g.NotHere(pve.LocalNode(root)) == nil && g.Err == nil && pve.Ours(g.Conf.Next().Hookscript) {
+			ids = append(ids, g.VMID)
+		}
+	}
+	return ids, err
+}
+
 // byGPUs sorts containers by the GPUs that they get: what was typed, else what
-// the configuration says of each.
-func byGPUs(conf *config.Config, ids []int, typed string) ([]group, []config.Settings, error) {
+// the configuration says of each, else what was chosen before, else all.
+func byGPUs(conf *config.Config, ids []int, typed string, before func(config.Settings) string) ([]group, []config.Settings, error) {
 	var groups []group
 	var settings []config.Settings
 	for _, id := range ids {
@@ -115,10 +167,11 @@ func byGPUs(conf *config.Config, ids []int, typed string) ([]group, []config.Set
 		if err != nil {
 			return nil, nil, err
 		}
-		gpus := s.GPUs
-		if typed != "" {
-			gpus = typed
+		gpus := typed
+		if gpus == "" && s.Origin("gpus") == "default" {
+			gpus = before(s)
 		}
+		gpus = cmp.Or(gpus, s.GPUs)
 		settings = append(settings, s)
 		i := slices.IndexFunc(groups, func(g group) bool { return g.gpus == gpus })
 		if i < 0 {
@@ -134,14 +187,11 @@ func lacksUVM(nodes []host.Node) bool {
 	return !slices.Contains(host.NodePaths(nodes), "/dev/nvidia-uvm")
 }
 
-// chains are the hookscripts that the configuration chains. What a node's own
-// file says the other nodes do not know.
-func chains(settings []config.Settings) map[int]pve.Chain {
-	found := map[int]pve.Chain{}
+// chains are the hookscripts that the configuration chains.
+func chains(settings []config.Settings) map[int]string {
+	found := map[int]string{}
 	for _, s := range settings {
-		if s.Chain != "" {
-			found[s.VMID] = pve.Chain{Volume: s.Chain, Shared: strings.Contains(s.Origin("chain"), config.DefaultCluster)}
-		}
+		found[s.VMID] = s.Chain
 	}
 	return found
 }

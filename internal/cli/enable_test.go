@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
 // pveNode is a root folder with what enable needs of a node: three containers,
@@ -192,6 +194,7 @@ func TestEnableWithChainTellsTheHookWhatToRun(t *testing.T) {
 
 	_, err = typed(t, "enable", "101", "--gpus", "none", "--chain")
 	require.NoError(t, err)
+	t.Setenv(snippet.Env, filepath.Join(root, "var/lib/vz/snippets", snippet.Chaining("mine.sh"))) // which calls
 	require.Equal(t, 3, call([]string{"101", "pre-start"}))
 	calls, err := os.ReadFile(filepath.Join(root, "calls"))
 	require.NoError(t, err)
@@ -200,13 +203,12 @@ func TestEnableWithChainTellsTheHookWhatToRun(t *testing.T) {
 	_, err = typed(t, "disable", "101")
 	require.NoError(t, err)
 	require.Contains(t, conf(t, root, "101"), "hookscript: local:snippets/mine.sh")
-	require.Zero(t, call([]string{"101", "pre-start"}), "nothing is chained any more")
 }
 
 // call is Proxmox's, of a phase in which nothing is left to a worker.
 func call(args []string) int { return hook.Call(context.Background(), args) }
 
-func TestChainOfTheClusterFileHoldsOnEveryNode(t *testing.T) {
+func TestDisableBringsBackWhatTheConfigurationChains(t *testing.T) {
 	root := pveNode(t, "[containers.101]\nchain = \"local:snippets/mine.sh\"\n")
 	file := func(name, text string) {
 		name = filepath.Join(root, name)
@@ -214,20 +216,59 @@ func TestChainOfTheClusterFileHoldsOnEveryNode(t *testing.T) {
 		require.NoError(t, os.WriteFile(name, []byte(text), 0o755))
 	}
 	file("var/lib/vz/snippets/mine.sh", "#!/bin/sh\n")
-	file("etc/pve/nodes/pve2/lxc/201.conf", "hostname: far\n")
-	file("etc/pve/lxc/101.conf", "hookscript: local:snippets/mine.sh\n")
-	said, err := typed(t, "enable", "101", "--gpus", "none", "--chain")
-	require.NoError(t, err)
-	require.Contains(t, said, "warning: only this node knows what is chained", "the node's own file says nothing to others")
-
-	file("etc/pve/pve-nvidia-hook.toml", "[containers.101]\nchain = \"local:snippets/mine.sh\"\n")
-	file("config.toml", "[paths]\nstate = \""+t.TempDir()+"/state\"\n") // as on another node
-	said, err = typed(t, "enable", "101", "--gpus", "none")
-	require.NoError(t, err)
-	require.NotContains(t, said, "only this node")
-
-	file("config.toml", "[paths]\nstate = \""+t.TempDir()+"/state\"\n")
-	_, err = typed(t, "disable", "101")
+	file("etc/pve/lxc/101.conf", "hookscript: local:snippets/pve-nvidia-hook\n") // enabled on another node
+	_, err := typed(t, "disable", "101")
 	require.NoError(t, err)
 	require.Equal(t, "hookscript: local:snippets/mine.sh\n", conf(t, root, "101"))
+}
+
+// card writes what the driver says of one.
+func card(t *testing.T, root, address, model, uuid string, minor int) {
+	t.Helper()
+	file := filepath.Join(root, "proc/driver/nvidia/gpus", address, "information")
+	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "Model: \t %s\nGPU UUID: \t %s\nBus Location: \t %s\nDevice Minor: \t %d\nGPU Excluded:\t No\n", model, uuid, address, minor), 0o644))
+}
+
+func TestCardsAreListedWithTheirContainers(t *testing.T) {
+	root := pveNode(t, "")
+	card(t, root, "0000:01:00.0", "NVIDIA A10", "GPU-aaaa", 1)
+	card(t, root, "0000:02:00.0", "NVIDIA L4", "GPU-bbbb", 0)
+	_, err := typed(t, "enable", "101", "102", "--gpus", "GPU-bb")
+	require.NoError(t, err)
+	said, err := typed(t, "devices", "--list")
+	require.NoError(t, err)
+	require.Equal(t, "GPU  MODEL       UUID      ADDRESS       NODE          CONTAINERS\n"+
+		"0    NVIDIA A10  GPU-aaaa  0000:01:00.0  /dev/nvidia1  -\n"+
+		"1    NVIDIA L4   GPU-bbbb  0000:02:00.0  /dev/nvidia0  101 (ct101), 102 (ct102)\n", said)
+}
+
+func TestEnableAllGivesEachItsOwnCardsAgain(t *testing.T) {
+	root := pveNode(t, "[containers.103]\ngpus = \"1\"\n")
+	card(t, root, "0000:01:00.0", "NVIDIA A10", "GPU-aaaa", 0)
+	card(t, root, "0000:02:00.0", "NVIDIA L4", "GPU-bbbb", 1)
+	_, err := typed(t, "enable", "101", "--gpus", "1")
+	require.NoError(t, err)
+	_, err = typed(t, "enable", "102", "--gpus", "none")
+	require.NoError(t, err)
+	before := conf(t, root, "102")
+
+	card(t, root, "0000:01:00.0", "NVIDIA A10", "GPU-aaaa", 1)
+	card(t, root, "0000:02:00.0", "NVIDIA L4", "GPU-bbbb", 0)
+	said, err := typed(t, "devices")
+	require.NoError(t, err)
+	require.Contains(t, said, "warning: container 101 (ct101): /dev/nvidia1 is now NVIDIA A10 (GPU 0, ")
+	require.Contains(t, said, "put it right with: pve-nvidia-hook enable 101\n")
+
+	_, err = typed(t, "enable", "--all")
+	require.NoError(t, err)
+	require.Contains(t, conf(t, root, "101"), "/dev/nvidia0,")
+	require.NotContains(t, conf(t, root, "101"), "/dev/nvidia1,")
+	require.Equal(t, before, conf(t, root, "102"))
+	require.NotContains(t, conf(t, root, "103"), "hookscript", "it was never enabled")
+	said, err = typed(t, "devices")
+	require.NoError(t, err)
+	require.NotContains(t, said, "warning")
+	_, err = typed(t, "enable", "101", "--all")
+	require.ErrorAs(t, err, new(usage))
 }

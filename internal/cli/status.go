@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -50,7 +51,8 @@ last kind is not followed any more: nothing looks after the driver in it.
 What a running container has is read from its record and compared with its
 files. Versions in parentheses are those that the last run left in a container
 that is stopped now. A line that begins with "!" is a problem, its reason stands
-at the end. The exit status is 0 also then: see doctor for a check.
+at the end. The exit status is 0 also then: see
+doctor for a check. It is 1 when a container that was named does not exist.
 
 In the JSON, last_run is null when no run is kept. Its result is one of skipped
 ("in place" or "not wanted" in the table), installed, refused, failed,
@@ -71,7 +73,7 @@ Nothing is changed, and no process is started in a container.`,
 			if err != nil {
 				return err
 			}
-			rows, err := a.statusRows(c.Context(), conf, ids)
+			rows, missing, err := a.statusRows(c.Context(), conf, ids)
 			if err == nil && c.Context().Err() != nil { // what was broken off is not the container's fault
 				err = stopped(c.Context(), c.Context().Err(), "status", "nothing was changed; run it again")
 			}
@@ -79,31 +81,36 @@ Nothing is changed, and no process is started in a container.`,
 				return err
 			}
 			if asJSON {
-				return say.JSON(c.OutOrStdout(), rows)
+				return errors.Join(say.JSON(c.OutOrStdout(), rows), missing)
 			}
 			if len(rows) == 0 {
 				a.log.Info("no container here has to do with this program; begin with: pve-nvidia-hook enable VMID")
 				return nil
 			}
 			width, colour := screen(os.Stdout)
-			return printStatus(c.OutOrStdout(), rows, time.Now(), width, colour)
+			return errors.Join(printStatus(c.OutOrStdout(), rows, time.Now(), width, colour), missing)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON: a list of objects, one for each container")
 	return c
 }
 
-// statusRows looks at the containers named, or at all that are ours.
-func (a *app) statusRows(ctx context.Context, conf *config.Config, ids []int) ([]statusRow, error) {
+// statusRows looks at the containers named, or at all that are ours. missing is
+// about those named that this node does not have.
+func (a *app) statusRows(ctx context.Context, conf *config.Config, ids []int) (rows []statusRow, missing, err error) {
 	known := a.containers(conf)
-	if len(ids) == 0 {
+	named := len(ids) > 0
+	if !named {
 		ids = known.known()
 	}
-	rows := make([]statusRow, 0, len(ids))
+	rows = make([]statusRow, 0, len(ids))
 	for _, s := range a.glance(ctx, conf, ids) {
 		rows = append(rows, row(s, known))
+		if last := rows[len(rows)-1]; named && !last.OK && !last.Running {
+			missing = errors.Join(missing, known.missing(s.vmid))
+		}
 	}
-	return rows, nil
+	return rows, missing, nil
 }
 
 // row says how a container stands.
@@ -134,7 +141,7 @@ func judge(s state, known *containers) (ok bool, reason string) {
 	standing := known.standing[s.vmid]
 	ended := last.Result == hook.Failed || last.Result == hook.Refused
 	switch {
-	case s.err != nil && standing == pve.Follows:
+	case s.err != nil && standing == pve.Follows && known.there(s.vmid):
 		return false, s.err.Error()
 	case known.others[s.vmid] != nil && !s.Running:
 		return false, known.others[s.vmid].Error()

@@ -45,7 +45,7 @@ func notEmpty(s string) error {
 
 func checkGPUs(s string) error {
 	if s == "" || pve.CheckGPUs(s) != nil {
-		return errors.New("expected all, none or numbers such as 0,1")
+		return errors.New("expected all, none, or a list of numbers, UUIDs, PCI addresses or models")
 	}
 	return nil
 }

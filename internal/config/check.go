@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -195,6 +196,9 @@ func checkPackage(s string) (string, string) {
 
 // checkGPUs also takes Phoenix's "0, 1" and returns "0,1". The kernel module
 // numbers its nodes /dev/nvidia0 to /dev/nvidia254; 255 is nvidiactl.
+// gpuName is a UUID, a model, a PCI address, or a MIG instance such as 0:1.
+var gpuName = lazy.Regexp(`^[A-Za-z][A-Za-z0-9 ._:-]*$|^([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$|^[0-9]{1,3}:[0-9]{1,3}$`)
+
 func checkGPUs(s string) (string, string) {
 	if s == "all" || s == "none" {
 		return s, ""
@@ -203,6 +207,10 @@ func checkGPUs(s string) (string, string) {
 	seen := map[int]bool{}
 	for item := range strings.SplitSeq(s, ",") {
 		item = strings.TrimSpace(item)
+		if gpuName().MatchString(item) && strings.ContainsAny(item, "0123456789") { // "fisrt" is a mistake
+			list = append(list, item)
+			continue
+		}
 		n, err := strconv.Atoi(item)
 		if err != nil || !number(item, 3) || n > 254 {
 			return "", quote(s) + " names no GPUs"

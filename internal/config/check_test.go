@@ -63,6 +63,8 @@ func TestValuesThatAreTakenAndRefused(t *testing.T) {
 		{"paths.metrics", "/a/b.prom", "/a/b.prom", ""},
 		{"gpus", "0, 1 ,2", "0,1,2", ""},
 		{"gpus", "", nil, `"" names no GPUs`},
+		{"gpus", "GPU-5c4f, 0000:01:00.0,1:0, RTX 3090", "GPU-5c4f,0000:01:00.0,1:0,RTX 3090", ""},
+		{"gpus", "fisrt", nil, `"fisrt" names no GPUs`},
 		{"gpus", "0,", nil, `"0," names no GPUs`},
 		{"gpus", "01", nil, `"01" names no GPUs`},
 		{"gpus", "255", nil, `"255" names no GPUs`},

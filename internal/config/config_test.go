@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -218,7 +219,12 @@ func TestShippedFileIsTheDefaultsAndNamesEveryKey(t *testing.T) {
 	// A line that starts with # and no space is a setting.
 	open := regexp.MustCompile(`(?m)^#([^ \n])`).ReplaceAllString(string(data), "$1")
 	require.NotEqual(t, string(data), open)
-	require.NotRegexp(t, `(?m)^[^#\n]`, string(data), "a setting is not commented out")
+	require.NotRegexp(t, `(?m)^[^#\n\[]`, string(data), "a setting is not commented out")
+	// Whoever takes the # from one line alone must not stop everything by it.
+	for _, at := range regexp.MustCompile(`(?m)^#[^ \n]`).FindAllIndex(data, -1) {
+		one := slices.Delete(slices.Clone(data), at[0], at[0]+1)
+		mustFor(t, mustLoad(t, map[string]string{"config.toml": string(one)}), 101)
+	}
 
 	c := mustLoad(t, map[string]string{"config.toml": open})
 	s := mustFor(t, c, 101)

@@ -2,8 +2,10 @@ package config
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -248,4 +250,36 @@ func TestPhoenixExamples(t *testing.T) {
 		all += fmt.Sprintf("[%d]\n%s\n", vmid, strings.ReplaceAll(rows(s), dir, "/phoenix"))
 	}
 	golden(t, "phoenix.golden", all)
+}
+
+func TestLongChainOfClonesIsRefusedAtOnce(t *testing.T) {
+	text := func(chains, length int) string {
+		var b strings.Builder
+		b.WriteString(`{"lxc_configs":{"90":{}`)
+		for c := range chains {
+			for i := range length {
+				fmt.Fprintf(&b, ",\n\"%d\":{\"features\":[\"nvidia\"]", 1000+c*length+i)
+				if i > 0 {
+					fmt.Fprintf(&b, `,"clone_from_ctid":"%d"`, 1000+c*length+i-1)
+				}
+				b.WriteString("}")
+			}
+		}
+		return strings.Replace(b.String(), `"90":{},`, "", 1) + "}}"
+	}
+	check := func(chains, length int) error {
+		dir := t.TempDir()
+		require.NoError(t, os.WriteFile(dir+"/lxc.json", []byte(text(chains, length)), 0o600))
+		require.NoError(t, os.WriteFile(dir+"/c.toml", []byte("[phoenix]\nlxc_configs = \""+dir+"/lxc.json\"\n"), 0o600))
+		c, err := Load(dir+"/c.toml", Options{Named: true, HostRoot: dir})
+		require.NoError(t, err)
+		began := time.Now()
+		err = c.Check()
+		require.Less(t, time.Since(began), 10*time.Second, "20 s and more without a bound; 0.1 s with it")
+		return err
+	}
+	err := check(1, 8900)
+	require.ErrorContains(t, err, "lxc.json: lxc_configs: more than 64 containers are cloned one from the other")
+	require.Len(t, strings.Split(err.Error(), "\n"), 1)
+	require.NoError(t, check(2, maxClones))
 }

@@ -109,6 +109,11 @@ func (s set) before(others []string, origin string) set {
 	return s
 }
 
+// maxClones bounds a chain of clones. All that a file names is looked at for each
+// container, and named in the origin of its values: without a bound the work grows
+// with the third power of the chain's length.
+const maxClones = 64
+
 // chain lists the container and those it was cloned from that the file names.
 func (p *phoenix) chain(vmid int) ([]int, error) {
 	var chain []int
@@ -125,6 +130,10 @@ func (p *phoenix) chain(vmid int) ([]int, error) {
 			last := strconv.Itoa(chain[len(chain)-1])
 			return nil, Mistakes{p.lxc.mistake("the containers are cloned from each other: "+strings.Join(words, " -> "),
 				"a chain of clones that ends", "lxc_configs", last, "clone_from_ctid")}
+		}
+		if len(chain) == maxClones { // the same for each: it is said once
+			return nil, Mistakes{{File: p.lxc.name, Key: "lxc_configs", What: fmt.Sprintf("more than %d containers are cloned one from the other", maxClones),
+				Allowed: fmt.Sprintf("a chain of at most %d clones", maxClones)}}
 		}
 		chain = append(chain, vmid)
 		if g.parent == 0 {

@@ -151,7 +151,7 @@ func checkCacheFiles(h *hostFacts, _ *guestFacts, out *findings) {
 	}
 	for _, it := range f.items {
 		verify := fmt.Sprintf("pve-nvidia-hook cache verify %s", it.Version)
-		name := filepath.Base(it.Path)
+		name := cache.FileName(it.Version, it.Arch)
 		if holder := f.holders[it.Path]; holder != "" {
 			out.add(Warning, "wait until it ends, then run doctor again", "%s is in use: %s", name, holder)
 			continue
@@ -163,14 +163,10 @@ func checkCacheFiles(h *hostFacts, _ *guestFacts, out *findings) {
 			continue
 		}
 		switch it.State {
-		case cache.Damaged:
-			out.add(Problem, it.Advice(), "%s is damaged: %s", name, it.Damage)
 		case cache.Refused:
 			out.add(Problem, it.Advice(), "%s is refused: %s", name, it.Damage)
-		case cache.Changed:
-			out.add(Warning, verify, "%s is not the file that was verified: it is verified again before it is used", name)
 		case cache.Unverified:
-			out.add(Unknown, verify, "%s was put there by hand and is verified when it is first used", name)
+			out.add(Unknown, verify, "%s was put there by hand, or has changed: it is verified before it is used", name)
 		}
 	}
 	out.orOK("the %d run files of the cache are as they were when they were verified", len(f.items))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
+	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
 func TestNothingIsFoundWhereAllIsWell(t *testing.T) {
@@ -122,7 +123,9 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"chained hookscript gone": {
 			func(n node) {
-				n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","chain":"local:snippets/backup.sh","dev":{"0":"/dev/nvidiactl"}}`)
+				n.guest("local:snippets/pve-nvidia-hook", "local:snippets/pve-nvidia-hook+backup.sh")
+				n.file("var/lib/vz/snippets/pve-nvidia-hook+backup.sh", string(snippet.Script))
+				n.mode("var/lib/vz/snippets/pve-nvidia-hook+backup.sh", 0o755)
 			},
 			"101 problem hookscript: the container does not start: its hookscript /var/lib/vz/snippets/backup.sh is missing | put it back",
 		},
@@ -251,7 +254,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"run file put there by hand": {
 			func(n node) { n.file("cache/NVIDIA-Linux-x86_64-580.142.run", "x") },
-			"0 unknown cache-files: NVIDIA-Linux-x86_64-580.142.run was put there by hand and is verified when it is first used | pve-nvidia-hook cache verify 580.142",
+			"0 unknown cache-files: NVIDIA-Linux-x86_64-580.142.run was put there by hand, or has changed: it is verified before it is used | pve-nvidia-hook cache verify 580.142",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -304,17 +307,6 @@ func TestMountedFolderBringsItsNodes(t *testing.T) {
 	n.file("dev/nvidia-caps/readme", "")
 	n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","dev":{"3":"/dev/nvidia-caps/nvidia-cap1"}}`)
 	require.Empty(t, lines(n.examine().Findings))
-}
-
-func TestMissingRecordOfEnableIsNamed(t *testing.T) {
-	n := newNode(t)
-	n.remove("state/enabled")
-	require.Contains(t, lines(n.examine().Findings), "101 unknown hookscript: this node has no record of enable for it")
-	require.False(t, n.examine().Problems())
-	n.file("var/lib/vz/snippets/mine.sh", "#!/bin/sh\n")
-	n.mode("var/lib/vz/snippets/mine.sh", 0o755)
-	n.configure("[containers.101]\nchain = \"local:snippets/mine.sh\"\n")
-	require.NotContains(t, lines(n.examine().Findings), "no record")
 }
 
 func TestNoGPUChosenIsNoFault(t *testing.T) {
@@ -418,11 +410,11 @@ func TestDeepLookReadsRunFilesThrough(t *testing.T) {
 	require.Contains(t, lines(n.look(Options{Deep: true}).Findings), "0 problem cache-files: ")
 	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is refused: ")
 	require.Contains(t, lines(n.look(Options{}).Findings), "sha256 is ")
-	require.Contains(t, lines(n.look(Options{}).Findings), " | rm "+file+", and the next start fetches it again; or ")
+	require.Contains(t, lines(n.look(Options{}).Findings), " | the next start fetches it again; or ")
 	require.NotContains(t, lines(n.look(Options{}).Findings), "cache verify")
 
 	// One that was never good is no other matter.
-	require.NoError(t, os.Remove(file))
+	require.NoError(t, os.Remove(file+".refused"))
 	require.NoError(t, os.WriteFile(file, []byte("<html>"), 0o644))
 	require.Contains(t, lines(n.look(Options{Deep: true}).Findings), "is refused: ")
 	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is refused: ")

@@ -3,7 +3,6 @@ package doctor
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -113,14 +112,6 @@ func checkHook(h *hostFacts, g *guestFacts, out *findings) {
 		out.add(Warning, enable+" --chain", "the container has another hookscript, %s: the driver does not follow the host unless that script calls this program", next)
 	default:
 		out.add(Warning, enable, "the container has no hookscript: the driver does not follow the host by itself")
-	}
-	if pve.Ours(next) && g.noKeep == nil && g.state.Hookscript == "" && g.settings.Chain == "" {
-		again := enable
-		if slices.ContainsFunc(entries(g.next), entry.nvidia) {
-			again += " --gpus none" // they stay as they are
-		}
-		out.add(Unknown, fmt.Sprintf("put a hookscript that was chained into /etc/pve/pve-nvidia-hook.toml ([containers.%d] chain), then: %s", g.vmid, again),
-			"this node has no record of enable for it (it was moved here, cloned, restored, or set up by hand): whether another hookscript should run as well is not known")
 	}
 	if g.guest.Conf.Waits() {
 		out.add(Warning, fmt.Sprintf("pct reboot %d", g.vmid), "changes of its hookscript or devices take effect at the next start")

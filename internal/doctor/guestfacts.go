@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -130,10 +131,7 @@ func (f *guestFacts) lookHook(host host.Host, h hostFacts) {
 	if f.hook.there {
 		f.hookOurs, f.hook.err = pve.SnippetStands(host.Path(f.hook.file))
 	}
-	chained := f.settings.Chain
-	if chained == "" && !pve.Ours(f.state.Chain) {
-		chained = f.state.Chain
-	}
+	chained := cmp.Or(f.settings.Chain, pve.ChainOf(f.hook.volume))
 	if f.hook.volume != "" && chained != "" {
 		f.chain = lookScript(host, h, chained)
 	}

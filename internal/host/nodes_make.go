@@ -26,7 +26,7 @@ const makeLimit = 2 * time.Minute
 // installed, since it knows the driver; what it leaves undone, or all of it
 // where it is not there, is made from what the kernel says, after modprobe has
 // loaded the modules. It calls say for each change and once when there is none.
-// A node without a usable GPU is no error.
+// A host without a GPU is no error; one whose modules are not loaded is.
 // run nil is Run; below another root than / nothing is run with it.
 func MakeNodes(ctx context.Context, root string, run Runner, say func(line string)) error {
 	ctx, cancel := context.WithTimeout(ctx, makeLimit)
@@ -37,7 +37,7 @@ func MakeNodes(ctx context.Context, root string, run Runner, say func(line strin
 			run = func(context.Context, string, ...string) error { return exec.ErrNotFound }
 		}
 	}
-	facts := ReadFacts(root)
+	tried, facts := map[string]error{}, ReadFacts(root)
 	if !facts.loaded {
 		switch {
 		case facts.PCI == 0 && facts.VFIO > 0:
@@ -53,22 +53,36 @@ func MakeNodes(ctx context.Context, root string, run Runner, say func(line strin
 		say(fmt.Sprintf("warning: %v", err))
 	}
 	load := func(module string) {
-		if err := run(ctx, "modprobe", module); err != nil && !errors.Is(err, exec.ErrNotFound) {
-			say(fmt.Sprintf("warning: %v", err))
-		}
+		tried[module] = run(ctx, "modprobe", module)
 		facts = ReadFacts(root)
 	}
 	if facts = ReadFacts(root); !facts.loaded && !helper {
 		load("nvidia")
 	}
 	if !facts.loaded {
-		return hint.Errorf("is the driver installed on the host? try modprobe nvidia, and look at dmesg",
-			"the host has an NVIDIA GPU, but its kernel module nvidia is not loaded")
+		const next = "is the driver installed on the host, for this kernel? see dmesg, and pve-nvidia-hook doctor"
+		if err := tried["nvidia"]; err != nil && !errors.Is(err, exec.ErrNotFound) {
+			return hint.Errorf(next, "the host has an NVIDIA GPU, but its kernel module nvidia cannot be loaded: %w", err)
+		}
+		return hint.Errorf(next, "the host has an NVIDIA GPU, but its kernel module nvidia is not loaded")
 	}
 	if _, ok := facts.Major("nvidia-uvm"); !ok && !helper {
 		load("nvidia-uvm")
 	}
-	return facts.mend(root, say)
+	if err := facts.mend(root, say); err != nil {
+		return err
+	}
+	if _, ok := facts.Major("nvidia-uvm"); !ok {
+		err := errors.New("the kernel module nvidia-uvm is not loaded, so there is no /dev/nvidia-uvm and no CUDA")
+		if why := tried["nvidia-uvm"]; why != nil && !errors.Is(why, exec.ErrNotFound) {
+			err = fmt.Errorf("%w: %w", err, why)
+		}
+		return hint.Wrap(err, "see dmesg, and pve-nvidia-hook doctor")
+	}
+	if len(facts.GPUs) == 0 {
+		return hint.Errorf("see dmesg, and pve-nvidia-hook doctor", "the kernel module found no GPU")
+	}
+	return nil
 }
 
 // modprobe lets nvidia-modprobe load the modules and make their nodes. It
@@ -124,13 +138,7 @@ func (f Facts) mend(root string, say func(string)) error {
 		done++
 		say(words)
 	}
-	if _, ok := f.Major("nvidia-uvm"); !ok {
-		say("warning: the kernel module nvidia-uvm is not loaded, so there is no /dev/nvidia-uvm and no CUDA: try modprobe nvidia-uvm")
-	}
-	if len(f.GPUs) == 0 {
-		say("warning: the kernel module found no GPU: look at dmesg")
-	}
-	if done == 0 && len(errs) == 0 && f.params.modify {
+	if _, uvm := f.Major("nvidia-uvm"); uvm && done == 0 && len(errs) == 0 && len(f.GPUs) > 0 && f.params.modify {
 		say(fmt.Sprintf("all %d device nodes are in place", right))
 	}
 	return errors.Join(errs...)

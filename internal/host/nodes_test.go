@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
 // machine is a root folder with the facts of a node that has two GPUs and a loaded driver.
@@ -180,8 +182,19 @@ func TestUVMModuleIsLoadedWhenItIsMissing(t *testing.T) {
 	m.devices(0)
 	m.run = func(context.Context, string, ...string) error { return exec.ErrNotFound }
 	said, err := m.make()
-	require.NoError(t, err)
-	require.Contains(t, said, "nvidia-uvm is not loaded")
+	require.ErrorContains(t, err, "nvidia-uvm is not loaded")
+	require.NotContains(t, said, "in place", "it does not say that all is well")
+
+	m.devices(0)
+	m.run = func(_ context.Context, name string, _ ...string) error {
+		if name == "modprobe" {
+			return errors.New("modprobe nvidia-uvm: exit status 1: FATAL: Module nvidia-uvm not found")
+		}
+		return exec.ErrNotFound
+	}
+	_, err = m.make()
+	require.ErrorContains(t, err, "nvidia-uvm is not loaded, so there is no /dev/nvidia-uvm and no CUDA: modprobe nvidia-uvm: exit status 1")
+	require.NotContains(t, hint.Of(err), "modprobe", "what has just failed is not advised")
 }
 
 func TestHostWithoutUsableGPUIsNoError(t *testing.T) {
@@ -248,8 +261,9 @@ func TestModuleIsLoadedWhereNvidiaModprobeIsMissing(t *testing.T) {
 		return errors.New("modprobe nvidia: exit status 1: FATAL: Module nvidia not found")
 	}
 	said, err := m.make()
-	require.ErrorContains(t, err, "its kernel module nvidia is not loaded")
-	require.Contains(t, said, "warning: modprobe nvidia: exit status 1: FATAL: Module nvidia not found")
+	require.ErrorContains(t, err, "its kernel module nvidia cannot be loaded: modprobe nvidia: exit status 1: FATAL: Module nvidia not found")
+	require.Empty(t, said)
+	require.NotContains(t, hint.Of(err), "modprobe", "what has just failed is not advised")
 }
 
 func TestAnotherRootRunsNothingHere(t *testing.T) {

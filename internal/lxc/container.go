@@ -15,10 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
-// infoLimit is for lxc-info, which takes some 3 ms.
-const infoLimit = 10 * time.Second
+const (
+	infoLimit = 10 * time.Second // for lxc-info, which takes some 3 ms
+	pinLimit  = 5 * time.Second  // for looks at the init process, which take some 0.1 ms
+)
 
 // Container is a running container. It stays tied to the init process that it
 // was opened with: after a reboot of the container it answers ErrNotRunning.
@@ -48,11 +51,11 @@ type Container struct {
 // there is none. A call on its files that hangs when ctx ends is cut off.
 func Open(ctx context.Context, lxcPath string, vmid int) (*Container, error) {
 	c := &Container{lxcPath: lxcPath, name: strconv.Itoa(vmid), pidfd: -1, proc: -1, root: -1}
-	if err := c.open(ctx); err != nil {
-		c.Close()
-		if errors.Is(err, ErrUnknown) {
-			return nil, err // which names it
-		}
+	err := c.open(ctx)
+	switch {
+	case errors.Is(err, ErrUnknown):
+		return nil, err // which names it
+	case err != nil:
 		return nil, fmt.Errorf("open container %d: %w", vmid, err)
 	}
 	c.quit = context.AfterFunc(ctx, c.cancelled)
@@ -64,16 +67,40 @@ func (c *Container) open(ctx context.Context) error {
 	if c.pid, err = initPid(ctx, c.lxcPath, c.name); err != nil {
 		return err
 	}
-	// The pid may have died and been given to another process since it was
-	// told. A pidfd and an open /proc/PID stay with one process; that this
-	// one is the init of a pid namespace and has a mount namespace other than
-	// ours is checked through them, and that it lives after the root was taken.
+	// The kernel keeps parts of /proc/PID locked while that process is in
+	// execve(2), which a FUSE file system of the container can make last for ever.
+	pinned := make(chan error, 1)
+	go func() { pinned <- c.pin() }()
+	select {
+	case err = <-pinned:
+		if err != nil {
+			c.Close()
+		}
+		return err
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-time.After(pinLimit):
+		err = hint.Errorf("look for a FUSE file system in the container that does not answer, or stop the container",
+			"/proc/%d of its init process does not answer within %s", c.pid, pinLimit)
+	}
+	go func() { <-pinned; c.Close() }()
+	return err
+}
+
+// pin opens what stands for the init process.
+//
+// Its process id may have died and been given to another process since LXC told
+// it. A pidfd and an open /proc/PID stay with one process. They show that this one
+// is the init of a pid namespace, has a mount namespace of its own, and still lives
+// after its root was opened.
+func (c *Container) pin() error {
 	gone := func(err error) error {
 		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
 			return ErrNotRunning
 		}
 		return err
 	}
+	var err error
 	if c.pidfd, err = unix.PidfdOpen(c.pid, 0); err != nil {
 		return gone(fmt.Errorf("pidfd of process %d: %w", c.pid, err))
 	}
@@ -142,12 +169,11 @@ func (c *Container) readIDs() error {
 	return nil
 }
 
-// initPid asks the container's monitor, else lxc-info, which tells why there is
-// no init: it prints nothing for a container that is stopped. A process id of
-// lxc-info is believed only where a monitor stands behind it: it asks at the same
-// socket, and not who it is that answers there.
+// initPid asks the container's monitor. Without an answer it runs lxc-info, which
+// tells a stopped container from an unknown one. lxc-info asks at the same socket and
+// does not check who answers, so its process id counts only if a monitor listens.
 func initPid(ctx context.Context, lxcPath, name string) (int, error) {
-	pid, asked := askMonitor(lxcPath, name)
+	pid, asked := askInitPid(lxcPath, name)
 	switch {
 	case asked == nil:
 		return pid, nil
@@ -172,7 +198,7 @@ func initPid(ctx context.Context, lxcPath, name string) (int, error) {
 	case err != nil && strings.Contains(said, "doesn't exist"):
 		return 0, fmt.Errorf("%w %s below %s", ErrUnknown, name, lxcPath)
 	case err != nil:
-		return 0, fmt.Errorf("lxc-info: %w: %s", err, clean(said))
+		return 0, fmt.Errorf("lxc-info: %w: %s", err, say.Clean(strings.Join(strings.FieldsFunc(said, func(r rune) bool { return r == '\n' || r == '\r' }), "; "), lineLimit))
 	case text == "" || text == "-1":
 		return 0, ErrNotRunning
 	}
@@ -189,14 +215,11 @@ func initPid(ctx context.Context, lxcPath, name string) (int, error) {
 // checkInit makes sure that the process is the first of a pid namespace below
 // ours and has a mount namespace of its own.
 func (c *Container) checkInit() error {
-	status, err := readAt(c.proc, "status", 64<<10)
+	pids, err := namespacePids(c.proc, "status")
 	if err != nil {
 		return err
 	}
-	_, rest, ok := strings.Cut(string(status), "\nNSpid:")
-	line, _, _ := strings.Cut(rest, "\n")
-	pids := strings.Fields(line)
-	if !ok || len(pids) < 2 || pids[len(pids)-1] != "1" {
+	if len(pids) < 2 || pids[len(pids)-1] != "1" {
 		return fmt.Errorf("%w: it is not the init of a pid namespace", ErrNotRunning)
 	}
 	theirs, err := readlinkAt(c.proc, "ns/mnt")
@@ -272,6 +295,7 @@ func (c *Container) Privileged() bool { return c.uid == 0 }
 // alive asks the pidfd, which turns readable when the process has ended.
 func (c *Container) alive() error { return c.aliveAfter(0) }
 
+// aliveAfter does so when the process has had some time to end.
 func (c *Container) aliveAfter(wait time.Duration) error {
 	fds := []unix.PollFd{{Fd: int32(c.pidfd), Events: unix.POLLIN}}
 	for {
@@ -288,15 +312,8 @@ func (c *Container) aliveAfter(wait time.Duration) error {
 	}
 }
 
-// dying reports whether the init process is about to end. When a container is
-// stopped, its init dies only after all others were killed and taken note of.
-func (c *Container) dying() bool {
-	init, ok := readProcess(c.pid)
-	return !ok || init.exiting || c.aliveAfter(100*time.Millisecond) != nil
-}
-
-// installLXC is what to do about missing programs of LXC. On a node of Proxmox
-// VE the package lxc would drive out lxc-pve, and with it pve-container.
+// installLXC is the hint when programs of LXC are missing. On a node of Proxmox VE
+// the package lxc would replace lxc-pve and remove pve-container.
 const installLXC = "apt-get install lxc, or lxc-pve on a node of Proxmox VE"
 
 // hostEnv is for the programs of LXC on the host.

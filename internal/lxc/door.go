@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// This file is the door: each path below a container's root is resolved here, and
-// what is done with it is done as the container's root. What goes by it goes one
-// step: from a folder that was resolved here to a name in it that is not followed.
+// Every path below a container's root is resolved in this file, and used with the
+// identity of the container's root. Code elsewhere goes one step further at most: from
+// a folder that was resolved here to a name in it, which it does not follow.
 
 // resolve opens a name below dir. The kernel resolves it: absolute links and
 // ".." stay inside dir, and the magic links of /proc, which would lead out, are
-// refused. A rename by the container at the wrong moment makes it answer
-// EAGAIN, which is why it asks again, but not for ever.
+// refused. The kernel answers EAGAIN when the container renames a folder at that
+// moment, so it is asked again, up to 128 times.
 func (c *Container) resolve(dir int, name string, flags int, more uint64) (int, error) {
 	if err := c.alive(); err != nil {
 		return -1, err
@@ -62,11 +62,11 @@ func (c *Container) parent(name string) (dir int, last string, err error) {
 	return dir, last, err
 }
 
-// as runs fn with the file-system identity of the container's root: what root
-// in an unprivileged container may not read or write (a host's file that is
-// bind-mounted into it, for instance), this process does not touch for it
-// either, and new files belong to the container's root from the first moment.
-// The identity is of a thread, so fn must not leave work to other goroutines.
+// as runs fn with the file-system identity of the container's root. So this process
+// cannot read or write what that root may not, for instance a file of the host that is
+// bind-mounted into an unprivileged container. New files belong to the container's
+// root from the first moment. Only this thread has the identity, so fn must not leave
+// work to other goroutines.
 func (c *Container) as(fn func() error) error {
 	defer c.guard()()
 	if c.uid == 0 && c.gid == 0 {
@@ -81,8 +81,8 @@ func (c *Container) as(fn func() error) error {
 		err = fn()
 	}
 	if back := identity(groups, 0, 0); back != nil {
-		// The thread stays locked, and so ends with its goroutine: nothing
-		// else runs on it.
+		// The thread stays locked and ends with its goroutine, so nothing else
+		// runs on it.
 		return errors.Join(err, back)
 	}
 	runtime.UnlockOSThread()

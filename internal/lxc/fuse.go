@@ -13,28 +13,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stuckAfter is far more than a system call on files takes, on a slow and busy
-// disk too.
+// stuckAfter is much longer than a system call on a file takes, even on a slow disk.
 var stuckAfter = 20 * time.Second
 
-// lostAfter is after how many times stuckAfter a call that waits for a FUSE file
-// system is given up.
+// lostAfter times stuckAfter is how long a call may hang before it is given up.
 const lostAfter = 3
 
-// call is one on the container's files that is under way.
+// call is a running system call on the container's files.
 type call struct {
 	tid int // of its thread
-	// read is one of a file on a FUSE file system: what it waits for is clear. The
-	// kernel's stack does not always show it.
+	// read means that it reads a file on a FUSE file system. The kernel's stack does
+	// not always show that.
 	read bool
 }
 
 func (l *call) task() string { return "/proc/self/task/" + strconv.Itoa(l.tid) }
 
-// served reports whether it waits for a process of the container.
+// served reports whether the call waits for a process of the container.
 func (l *call) served() bool { return l.read || waits(l.task()) }
 
-// calls are those under way on one container.
+// calls are the running calls on one container.
 type calls struct {
 	mu  sync.Mutex
 	all map[*call]bool
@@ -66,16 +64,16 @@ func (c *calls) served() bool {
 	return false
 }
 
-// guard ends the container's FUSE file systems when what follows on this thread is
-// stuck in one for too long. The caller calls done at its end.
+// guard watches the calls that follow on this thread, until done is called. When one
+// hangs for too long, the container's FUSE file systems are ended.
 func (c *Container) guard() (done func()) { return c.watch(false) }
 
-// guardRead does so for a read of a file that lies on such a file system.
+// guardRead is guard for reading a file that lies on a FUSE file system.
 func (c *Container) guardRead() (done func()) { return c.watch(true) }
 
-// watch looks from time to time whether a call is stuck: for a process of the
-// container, or for a lock that one holds. One that waits for a slow disk is woken
-// up now and then, and must not cost the container its mounts.
+// watch looks every stuckAfter whether the call hangs: it waits for a process of the
+// container, or for a lock that such a process holds. A call that waits for a slow
+// disk wakes up now and then, and must not cost the container its mounts.
 func (c *Container) watch(read bool) (done func()) {
 	runtime.LockOSThread()
 	mine := &call{unix.Gettid(), read}
@@ -91,7 +89,7 @@ func (c *Container) watch(read bool) (done func()) {
 	}
 }
 
-// lookEvery looks at a call that has taken long, until it is over.
+// lookEvery looks at a call again and again until it is over.
 func (c *Container) lookEvery(wait time.Duration, l *call, over *atomic.Bool) {
 	times, was := 0, ""
 	for ; !over.Load(); time.Sleep(wait) {
@@ -108,9 +106,9 @@ func (c *Container) lookEvery(wait time.Duration, l *call, over *atomic.Bool) {
 	}
 }
 
-// OnLost has f called once when a call on the container's files has hung for some 60
-// to 80 seconds and the end of its FUSE file systems has not freed it: the caller
-// goes on without. It is to be set before there are such calls.
+// OnLost sets a function that is called once when a call on the container's files has
+// hung for 60 to 80 seconds, although its FUSE file systems were ended. The caller
+// goes on without that call. Set it before the first call.
 func (c *Container) OnLost(f func()) { c.lost = sync.OnceFunc(f) }
 
 func (c *Container) giveUp() {
@@ -119,9 +117,8 @@ func (c *Container) giveUp() {
 	}
 }
 
-// cancelled is called when the work on the container is to end: a file system
-// that does not answer then has a second left. Proxmox sends SIGKILL five
-// seconds after SIGTERM.
+// cancelled is called when the context of Open ends. A file system that does not
+// answer gets one more second. Proxmox VE sends SIGKILL five seconds after SIGTERM.
 func (c *Container) cancelled() {
 	time.Sleep(time.Second)
 	c.abortStuck()
@@ -134,9 +131,9 @@ func (c *Container) abortStuck() {
 	}
 }
 
-// waits looks at the kernel's stack of a thread, in whose functions FUSE has its
-// name, and so has fanotify, whose listeners in a privileged container can hold up
-// the opening of a file. Where the kernel shows no stack, it may be so.
+// waits reports whether a thread waits for a FUSE server or a fanotify listener. A
+// listener in a privileged container can hold up the opening of a file. The kernel's
+// stack shows both by name. Without a stack the answer is yes.
 func waits(task string) bool {
 	stack, err := os.ReadFile(filepath.Join(task, "stack"))
 	if err != nil {
@@ -147,8 +144,8 @@ func waits(task string) bool {
 	return len(stack) == 0 || strings.Contains(string(stack), "fuse") || strings.Contains(string(stack), "fanotify")
 }
 
-// asleep says how often a thread has been woken up, if it sleeps where no signal
-// reaches it, else "".
+// asleep tells how often a thread has been woken up, if it is in a sleep that no
+// signal ends. Else it returns "".
 func asleep(task string) string {
 	text, err := os.ReadFile(filepath.Join(task, "status"))
 	if err != nil || !strings.Contains(string(text), "\nState:\tD") {
@@ -158,21 +155,20 @@ func asleep(task string) string {
 	return "woken up" + times
 }
 
-// fuseControl is where the kernel lets root end the connections of FUSE file
-// systems, one folder each, named after the minor number of the mount's device.
+// fuseControl has a folder for each FUSE connection, named after the minor number of
+// the mount's device. Root can end the connection there.
 const fuseControl = "/sys/fs/fuse/connections"
 
 // AbortFUSE ends the FUSE file systems that are mounted in the container and not
-// on the host, and returns how many. A container may mount one whose server
-// reads a request and never answers it: a system call of this process that runs
-// into that cannot be interrupted, not even by SIGKILL. Only the end of the
-// connection frees it. The host's own (lxcfs, which every container sees in its
-// /proc, or a storage) are left alone. It is the last resort: what works in the
-// container ends too. One that the list of mounts does not show, behind an overlay
-// for instance, is not found.
+// on the host, and returns how many. Their server may read a request and never
+// answer it. A system call that waits for the answer cannot be interrupted, not even
+// by SIGKILL; only the end of the connection frees it. File systems of the host stay,
+// such as lxcfs, which every container sees. This is the last resort, because what
+// works in the container ends too. A file system that the list of mounts does not
+// show, for instance behind an overlay, is not found.
 func (c *Container) AbortFUSE() int {
-	// Not the number that Close gives back: another container's folder might get
-	// it meanwhile, and that container lose its mounts.
+	// A copy, because Close may run meanwhile, and the number of the descriptor could
+	// then stand for another container.
 	c.closing.Lock()
 	proc, err := unix.FcntlInt(uintptr(c.proc), unix.F_DUPFD_CLOEXEC, 0)
 	c.closing.Unlock()
@@ -185,7 +181,7 @@ func (c *Container) AbortFUSE() int {
 		return 0
 	}
 	aborted := 0
-	// At once for each that is found: a number may soon be another container's.
+	// Each is ended as soon as it is found: its number may be another container's later.
 	_ = readMounts(proc, "mountinfo", func(m mount) bool {
 		minor := m.fuseMinor()
 		if minor != "" && !host[minor] && os.WriteFile(filepath.Join(fuseControl, minor, "abort"), []byte("1"), 0o200) == nil {

@@ -6,11 +6,10 @@ import (
 	"math"
 	"strings"
 	"testing"
-	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // What a command in the container prints: lines that do no harm, the same
@@ -24,34 +23,31 @@ func FuzzOutput(f *testing.F) {
 		if len(out) > 1<<16 {
 			return
 		}
-		read := func(piece int) (lines []string, kept tail) {
-			to := &reporter{budget: linesBurst, last: time.Now(), onLine: func(line string) { lines = append(lines, line) }}
-			split := splitter{to: to}
-			kept.keep = int(keep)
+		read := func(piece int) (lines []string, kept stream) {
+			to := newOutput(Cmd{OnLine: func(line string) { lines = append(lines, line) }})
+			to.stdout.keep = int(keep)
 			for rest := out; len(rest) > 0; rest = rest[min(piece, len(rest)):] {
-				split.write(rest[:min(piece, len(rest))])
-				kept.write(rest[:min(piece, len(rest))])
-				require.LessOrEqual(t, len(kept.buf), 2*kept.keep)
+				_, err := to.stdout.Write(rest[:min(piece, len(rest))])
+				require.NoError(t, err)
+				require.LessOrEqual(t, len(to.stdout.buf), 2*to.stdout.keep)
 			}
-			split.end()
-			return lines, kept
+			to.finish()
+			_, err := to.stdout.Write([]byte("late"))
+			require.Error(t, err)
+			return lines, to.stdout
 		}
 		whole, kept := read(len(out))
-		require.True(t, bytes.Equal(out[max(0, len(out)-int(keep)):], kept.bytes()))
+		require.True(t, bytes.Equal(out[max(0, len(out)-int(keep)):], kept.tail()))
 		for _, line := range whole {
-			require.LessOrEqual(t, len(line), lineLimit)
-			require.True(t, utf8.ValidString(line))
-			for _, r := range line {
-				require.False(t, unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp), "%q", line)
-			}
-			require.Equal(t, line, clean(line), "what is clean stays as it is")
+			require.LessOrEqual(t, len(line), lineLimit+len(`\U0010ffff...`))
+			require.Equal(t, line, say.Clean(line, 2*lineLimit), "what is clean stays as it is")
 		}
 		if bytes.Count(out, []byte{'\n'})+bytes.Count(out, []byte{'\r'}) >= linesBurst {
 			return // lines are left out, by the clock
 		}
 		pieces, kept := read(1 + int(cut)%1000)
 		require.Equal(t, whole, pieces)
-		require.True(t, bytes.Equal(out[max(0, len(out)-int(keep)):], kept.bytes()))
+		require.True(t, bytes.Equal(out[max(0, len(out)-int(keep)):], kept.tail()))
 	})
 }
 
@@ -138,27 +134,6 @@ func FuzzMountinfo(f *testing.F) {
 		for _, kind := range []string{"fuse", "fuse." + mangle(subtype)} {
 			require.Equal(t, want, fuseMinors(other+line(minor, kind)))
 			require.Equal(t, want, fuseMinors(line(minor, kind)+other))
-		}
-	})
-}
-
-// A process cannot pass for another by its name, which it chooses.
-func FuzzProcessStat(f *testing.F) {
-	const rest = " 4194560 100 0 0 0 1 2 0 0 20 0 1 0"
-	f.Add([]byte("12 (bash) S 1 12 12 0 -1"+rest+" 123456 0 0\n"), "bash", byte('S'), uint16(1), uint16(12), uint64(123456))
-	f.Add([]byte("12 (x"), "x) Z 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 (", byte('Z'), uint16(3), uint16(0), uint64(math.MaxUint64))
-	f.Add([]byte(") "), ") )", byte('X'), uint16(0), uint16(0), uint64(0))
-	f.Add([]byte("12 (x) S 1 2 3"), "a\n12 (init) S 0 1 1", byte('R'), uint16(1), uint16(1), uint64(1))
-	f.Fuzz(func(t *testing.T, text []byte, name string, state byte, parent, session uint16, start uint64) {
-		if p, ok := parseStat(12, text); ok {
-			require.Equal(t, 12, p.pid)
-		}
-		state = "RSDZTtXI"[state%8]
-		for _, flags := range []uint32{0x400000, 0x400004} {
-			stat := fmt.Sprintf("12 (%s) %c %d 12 %d 0 -1 %d 100 0 0 0 1 2 0 0 20 0 1 0 %d 123 456\n", name, state, parent, session, flags, start)
-			p, ok := parseStat(12, []byte(stat))
-			require.True(t, ok)
-			require.Equal(t, process{pid: 12, parent: int(parent), session: int(session), start: start, zombie: state == 'Z' || state == 'X', exiting: flags&4 != 0}, p)
 		}
 	})
 }

@@ -4,13 +4,11 @@
 // resolved by the kernel inside that root, what is read has a limit, and what
 // is started has a deadline.
 //
-// A container may have a FUSE file system under any path, and one that never
-// answers holds a file operation in the kernel. It is cut off after a while.
+// A container may have a FUSE file system at any path. One that never answers keeps
+// a file operation in the kernel; it is ended after a while.
 package lxc
 
-import (
-	"errors"
-)
+import "errors"
 
 // ErrNotRunning means that the container has no init process (any more).
 var ErrNotRunning = errors.New("container is not running")
@@ -23,10 +21,10 @@ type unknown struct{}
 func (unknown) Error() string        { return "there is no container" }
 func (unknown) Is(target error) bool { return target == ErrNotRunning }
 
-// ErrDeadline means that a command in the container ran past its deadline and
-// was ended, with all that it had started.
+// ErrDeadline means that a command in the container ran past its deadline and was
+// ended, together with everything that it had started.
 var ErrDeadline = errors.New("deadline exceeded")
 
 // ErrNoMount means that the kernel or a file system refuses the mount that
-// MountTree needs; the caller copies instead.
+// MountTree needs. The caller copies instead.
 var ErrNoMount = errors.New("no mount is available that is safe from the container")

@@ -13,10 +13,10 @@ type Entry struct {
 	Err    error  // satisfies errors.Is(err, fs.ErrNotExist) when nothing is there
 }
 
-// LstatAll is Lstat of many names, which are clean absolute paths, and Readlink
-// of those that are links. It takes the identity of the container's root once
-// and opens a folder once as long as names in it follow one another: with the
-// seventy files of a driver that is a tenth of the system calls.
+// LstatAll is Lstat of many names, and Readlink of those that are links. The names
+// are clean absolute paths. Names in the same folder should follow one another: the
+// folder is opened once for them. For the seventy files of a driver that takes a tenth
+// of the system calls.
 func (c *Container) LstatAll(names []string) []Entry {
 	all := make([]Entry, len(names))
 	err := c.as(func() error {
@@ -31,8 +31,8 @@ func (c *Container) LstatAll(names []string) []Entry {
 			if in != folder {
 				unix.Close(dir)
 				folder = ""
-				// The kernel follows the links on the way inside the root. Behind
-				// the folder comes one name that no call below follows.
+				// The kernel follows links on the way, but stays inside the root. The
+				// last name is not followed.
 				if dir, all[i].Err = c.resolve(c.root, in, unix.O_PATH|unix.O_DIRECTORY, 0); all[i].Err != nil {
 					continue
 				}
@@ -51,7 +51,7 @@ func (c *Container) LstatAll(names []string) []Entry {
 	return all
 }
 
-// lookAt tells of a name in an open folder, and where it leads if it is a link.
+// lookAt tells of a name in an open folder, and the target if it is a link.
 func (c *Container) lookAt(dir int, last string) (Info, string, error) {
 	fd, err := c.below(dir, last, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {

@@ -78,6 +78,23 @@ func TestOddAnswersOfAMonitorAreNotBelieved(t *testing.T) {
 	}
 }
 
+func TestWhatLXCSaysInManyLinesIsOneLine(t *testing.T) {
+	lxcInfoSays(t, "printf 'lxc-info: 101: first\\nlxc-info: 101: second\\n' >&2; exit 1")
+	dir := t.TempDir()
+	l := listen(t, "@"+dir+"/101/command", false)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close() // an odd answer
+		}
+	}()
+	_, err := lxc.Open(t.Context(), dir, 101)
+	require.ErrorContains(t, err, "lxc-info: 101: first; lxc-info: 101: second")
+}
+
 // lxc-info asks at the same socket and believes whoever answers: what it says of a
 // container without a monitor counts for nothing.
 func TestWhoTakesTheNameOfAMonitorIsNotBelieved(t *testing.T) {

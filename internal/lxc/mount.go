@@ -64,8 +64,8 @@ func (c *Container) UnmountTree(ctx context.Context, target string) error {
 			}
 			ours, err := c.isOurs(fd)
 			if err == nil && ours {
-				// By the working folder, not by a path: a path would be
-				// resolved again, and /proc here is the container's.
+				// By the working folder, because a path would be resolved
+				// again, and /proc here is the container's.
 				if err = unix.Fchdir(fd); err == nil {
 					err = unix.Unmount(".", unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 				}
@@ -83,8 +83,8 @@ func (c *Container) UnmountTree(ctx context.Context, target string) error {
 	return nil
 }
 
-// emptyFolder refuses a folder that holds something, such as one that the
-// container has put in the place of the empty one.
+// emptyFolder returns ENOTEMPTY for a folder that holds something. The container may
+// have exchanged the empty one.
 func emptyFolder(fd int) error {
 	buf := make([]byte, 4096)
 	n, err := unix.ReadDirent(fd, buf)
@@ -205,8 +205,8 @@ func overlay(tree string, over ...string) (*os.File, error) {
 }
 
 // inMountNamespace runs fn in the container's mount namespace, on a thread that
-// ends with it. Paths there are the container's: fn uses descriptors only. When
-// ctx ends first, fn may be left behind, stuck in the container's FUSE.
+// ends with it. Paths there are the container's, so fn uses descriptors only. When
+// ctx ends first, fn may stay behind, stuck in a FUSE file system of the container.
 func (c *Container) inMountNamespace(ctx context.Context, fn func() error) error {
 	if err := c.alive(); err != nil {
 		return err
@@ -246,8 +246,8 @@ func (c *Container) enter(fn func() error) error {
 	return fn()
 }
 
-// onThrowawayThread runs fn on a thread that ends with it, and never on the main
-// thread: that one cannot end, and /proc/self is what it sees.
+// onThrowawayThread runs fn on a thread that ends with it. The main thread is never
+// used: it cannot end, and /proc/self shows its namespaces.
 func onThrowawayThread(fn func()) {
 	runtime.LockOSThread()
 	if unix.Gettid() != unix.Getpid() {

@@ -34,7 +34,7 @@ func hostMounts(yield func(mount) bool) error {
 }
 
 func readMounts(dir int, name string, yield func(mount) bool) error {
-	// Not by package os, which would have the runtime wait for changes of it.
+	// Not by os.Open, which would register it with the runtime's poller.
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: name, Err: err}
@@ -45,9 +45,10 @@ func readMounts(dir int, name string, yield func(mount) bool) error {
 }
 
 // scanMounts reads a mountinfo: "ID PARENT MAJOR:MINOR ROOT POINT OPTIONS ... - TYPE
-// SOURCE OPTIONS" (proc(5)), as far as yield wants it. A container can make the
-// list and each of its lines as long as it likes: mountsMost of the list and
-// lineMost of a line are read, and for no longer than mountsTime.
+// SOURCE OPTIONS" (proc_pid_mountinfo(5)), until yield returns false. A container can
+// make the list and each line as long as it likes, so the bytes of both and the time
+// are limited. The package moby/sys/mountinfo gives up the whole list at a line of
+// more than 64 KiB or of an odd form, so a container could hide its mounts from it.
 func scanMounts(r io.Reader, yield func(mount) bool) error {
 	lines := bufio.NewReaderSize(io.LimitReader(r, mountsMost), 8<<10)
 	var line []byte
@@ -75,10 +76,8 @@ func scanMounts(r io.Reader, yield func(mount) bool) error {
 }
 
 const (
-	// lineMost is far more bytes than all takes that is read of a line, with two
-	// paths of the usual length in which each letter is written as four.
-	lineMost   = 256 << 10
-	mountsMost = 64 << 20
+	lineMost   = 256 << 10 // bytes of a line; the paths take 32 KiB at most
+	mountsMost = 64 << 20  // bytes of the list
 	mountsTime = time.Second
 )
 

@@ -13,20 +13,18 @@ import (
 
 // File is a regular file of the container, open for reading.
 type File struct {
-	f *os.File
-	c *Container
-	// fuse: a server in the container may stand behind it. The kernel's stack
-	// does not always show that a read waits for one.
-	fuse   bool
+	f      *os.File
+	c      *Container
+	fuse   bool // it lies on a FUSE file system, whose server may be in the container
 	opened time.Time
 }
 
-// patience is how long the reading of one file may take in all where a FUSE
-// server stands behind it: one that is only slow would else hold up a start.
+// patience limits the reading of one file on a FUSE file system: a server that is
+// only slow could hold up a start.
 func patience() time.Duration { return 3 * stuckAfter }
 
-// Read reads as io.Reader says. One that a FUSE file system leaves waiting is
-// cut off.
+// Read implements io.Reader. A read that a FUSE file system does not answer ends with
+// an error.
 func (f *File) Read(p []byte) (int, error) {
 	if f.fuse && time.Since(f.opened) > patience() {
 		return 0, fmt.Errorf("its FUSE file system takes more than %s to be read", patience())
@@ -55,7 +53,7 @@ func (f *File) Size() int64 {
 	return info.Size()
 }
 
-// Close ends the use of the file, of which a FUSE server is told and waited for.
+// Close closes the file. A FUSE server is asked too, and may not answer.
 func (f *File) Close() error {
 	defer f.guard()()
 	return f.f.Close()
@@ -71,8 +69,8 @@ func (c *Container) OpenFile(name string) (*File, error) {
 			return err
 		}
 		defer unix.Close(fd)
-		// Only now, when it is known to be a regular file, it is opened:
-		// opening a device or a FIFO can wait or do something.
+		// It is opened only now that it is known to be a regular file. Opening a
+		// device or a FIFO can wait or do something.
 		if err := regular(fd); err != nil {
 			return err
 		}
@@ -154,8 +152,8 @@ func reopen(fd int, name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	// With it, os.NewFile would have the runtime poll the file, which asks a FUSE
-	// server, and all that is polled would wait for its answer.
+	// A file with O_NONBLOCK is given to the runtime's poller. That asks a FUSE server,
+	// and everything that is polled would wait for its answer.
 	if err := unix.SetNonblock(again, false); err != nil {
 		unix.Close(again)
 		return nil, err

@@ -98,11 +98,10 @@ func (c *Container) empty(f *os.File, depth int, left *int) error {
 	}
 }
 
-// unlink removes an entry of a folder. Root in a container may do so whoever
-// of the container's users owns the folder or the entry, while the identity
-// that as gives lacks that right: then it is done as the host's root, if the
-// folder belongs to ids of the container, which is what the kernel asks for too
-// where the folder is not sticky.
+// unlink removes an entry of a folder. Root in a container may remove what any of the
+// container's users owns. The identity that as gives may not. So it is done as the
+// host's root when the folder belongs to ids of the container. That is the kernel's
+// own rule for a folder that is not sticky.
 func (c *Container) unlink(dir int, name string, flags int) error {
 	_, err := c.access(dir, func() (int, error) { return 0, unix.Unlinkat(dir, name, flags) })
 	if errors.Is(err, unix.EPERM) {

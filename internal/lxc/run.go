@@ -3,13 +3,14 @@ package lxc
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // Cmd is a command to run in the container as its root.
@@ -26,7 +28,7 @@ type Cmd struct {
 	Stdin   io.Reader         // nil: at EOF
 	Timeout time.Duration     // must be over 0
 	Keep    int               // bytes of stdout and of stderr that are kept, the last ones; 0: 64 KiB
-	OnLine  func(line string) // called for each line of stdout and stderr, control characters made harmless, lines cut at 500 bytes
+	OnLine  func(line string) // called for each line of stdout and stderr, made harmless by say.Clean, lines cut at 500 bytes
 	Reap    bool              // when it ends in time too, end what it left running
 }
 
@@ -38,21 +40,19 @@ type Result struct {
 	Elapsed time.Duration
 }
 
-// marker names the variable that marks what Run starts in the container; its
-// value is random for each Run. What inherits it is found again by it.
-const marker = "PVE_NVIDIA_HOOK_RUN"
-
 const defaultKeep = 64 << 10
 
+// pipeWait is how long the end of the output is waited for when the command has
+// ended. A daemon that it has left running may hold the pipes for ever.
+const pipeWait = time.Second
+
 // Run runs a command by lxc-attach --clear-env and waits for its end. An error
-// means that there is no exit status to speak of: the container is gone
-// (ErrNotRunning), ctx was cancelled, or the deadline passed (ErrDeadline). In
-// each case nothing that the command started is left running in the container:
-// only what has left the command's session, cleared its environment and lost its
-// parent, all three, is not found.
+// means that there is no exit status: the container is gone (ErrNotRunning), ctx
+// was cancelled, or the deadline passed (ErrDeadline). After an error nothing that
+// the command started runs in the container any more.
 //
-// A command that goes wild on output gives OnLine the first 2000 lines and then
-// 500 a second, and says how many were left out.
+// OnLine gets the first 2000 lines and then 500 a second, and is told how many
+// were left out.
 func (c *Container) Run(ctx context.Context, cmd Cmd) (Result, error) {
 	res, err := c.run(ctx, cmd)
 	if err != nil {
@@ -80,119 +80,69 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
 	}
-	// lxc-attach asks at the monitor's socket itself, and believes whoever answers.
-	switch pid, err := askMonitor(c.lxcPath, c.name); {
+	// lxc-attach asks at the monitor's socket too, and believes whoever answers.
+	switch pid, err := askInitPid(c.lxcPath, c.name); {
 	case err == nil && pid != c.pid, errors.Is(err, errImpostor), errors.Is(err, errNobody):
 		return Result{}, ErrNotRunning
 	case errors.Is(err, errUnseen):
 		return Result{}, err
 	}
-	keep := cmd.Keep
-	if keep <= 0 {
-		keep = defaultKeep
-	}
-	lines := &reporter{onLine: cmd.OnLine, budget: linesBurst, last: time.Now()}
-	stdout, err := newStream(keep, lines)
+	v2, v1, err := c.hierarchies()
 	if err != nil {
-		return Result{}, err
+		return Result{}, c.orGone(err)
 	}
-	stderr, err := newStream(keep, lines)
+	leaf, err := newLeaf(v2)
 	if err != nil {
-		stdout.close()
-		return Result{}, err
+		return Result{}, c.orGone(err)
 	}
-	mark := marker + "=" + rand.Text()
-	options, env := passEnv(append([]string{mark}, cmd.Env...))
-	args := append([]string{"-P", c.lxcPath, "-n", c.name, "--clear-env"}, options...)
-	attach := exec.Command("lxc-attach", append(append(args, "--"), cmd.Args...)...)
-	attach.Env = append(hostEnv(), env...)
-	attach.Dir = "/"
-	attach.Stdout, attach.Stderr = stdout.write, stderr.write
-	// A session of its own, so that what the command starts can be told by it;
-	// without a terminal lxc-attach makes no session inside. The death signal
-	// comes when the starting thread ends, hence the lock: it stays while this
-	// function does.
-	attach.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-
-	// A pipe in any case: /dev/null here is the host's, whose mode root in a
-	// privileged container could change by the descriptor.
-	stdinRead, stdinWrite, err := os.Pipe()
-	if err != nil {
-		stdout.close()
-		stderr.close()
-		return Result{}, err
-	}
-	attach.Stdin = stdinRead
-	defer stdinWrite.Close()
-	begin := time.Now()
-	err = attach.Start()
-	stdout.write.Close()
-	stderr.write.Close()
-	stdinRead.Close()
-	if err != nil {
-		stdout.close()
-		stderr.close()
-		if errors.Is(err, exec.ErrNotFound) {
-			err = hint.Wrap(err, installLXC)
-		}
-		return Result{}, err
-	}
-	if cmd.Stdin != nil {
-		go feed(stdinWrite, cmd.Stdin)
-	} else {
-		stdinWrite.Close()
-	}
-	go stdout.run()
-	go stderr.run()
-
-	// The end of lxc-attach is noticed without taking its exit status: until
-	// that is taken its pid, and so its session, cannot be given to another.
-	pid := attach.Process.Pid
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-			if !errors.Is(err, unix.EINTR) {
-				return
-			}
+	all := append([]hierarchy{v2}, v1...)
+	defer func() {
+		if !c.Alive() {
+			c.prune(all)
 		}
 	}()
+	out := newOutput(cmd)
+	// The kernel kills lxc-attach when the thread that started it ends.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	begin := time.Now()
+	attach, err := c.attach(cmd, leaf, v1, out)
+	if err != nil {
+		return Result{}, errors.Join(c.orGone(err), leaf.end(context.Background()))
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- attach.Wait() }()
+	go leave(attach.Process.Pid, leaf, all)
 	timer := time.NewTimer(cmd.Timeout)
 	defer timer.Stop()
 	var why error
 	select {
-	case <-ended:
+	case err = <-ended:
 	case <-timer.C:
 		why = fmt.Errorf("%w: %s", ErrDeadline, cmd.Timeout)
 	case <-ctx.Done():
 		why = context.Cause(ctx)
 	}
-	if why != nil || cmd.Reap {
-		if left := c.end(target{marks: []string{mark}, session: pid, attach: pid}, ended); left != nil && why != nil {
-			why = errors.Join(why, left)
+	switch {
+	case why != nil:
+		why = errors.Join(why, leaf.end(context.Background()))
+		time.AfterFunc(200*time.Millisecond, func() { _ = attach.Process.Kill() }) // if it has not seen the end
+		select {
+		case <-ended:
+		case <-time.After(500 * time.Millisecond):
+			why = errors.Join(why, fmt.Errorf("lxc-attach (process %d) does not end", attach.Process.Pid))
 		}
+	case cmd.Reap:
+		_ = leaf.end(context.Background()) // the next KillStrays names what does not end
+	default:
+		_ = leaf.remove() // a daemon may run in it
 	}
-	waited := make(chan error, 1)
-	go func() { waited <- attach.Wait() }()
-	select {
-	case err = <-waited:
-	case <-time.After(300 * time.Millisecond): // in the kernel, beyond SIGKILL
-		stdout.finish()
-		stderr.finish()
-		return Result{}, errors.Join(why, fmt.Errorf("lxc-attach (process %d) does not end", pid))
-	}
-	stdout.finish()
-	stderr.finish()
-	lines.end()
-	res := Result{Code: -1, Stdout: stdout.tail.bytes(), Stderr: stderr.tail.bytes(), Elapsed: time.Since(begin)}
-	var exit *exec.ExitError
+	out.finish()
+	res := Result{Code: -1, Stdout: out.stdout.tail(), Stderr: out.stderr.tail(), Elapsed: time.Since(begin)}
 	switch {
 	case why != nil:
 		return res, why
-	case err != nil && !errors.As(err, &exit):
+	case attach.ProcessState == nil:
 		return res, err
 	}
 	res.Code = attach.ProcessState.ExitCode()
@@ -202,6 +152,93 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	return c.judge(res)
 }
 
+// orGone returns err, or ErrNotRunning when the container is the reason for it.
+func (c *Container) orGone(err error) error {
+	if gone := c.alive(); gone != nil {
+		return gone
+	}
+	return err
+}
+
+// attach starts lxc-attach in a leaf, on the thread of the caller.
+func (c *Container) attach(cmd Cmd, leaf leaf, v1 []hierarchy, out *output) (*exec.Cmd, error) {
+	folder, err := os.Open(string(leaf))
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	options, env := passEnv(cmd.Env)
+	args := append([]string{"-P", c.lxcPath, "-n", c.name, "--clear-env", "--elevated-privileges=CGROUP"}, options...)
+	attach := exec.Command("lxc-attach", append(append(args, "--"), cmd.Args...)...)
+	attach.Env = append(hostEnv(), env...)
+	attach.Dir = "/"
+	attach.Stdin, attach.Stdout, attach.Stderr = cmd.Stdin, &out.stdout, &out.stderr
+	if cmd.Stdin == nil {
+		// Not /dev/null: it is a file of the host, whose mode root in a privileged
+		// container could change by the descriptor.
+		attach.Stdin = strings.NewReader("")
+	}
+	attach.WaitDelay = pipeWait
+	attach.SysProcAttr = &syscall.SysProcAttr{
+		Setsid:      true, // the command gets no terminal of the caller's
+		Pdeathsig:   syscall.SIGKILL,
+		UseCgroupFD: true,
+		CgroupFD:    int(folder.Fd()),
+		Ptrace:      len(v1) > 0, // it stops before its first instruction
+	}
+	if err := attach.Start(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			err = hint.Wrap(err, installLXC)
+		}
+		return nil, err
+	}
+	if len(v1) > 0 {
+		if err := enterStopped(attach.Process.Pid, v1); err != nil {
+			_ = attach.Process.Kill()
+			_ = attach.Wait()
+			return nil, err
+		}
+	}
+	return attach, nil
+}
+
+// enterStopped moves a process that was started with Ptrace into cgroups and lets
+// it go on. It must be called on the thread that started the process.
+func enterStopped(pid int, v1 []hierarchy) error {
+	for {
+		// The exit status of one that has died is left to whoever waits for it.
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	for _, h := range v1 {
+		if err := join(h.own, pid); err != nil {
+			return err
+		}
+	}
+	return unix.PtraceDetach(pid)
+}
+
+// leave moves lxc-attach back to the cgroups of this process when it has started a
+// process in the leaf. Else it might outlive the container there for a moment, and
+// LXC could not remove the container's cgroups.
+func leave(pid int, leaf leaf, all []hierarchy) {
+	for range 1000 {
+		processes := leaf.processes()
+		if !slices.Contains(processes, strconv.Itoa(pid)) {
+			return // it has ended
+		}
+		if len(processes) > 1 {
+			for _, h := range all {
+				_ = join(h.ours, pid)
+			}
+			return
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
 // Path is the search path of commands in the container, unless Cmd.Env names
 // another.
 const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -209,13 +246,12 @@ const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 // passEnv gives the options and the environment by which lxc-attach hands
 // variables on. Those of the command line go before what the container's
 // configuration sets (lxc.environment, of which Proxmox VE writes TERM, and all
-// that an OCI image names). Every user of the host sees a command line, though,
-// and a proxy's address may hold a password; so that goes by lxc-attach's own
-// environment, and so does the mark.
+// that an OCI image names). But every user of the host sees a command line, and a
+// proxy's address may hold a password, so that goes by lxc-attach's environment.
 func passEnv(vars []string) (options, env []string) {
 	for _, kv := range append([]string{"PATH=" + Path}, vars...) {
 		name, _, _ := strings.Cut(kv, "=")
-		if name == marker || strings.HasSuffix(strings.ToLower(name), "_proxy") {
+		if strings.HasSuffix(strings.ToLower(name), "_proxy") {
 			options = append(options, "--keep-var", name)
 			env = append(env, kv)
 		} else {
@@ -225,25 +261,19 @@ func passEnv(vars []string) (options, env []string) {
 	return options, env
 }
 
-func (r *reporter) end() {
-	if r.onLine != nil {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.flush()
-	}
-}
-
 // judge tells the status of the command from that of lxc-attach itself, which
 // uses 1 and 255 for its own failures and then says why in its last line.
 func (c *Container) judge(res Result) (Result, error) {
 	if res.Code == 0 {
 		return res, nil
 	}
-	if err := c.alive(); err != nil {
-		return res, err
+	wait := time.Duration(0)
+	if res.Code == 128+int(unix.SIGKILL) {
+		// When a container stops, its init ends only after all others were killed.
+		wait = time.Second
 	}
-	if res.Code == 128+int(unix.SIGKILL) && c.dying() {
-		return res, ErrNotRunning
+	if err := c.aliveAfter(wait); err != nil {
+		return res, err
 	}
 	said := bytes.TrimSpace(res.Stderr)
 	last := string(said[bytes.LastIndexByte(said, '\n')+1:])
@@ -257,7 +287,7 @@ func (c *Container) judge(res Result) (Result, error) {
 	case res.Code == 1 || res.Code == 255:
 		code := res.Code
 		res.Code = -1
-		return res, fmt.Errorf("exit status %d: %s", code, clean(last))
+		return res, fmt.Errorf("exit status %d: %s", code, say.Clean(last, lineLimit))
 	}
 	return res, nil
 }

@@ -153,15 +153,16 @@ func TestNoCommandLineShowsAProxysPassword(t *testing.T) {
 
 // What a command may leave behind, each sleeping a time of its own.
 var leavers = map[string]string{
-	"child":              "sleep %; echo",
-	"ignores SIGTERM":    "trap '' TERM INT HUP; sleep %; sleep %",
-	"daemon":             "(setsid sleep % </dev/null >/dev/null 2>&1 &); sleep 1000",
-	"holds the pipes":    "(setsid sleep % &); sleep 1000",
-	"no environment":     "(env -i sleep % &); sleep 1000",
-	"session and no env": "setsid env -i sleep % & sleep 1000",
-	"stopped":            "sleep % & kill -STOP $!; sleep 1000",
-	"forks on":           "f() { while :; do sleep % & sleep 0.01; done; }; f & f & sleep 1000",
-	"pid namespace":      "unshare -p -f --kill-child=SIGTERM sleep %",
+	"child":                 "sleep %; echo",
+	"ignores SIGTERM":       "trap '' TERM INT HUP; sleep %; sleep %",
+	"daemon":                "(setsid sleep % </dev/null >/dev/null 2>&1 &); sleep 1000",
+	"holds the pipes":       "(setsid sleep % &); sleep 1000",
+	"no environment":        "(env -i sleep % &); sleep 1000",
+	"session and no env":    "setsid env -i sleep % & sleep 1000",
+	"nothing to know it by": "(env -i setsid -f sleep % >/dev/null 2>&1 </dev/null); sleep 1000",
+	"stopped":               "sleep % & kill -STOP $!; sleep 1000",
+	"forks on":              "f() { while :; do sleep % & sleep 0.01; done; }; f & f & sleep 1000",
+	"pid namespace":         "unshare -p -f --kill-child=SIGTERM sleep %",
 }
 
 func TestADeadlineEndsAllThatWasStarted(t *testing.T) {
@@ -302,7 +303,7 @@ func TestLinesAreHarmless(t *testing.T) {
 	cmd.OnLine = func(line string) { seen = append(seen, line) }
 	_, err := c.Run(t.Context(), cmd)
 	require.NoError(t, err)
-	require.Equal(t, []string{"ared b", "10%", "20%", "", "??x?y", "last"}, seen)
+	require.Equal(t, []string{`a\x1b[31mred\x1b[0m b`, "10%", "20%", "", `\xff\u009bx\u202ey`, "last"}, seen)
 }
 
 func TestManyRunsAtOnce(t *testing.T) {
@@ -325,8 +326,36 @@ func TestAContainerThatStopsMeanwhileIsErrNotRunning(t *testing.T) {
 	at, c := open(t, lab.Spec{VMID: 101})
 	cmd := shell("echo up; sleep 60")
 	cmd.OnLine = func(string) { go at.Stop() }
-	_, err := c.Run(t.Context(), cmd)
+	cgroup, err := c.Cgroup()
+	require.NoError(t, err)
+	_, err = c.Run(t.Context(), cmd)
 	require.ErrorIs(t, err, lxc.ErrNotRunning)
+	require.NoError(t, at.Stop())
+	require.NoDirExists(t, filepath.Dir(cgroup), "what is ours in it does not keep LXC from removing it")
+	require.NoError(t, at.Start(t.Context()))
+}
+
+// LXC does not start a container whose cgroups are there already.
+func TestAStopDuringARunLeavesNoCgroup(t *testing.T) {
+	both(t, func(t *testing.T, at *lab.Container, c *lxc.Container) {
+		for i := range 15 {
+			c, err := lxc.Open(t.Context(), at.LXCPath, at.VMID)
+			require.NoError(t, err)
+			cgroup, err := c.Cgroup()
+			require.NoError(t, err)
+			ended := make(chan error)
+			go func() {
+				_, err := c.Run(t.Context(), shell("setsid sleep 60 & sleep 60"))
+				ended <- err
+			}()
+			time.Sleep(time.Duration(i) * 3 * time.Millisecond)
+			require.NoError(t, at.Stop())
+			require.Error(t, <-ended)
+			require.NoDirExists(t, filepath.Dir(cgroup))
+			require.NoError(t, c.Close())
+			require.NoError(t, at.Start(t.Context()))
+		}
+	})
 }
 
 func TestRunWithoutTimeoutIsRefused(t *testing.T) {

@@ -155,8 +155,8 @@ func FuzzParseConf(f *testing.F) {
 				t.Fatalf("dev%d", n)
 			}
 		}
-		p := PlanDisable(c, State{Dev: map[int]string{0: "/dev/nvidia0"}})
-		if q, err := PlanEnable(c, State{}, Want{Devices: host, Chain: true}); err == nil && len(q.Set) > len(host)+1 {
+		p := PlanDisable(c, State{Dev: map[int]string{0: "/dev/nvidia0"}}, "")
+		if q, err := PlanEnable(c, State{}, Want{Choice: Choice{Devices: nodes}, Chain: true}); err == nil && len(q.Set) > len(nodes)+1 {
 			t.Fatal(q.Set, p)
 		}
 	})

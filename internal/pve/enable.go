@@ -1,6 +1,7 @@
 package pve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,28 +13,25 @@ import (
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
 // Options say how enable and disable work.
 type Options struct {
-	Root    string        // the folder that stands for /, below which etc/pve and the snippets are; "" is /
-	State   string        // the state folder, such as /var/lib/pve-nvidia-hook
-	Storage string        // storage for the snippet; "": the one that is set already, else local
-	GPUs    string        // all, none or numbers such as "0,1"; "" is all
-	Chain   bool          // keep another hookscript and run it after this program's work
-	DryRun  bool          // say what would be changed and change nothing
-	Present []Device      // the host's NVIDIA device nodes
-	Driven  []int         // the GPUs that the kernel module drives, for Check; none: not known
-	Pct     string        // "": pct, looked up in PATH
-	Chains  map[int]Chain // by VMID
-}
-
-// Chain is the hookscript that the configuration has run after this program's
-// in a container.
-type Chain struct {
-	Volume string
-	Shared bool // all nodes of the cluster are told so
+	Root    string                           // the folder that stands for /, below which etc/pve and the snippets are; "" is /
+	State   string                           // the state folder, such as /var/lib/pve-nvidia-hook
+	Storage string                           // storage for the snippet; "": the one that is set already, else local
+	GPUs    string                           // which cards, as SelectDevices takes it; "" is all
+	DRI     *bool                            // the nodes in /dev/dri of the cards too; nil: as before
+	Chain   bool                             // keep another hookscript and run it after this program's work
+	DryRun  bool                             // say what would be changed and change nothing
+	Present []Device                         // the host's NVIDIA device nodes
+	Cards   []host.GPU                       // the cards that the kernel module drives; none: not known
+	Groups  func(vmid int) map[string]string // names of a running container's groups by their ids; nil: not known
+	Pct     string                           // "": pct, looked up in PATH
+	Chains  map[int]string                   // by VMID, the hookscript that the configuration has run after this program's
 }
 
 // job is one container with what is to be done to it.
@@ -46,15 +44,12 @@ type job struct {
 // Check says why Enable would refuse the containers, their hookscripts, the
 // storage or the choice of GPUs. It changes nothing, and needs no device nodes.
 func Check(o Options, vmids []int) error {
-	if gpus := strings.TrimSpace(o.GPUs); gpus != "none" {
-		numbers, err := parseGPUs(gpus, nil)
-		if err != nil {
+	if err := CheckGPUs(o.GPUs); err != nil {
+		return err
+	}
+	if len(o.Cards) > 0 {
+		if _, _, err := pick(o.Cards, o.GPUs); err != nil {
 			return err
-		}
-		for _, n := range numbers {
-			if len(o.Driven) > 0 && !slices.Contains(o.Driven, n) {
-				return hint.Errorf("this host has "+words(o.Driven), "there is no GPU %d", n)
-			}
 		}
 	}
 	if err := o.able(); err != nil {
@@ -70,7 +65,7 @@ func Check(o Options, vmids []int) error {
 	}
 	o.DryRun = true
 	for _, g := range guests {
-		p, err := PlanEnable(g.Conf, State{}, Want{Volume: o.volume(), Chain: o.Chain})
+		p, err := o.plan(storages, g, State{}, Want{Volume: o.volume(), Chain: o.Chain})
 		if err != nil {
 			return err
 		}
@@ -79,6 +74,54 @@ func Check(o Options, vmids []int) error {
 		}
 	}
 	return nil
+}
+
+// plan decides what enable changes of a container. A script that Proxmox would
+// not run is not chained: the container would not start.
+func (o Options) plan(storages Storages, g Guest, state State, want Want) (Plan, error) {
+	p, err := PlanEnable(g.Conf, state, want)
+	if err != nil {
+		return p, err
+	}
+	chain := ChainOf(p.State.Hookscript)
+	if chain != "" && !Ours(g.Conf.Next().Hookscript) && !o.exists(storages, chain) {
+		return p, hint.Errorf(fmt.Sprintf("put the file back, or take the line out by pct set %d --delete hookscript", g.VMID),
+			"container %s does not start as it is: its hookscript %s does not exist or is not executable", g, chain)
+	}
+	return p, nil
+}
+
+// withDRI adds the nodes in /dev/dri of the chosen cards, for EGL, Vulkan and VAAPI,
+// with the group that the container has for them. What that is only a running
+// container tells: in another they are for everybody.
+func (o Options) withDRI(w Want, j job) Want {
+	w.DRI = j.state.Hookscript == j.guest.Conf.Next().Hookscript && j.state.DRI
+	if o.DRI != nil {
+		w.DRI = *o.DRI
+	}
+	if !w.DRI {
+		return w
+	}
+	var groups map[string]string
+	if o.Groups != nil {
+		groups = o.Groups(j.guest.VMID)
+	}
+	w.Devices = slices.Clone(w.Devices)
+	for _, g := range w.Cards {
+		for _, path := range g.DRI(o.Root) {
+			name, gid := "video", ""
+			if strings.HasPrefix(path, "/dev/dri/renderD") {
+				name = "render"
+			}
+			for id, group := range groups {
+				if group == name {
+					gid = id
+				}
+			}
+			w.Devices = append(w.Devices, Device{Path: path, GID: gid})
+		}
+	}
+	return w
 }
 
 // volume is the hookscript on the storage that was named, or "".
@@ -94,6 +137,7 @@ func (o Options) volume() string {
 // what it does. All containers are looked at before the first is changed;
 // doing it again changes nothing.
 func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
+	out = say.Lines(out) // names and paths of a guest's file go to a terminal
 	done, err := o.begin(ctx)
 	if err != nil {
 		return err
@@ -103,7 +147,7 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	devices, missing, err := SelectDevices(o.Present, o.GPUs)
+	choice, err := SelectDevices(o.Present, o.Cards, o.GPUs)
 	if err != nil {
 		return err
 	}
@@ -116,15 +160,16 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 			return err
 		}
 	}
-	want := Want{Volume: o.volume(), Devices: devices, None: strings.TrimSpace(o.GPUs) == "none", Chain: o.Chain}
+	want := Want{Volume: o.volume(), Choice: choice, None: choice.Asked == "none", Chain: o.Chain}
 	var jobs []job
 	volumes := map[string]bool{}
 	for _, g := range guests {
 		j := job{guest: g}
-		if j.state, err = o.recorded(g); err != nil {
+		if j.state, err = ReadState(o.State, g.VMID); err != nil {
 			return err
 		}
-		if j.plan, err = PlanEnable(g.Conf, j.state, want); err != nil {
+		want := o.withDRI(want, j)
+		if j.plan, err = o.plan(storages, g, j.state, want); err != nil {
 			return err
 		}
 		jobs = append(jobs, j)
@@ -138,13 +183,10 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	if err := o.apply(ctx, jobs, out); err != nil {
 		return err
 	}
-	if len(missing) > 0 {
-		fmt.Fprintf(out, "warning: not on this host: %s; CUDA needs it: run pve-nvidia-hook devices, then enable again\n", list(missing))
-	}
-	o.sayChains(jobs, out)
+	o.sayChoice(choice, jobs, out)
 	for _, volume := range slices.Sorted(maps.Keys(volumes)) {
 		o.sayLate(storages, volume, out)
-		o.sayCluster(storages, volume, len(devices) > 0, out)
+		o.sayCluster(storages, volume, len(choice.Devices) > 0, out)
 	}
 	return nil
 }
@@ -152,6 +194,7 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 // Disable undoes what Enable did to containers of this node and says on out
 // what it does. A container that is gone is only forgotten.
 func Disable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
+	out = say.Lines(out)
 	done, err := o.begin(ctx)
 	if err != nil {
 		return err
@@ -185,16 +228,19 @@ func Disable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	var jobs []job
 	for _, g := range guests {
 		j := job{guest: g}
-		if j.state, err = o.recorded(g); err != nil {
+		if j.state, err = ReadState(o.State, g.VMID); err != nil {
 			return err
 		}
-		lost := ""
-		if j.state.Chain != "" && !o.exists(storages, j.state.Chain) {
-			lost, j.state.Chain = j.state.Chain, ""
+		chain := ChainOf(g.Conf.Next().Hookscript)
+		if chain == "" && j.state.Hookscript == "" { // moved here, as its configuration may tell
+			chain = o.Chains[g.VMID]
 		}
-		j.plan = PlanDisable(g.Conf, j.state)
-		if lost != "" {
-			j.plan.warn("the hookscript that was there before, %s, does not exist any more and is not set again", lost)
+		lost := chain != "" && !o.exists(storages, chain)
+		if lost {
+			j.plan = PlanDisable(g.Conf, j.state, "")
+			j.plan.warn("the hookscript that was there before, %s, does not exist any more and is not set again", chain)
+		} else {
+			j.plan = PlanDisable(g.Conf, j.state, chain)
 		}
 		jobs = append(jobs, j)
 	}
@@ -233,7 +279,9 @@ func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
 // is not made.
 func (j job) say(would string, out io.Writer) {
 	for _, line := range j.plan.Lines {
-		if slices.ContainsFunc(changing, func(word string) bool { return strings.HasPrefix(line, word) }) {
+		if what, ok := strings.CutPrefix(line, "remove "); ok && would == "" {
+			line = "removed " + what
+		} else if ok || strings.HasPrefix(line, "set ") {
 			line = would + line
 		}
 		fmt.Fprintf(out, "container %s: %s\n", j.guest, line)
@@ -254,10 +302,8 @@ func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	intent := State{Hookscript: j.plan.State.Hookscript, Chain: j.plan.State.Chain, Dev: maps.Clone(j.state.Dev), None: j.plan.State.None}
-	if intent.Hookscript == "" { // disable: the chained one is still needed while the hook stands
-		intent.Hookscript, intent.Chain = j.state.Hookscript, j.state.Chain
-	}
+	intent := j.plan.State
+	intent.Hookscript, intent.Dev = cmp.Or(intent.Hookscript, j.state.Hookscript), maps.Clone(j.state.Dev)
 	for n, value := range j.plan.State.Dev {
 		put(&intent.Dev, n, value)
 	}
@@ -303,14 +349,14 @@ func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 // settle is what of the intent stands in the configuration after pct has run, or has failed.
 func settle(intent State, now Conf) State {
 	next := now.Next()
-	s := State{Dev: map[int]string{}}
+	s := State{Dev: map[int]string{}, Kept: intent.Kept}
 	for n, value := range intent.Dev {
 		if next.Dev[n] == value {
 			s.Dev[n] = value
 		}
 	}
 	if Ours(next.Hookscript) {
-		s.Hookscript, s.Chain, s.None = next.Hookscript, intent.Chain, intent.None
+		s.Hookscript, s.None, s.GPUs, s.Cards, s.DRI = next.Hookscript, intent.None, intent.GPUs, intent.Cards, intent.DRI
 	}
 	return s
 }

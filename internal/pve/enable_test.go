@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	pct = filepath.Join(dir, "pct")
-	if out, err := exec.Command("go", "build", "-o", pct, "./fakepct").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", pct, "../test/fakepct").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the stand-in for pct: %v\n%s", err, out)
 		os.Exit(1)
 	}
@@ -51,7 +51,7 @@ func newNode(t *testing.T) node {
 		t.Skip("device nodes need root")
 	}
 	root := t.TempDir()
-	n := node{t, Options{Root: root, State: filepath.Join(t.TempDir(), "state"), Pct: pct, Present: host}}
+	n := node{t, Options{Root: root, State: filepath.Join(t.TempDir(), "state"), Pct: pct, Present: nodes}}
 	n.file("etc/pve/nodes/pve1/lxc/101.conf", full)
 	n.file("etc/pve/nodes/pve1/lxc/102.conf", "arch: amd64\nhostname: db\nostype: debian\n")
 	n.file("etc/pve/nodes/pve1/qemu-server/110.conf", "name: win\nmemory: 4096\n")
@@ -62,7 +62,7 @@ func newNode(t *testing.T) node {
 		"lvmthin: local-lvm\n\tthinpool data\n\tvgname pve\n\tcontent rootdir\n\n"+
 		"dir: shared\n\tpath /srv/shared\n\tcontent snippets\n\tshared 1\n\nnfs: nas\n\tserver 192.0.2.1\n\texport /nas\n\tcontent snippets\n")
 	n.script("var/lib/vz/snippets/mine.sh")
-	for i, d := range append([]Device{{"/dev/fuse", 0o666}, {"/dev/dri/renderD128", 0o660}}, host...) {
+	for i, d := range append([]Device{{Path: "/dev/fuse", Mode: 0o666}, {Path: "/dev/dri/renderD128", Mode: 0o660}}, nodes...) {
 		file := filepath.Join(root, d.Path)
 		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
 		require.NoError(t, unix.Mknod(file, syscall.S_IFCHR|d.Mode, int(unix.Mkdev(195, uint32(i)))))
@@ -159,38 +159,143 @@ func TestChainedHookscriptComesBack(t *testing.T) {
 	_, err := n.enable(101)
 	require.ErrorContains(t, err, "container 101 has a hookscript already: local:snippets/mine.sh")
 	require.Equal(t, before, n.conf(101))
-	require.Empty(t, ChainOf(n.o.State, 101))
 
 	n.o.Chain, n.o.GPUs = true, "none"
-	_, err = n.enable(101)
+	for range 2 { // enabling again keeps the chain
+		_, err = n.enable(101)
+		require.NoError(t, err)
+		require.Contains(t, n.conf(101), "\nhookscript: local:snippets/pve-nvidia-hook+mine.sh\n")
+	}
+	raw, err := os.ReadFile(filepath.Join(n.o.Root, "var/lib/vz/snippets/pve-nvidia-hook+mine.sh"))
 	require.NoError(t, err)
-	require.Equal(t, "local:snippets/mine.sh", ChainOf(n.o.State, 101))
+	require.Equal(t, snippet.Script, raw)
+	n.o.Storage = "shared"
 	_, err = n.enable(101)
-	require.NoError(t, err)
-	require.Equal(t, "local:snippets/mine.sh", ChainOf(n.o.State, 101), "enabling again keeps the chain")
+	require.ErrorContains(t, err, "the hookscript of container 101 has to lie beside local:snippets/mine.sh")
 
+	require.NoError(t, os.RemoveAll(n.o.State), "the package was purged and installed again")
 	_, err = n.disable(101)
 	require.NoError(t, err)
 	require.Contains(t, n.conf(101), "\nhookscript: local:snippets/mine.sh\n")
-	require.Empty(t, ChainOf(n.o.State, 101))
 }
 
-func TestChainThatOtherNodesDoNotKnowIsWarnedOf(t *testing.T) {
-	const lines = "Put into /etc/pve/pve-nvidia-hook.toml (a clone needs lines of its own):\n[containers.101]\nchain = \"local:snippets/mine.sh\"\n"
+func TestChainThatProxmoxWouldNotRunIsRefused(t *testing.T) {
 	n := newNode(t)
 	n.o.Chain, n.o.GPUs = true, "none"
-	for _, told := range []bool{false, true} {
-		n.o.Chains = map[int]Chain{101: {"local:snippets/mine.sh", told}}
-		out, err := n.enable(101)
-		require.NoError(t, err)
-		require.Equal(t, !told, strings.Contains(out, lines), out)
+	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "var/lib/vz/snippets/mine.sh")))
+	before := n.conf(101)
+	for name, try := range map[string]func() error{
+		"enable": func() error { _, err := n.enable(101); return err },
+		"check":  func() error { return Check(n.o, []int{101}) },
+	} {
+		err := try()
+		require.ErrorContains(t, err, "its hookscript local:snippets/mine.sh does not exist", name)
+		require.Contains(t, hint.Of(err), "pct set 101 --delete hookscript")
 	}
+	require.Equal(t, before, n.conf(101))
+}
 
-	require.NoError(t, os.RemoveAll(filepath.Join(n.o.Root, "etc/pve/nodes/pve2")))
-	n.o.Chains = nil
-	out, err := n.enable(101)
+// pct runs the stand-in.
+func (n node) pct(args ...string) {
+	n.Helper()
+	out, err := exec.Command(pct, args...).CombinedOutput()
+	require.NoError(n, err, string(out))
+}
+
+func TestChainAndDevicesBelongToTheContainerNotToItsNumber(t *testing.T) {
+	n := newNode(t)
+	_, err := n.enable(102)
 	require.NoError(t, err)
-	require.NotContains(t, out, "warning", "there is no other node")
+	n.o.Chain = true
+	_, err = n.enable(101)
+	require.NoError(t, err)
+	n.pct("destroy", "101")
+	n.pct("clone", "102", "101")
+	require.Contains(t, n.conf(101), "hookscript: local:snippets/pve-nvidia-hook\n", "the old one's script does not run in the new one")
+	_, err = n.disable(101)
+	require.NoError(t, err)
+	require.Equal(t, "arch: amd64\nhostname: db\nostype: debian\n", n.conf(101))
+}
+
+func TestCloneAndBackupCarryWhatEnableHasSet(t *testing.T) {
+	const mine = "hookscript: local:snippets/mine.sh\nhostname: db\n"
+	for name, carry := range map[string]func(n node){
+		"clone": func(n node) { n.pct("clone", "102", "103") },
+		"backup": func(n node) {
+			n.file("backup", n.conf(102))
+			n.pct("restore", "103", filepath.Join(n.o.Root, "backup"))
+		},
+		"backup over one that was enabled otherwise": func(n node) {
+			n.file("backup", n.conf(102))
+			n.file("etc/pve/nodes/pve1/lxc/103.conf", "hostname: x\n")
+			n.o.GPUs = "1"
+			_, err := n.enable(103)
+			require.NoError(n, err)
+			n.pct("restore", "103", filepath.Join(n.o.Root, "backup"), "--force")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			n.file("etc/pve/nodes/pve1/lxc/102.conf", mine)
+			n.o.Chain = true
+			_, err := n.enable(102)
+			require.NoError(t, err)
+			carry(n)
+			require.Equal(t, n.conf(102), n.conf(103))
+
+			out, err := n.enable(103)
+			require.NoError(t, err)
+			require.Contains(t, out, "container 103 (db): nothing to change")
+			require.NotContains(t, out, "keep dev")
+			_, err = n.disable(103)
+			require.NoError(t, err)
+			require.NotContains(t, n.conf(103), "dev0")
+			require.Contains(t, n.conf(103), "hookscript: local:snippets/mine.sh\n")
+			require.NoFileExists(t, stateFile(n.o.State, 103))
+		})
+	}
+}
+
+func TestDisableAfterARollbackTakesTheDevicesToo(t *testing.T) {
+	n := newNode(t)
+	n.o.GPUs = "1"
+	_, err := n.enable(102)
+	require.NoError(t, err)
+	snapshot := n.conf(102)
+	n.o.GPUs = "all"
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	n.file("etc/pve/nodes/pve1/lxc/102.conf", snapshot)
+	_, err = n.disable(102)
+	require.NoError(t, err)
+	require.Equal(t, "arch: amd64\nhostname: db\nostype: debian\n", n.conf(102))
+}
+
+func TestEntriesOfTheUsersInTheSameWordsStay(t *testing.T) {
+	const own = "arch: amd64\ndev0: /dev/nvidia0,mode=0666\nhostname: db\n"
+	n := newNode(t)
+	n.file("etc/pve/nodes/pve1/lxc/102.conf", own)
+	out, err := n.enable(102)
+	require.NoError(t, err)
+	require.Equal(t, 1, strings.Count(out, "keep dev0"), out)
+	out, err = n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "nothing to change")
+	n.pct("set", "102", "--delete", "dev2") // then the record alone does not tell what is enable's
+	_, err = n.disable(102)
+	require.NoError(t, err)
+	require.Equal(t, own, n.conf(102))
+}
+
+func TestEntryChangedByHandIsNamedOnce(t *testing.T) {
+	n := newNode(t)
+	_, err := n.enable(102)
+	require.NoError(t, err)
+	n.pct("set", "102", "--dev0", "/dev/nvidiactl,mode=0660")
+	out, err := n.enable(102)
+	require.NoError(t, err)
+	require.Equal(t, 1, strings.Count(out, "keep dev0"), out)
+	require.Contains(t, out, "keep dev0: /dev/nvidiactl,mode=0660, it was changed by hand")
 }
 
 // What a container brings from another node is its configuration, no record.
@@ -199,45 +304,66 @@ func TestContainerFromAnotherNodeGetsItsHookscriptBack(t *testing.T) {
 		"hookscript: local:snippets/pve-nvidia-hook\nhostname: db\n"
 	n := newNode(t)
 	n.file("etc/pve/nodes/pve1/lxc/102.conf", moved)
-	n.o.Chains = map[int]Chain{102: {"local:snippets/mine.sh", true}}
+	n.o.Chains = map[int]string{102: "local:snippets/mine.sh"}
 	out, err := n.disable(102)
 	require.NoError(t, err)
 	require.Equal(t, "container 102 (db): set hookscript: local:snippets/mine.sh, as before\n"+
-		"container 102 (db): keep dev0: /dev/nvidiactl,mode=0666, there is no record that it is from enable\n"+
+		"container 102 (db): removed dev0: /dev/nvidiactl,mode=0666\n"+
 		"container 102 (db): keep dev1: /dev/nvidia0,gid=44, it is not from enable\n"+
-		"container 102 (db): keep dev2: /dev/nvidia-caps/nvidia-cap1,mode=0400, there is no record that it is from enable\n"+
-		"container 102 (db): to remove what there is no record of: pct set 102 --delete dev0,dev2\n", out)
-	require.Equal(t, strings.Replace(moved, "pve-nvidia-hook", "mine.sh", 1), n.conf(102))
-
-	n.file("etc/pve/nodes/pve1/lxc/102.conf", moved)
-	n.o.GPUs = "none"
-	_, err = n.enable(102)
-	require.NoError(t, err)
-	require.Equal(t, "local:snippets/mine.sh", ChainOf(n.o.State, 102), "enabling it here makes a record")
-	n.o.Chains = nil
-	_, err = n.disable(102)
-	require.NoError(t, err)
-	require.Contains(t, n.conf(102), "hookscript: local:snippets/mine.sh\n")
+		"container 102 (db): removed dev2: /dev/nvidia-caps/nvidia-cap1,mode=0400\n", out)
+	require.Equal(t, "dev1: /dev/nvidia0,gid=44\nhookscript: local:snippets/mine.sh\nhostname: db\n", n.conf(102))
 }
 
-func TestReusedNumberInheritsNoChain(t *testing.T) {
+// A guest of the cluster may come here, also by HA.
+func TestFileOfAChainIsPutWhereTheChainedScriptIs(t *testing.T) {
 	n := newNode(t)
-	n.o.Chain, n.o.GPUs = true, "none"
-	_, err := n.enable(101)
-	require.NoError(t, err)
-	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hostname: new\n") // removed and made again since
-	_, err = n.enable(101)
-	require.NoError(t, err)
-	require.Empty(t, ChainOf(n.o.State, 101))
+	n.script("srv/shared/snippets/theirs.sh")
+	n.file("etc/pve/nodes/pve2/lxc/201.conf", "hookscript: local:snippets/pve-nvidia-hook+mine.sh\n\n[before]\nhookscript: shared:snippets/pve-nvidia-hook+theirs.sh\n")
+	n.file("etc/pve/nodes/pve2/lxc/202.conf", "hookscript: local:snippets/pve-nvidia-hook+not-here.sh\n")
+	var out bytes.Buffer
+	PlaceSnippets(n.o.Root, &out)
+	require.Equal(t, "write /var/lib/vz/snippets/pve-nvidia-hook+mine.sh\nwrite /srv/shared/snippets/pve-nvidia-hook+theirs.sh\n", out.String())
+	require.NoFileExists(t, filepath.Join(n.o.Root, "var/lib/vz/snippets/pve-nvidia-hook+not-here.sh"))
+	out.Reset()
+	PlaceSnippets(n.o.Root, &out)
+	require.Empty(t, out.String())
+}
 
-	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hookscript: local:snippets/mine.sh\n")
-	_, err = n.enable(101)
+func TestGuestsFileCannotChangeTheTerminal(t *testing.T) {
+	n := newNode(t)
+	n.file("etc/pve/nodes/pve1/lxc/102.conf", "hostname: a\x1b]0;owned\abc\nhookscript: local:snippets/mine\x1b[31m.sh\ndev0: /dev/nvidia0,gid=\x1b[2J\n")
+	n.script("var/lib/vz/snippets/mine\x1b[31m.sh")
+	n.o.Chain = true
+	for name, do := range map[string]func(...int) (string, error){"enable": n.enable, "disable": n.disable} {
+		for _, n.o.DryRun = range []bool{true, false} {
+			out, err := do(102)
+			require.NoError(t, err)
+			require.NotContains(t, out, "\x1b", name)
+			require.Contains(t, out, "\\x1b", name)
+		}
+	}
+}
+
+func TestStateThatAnotherCouldHaveWrittenIsNotRead(t *testing.T) {
+	n := newNode(t)
+	_, err := n.enable(102)
 	require.NoError(t, err)
-	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "etc/pve/nodes/pve1/lxc/101.conf")))
-	out, err := n.enable(102)
-	require.NoError(t, err)
-	require.Contains(t, out, "container 101: it is gone, forget what enable has set\n")
-	require.Empty(t, ChainOf(n.o.State, 101), "a clone or backup that gets the number brings this program's hookscript with it")
+	file := stateFile(n.o.State, 102)
+	for name, spoil := range map[string]func() error{
+		"file of another":   func() error { return os.Chown(file, 1000, 1000) },
+		"file for all":      func() error { return os.Chmod(file, 0o666) },
+		"folder of another": func() error { return os.Chown(filepath.Dir(file), 1000, 1000) },
+	} {
+		require.NoError(t, spoil())
+		_, err := ReadState(n.o.State, 102)
+		require.ErrorContains(t, err, "could", name)
+		_, err = n.disable(102)
+		require.Error(t, err, name)
+		require.Contains(t, n.conf(102), "dev0", name)
+		require.NoError(t, os.Chown(file, 0, 0))
+		require.NoError(t, os.Chmod(file, 0o644))
+		require.NoError(t, os.Chown(filepath.Dir(file), 0, 0))
+	}
 }
 
 func TestLostChainIsNotSetAgain(t *testing.T) {
@@ -289,7 +415,7 @@ func TestDevicesThatWaitForARestartAreTakenBack(t *testing.T) {
 	require.Contains(t, out, "container 102 (db): part of it waits for its next start: pct reboot 102\n")
 	c := parse(t, n.conf(102))
 	require.Empty(t, c.Dev)
-	require.Len(t, c.Pending.Dev, len(host))
+	require.Len(t, c.Pending.Dev, 6)
 	require.Equal(t, DefaultVolume, c.Hookscript)
 
 	n.o.GPUs = "0"
@@ -324,7 +450,7 @@ func TestFailedHotplugLeavesTheHookscript(t *testing.T) {
 	require.Empty(t, c.Next().Dev)
 	state, err := ReadState(n.o.State, 102)
 	require.NoError(t, err)
-	require.Equal(t, State{Hookscript: DefaultVolume}, state)
+	require.Equal(t, State{Hookscript: DefaultVolume, GPUs: "all"}, state)
 }
 
 func TestDeviceThatIsGoneLeavesTheHookscript(t *testing.T) {
@@ -351,7 +477,7 @@ func TestEnableThatFailedIsNoChoiceOfNoGPU(t *testing.T) {
 	require.NoError(t, err)
 	state, err := ReadState(n.o.State, 102)
 	require.NoError(t, err)
-	require.Equal(t, State{Hookscript: DefaultVolume, None: true}, state)
+	require.Equal(t, State{Hookscript: DefaultVolume, GPUs: "none", None: true}, state)
 }
 
 func TestMissingDeviceThatGoesIsNoFailure(t *testing.T) {
@@ -359,7 +485,7 @@ func TestMissingDeviceThatGoesIsNoFailure(t *testing.T) {
 	_, err := n.enable(102)
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "dev/nvidia1")))
-	n.o.Present, n.o.Storage = host[1:], "shared"
+	n.o.Present, n.o.Storage = nodes[1:], "shared"
 	_, err = n.enable(102)
 	require.NoError(t, err, "the call that sets the hookscript fails after it is written")
 	require.Contains(t, n.conf(102), "hookscript: shared:snippets/pve-nvidia-hook")
@@ -562,5 +688,5 @@ func TestStateFolderIsMadeForRootAlone(t *testing.T) {
 
 	require.NoError(t, os.Chmod(n.o.State, 0o777))
 	_, err = n.enable(102)
-	require.ErrorContains(t, err, "others could change")
+	require.ErrorContains(t, err, "others than root could exchange")
 }

@@ -93,15 +93,16 @@ func FuzzEnableAndDisable(f *testing.F) {
 			_, left := before.Dev[n]
 			require.Equal(t, pending || live && !slices.Contains(c.Delete, dev(n)), left, dev(n))
 		}
-		devices, _, err := SelectDevices(host, gpus)
+		choice, err := SelectDevices(nodes, nil, gpus)
 		if err != nil {
 			return
 		}
+		devices := choice.Devices
 		for i, d := range devices {
-			require.Contains(t, host, d)
+			require.Contains(t, nodes, d)
 			require.NotContains(t, devices[:i], d)
 		}
-		want := Want{Devices: devices, Chain: chain}
+		want := Want{Choice: choice, Chain: chain}
 		other := before.Hookscript != "" && !Ours(before.Hookscript)
 		for _, running := range []bool{false, true} {
 			c := c
@@ -110,7 +111,7 @@ func FuzzEnableAndDisable(f *testing.F) {
 			}
 			p, err := PlanEnable(c, State{}, want)
 			if err != nil {
-				require.True(t, other && !chain || len(before.Dev)+len(c.Dev) > maxDev-len(host), "%v", err)
+				require.True(t, other && !chain || len(before.Dev)+len(c.Dev) > maxDev-len(nodes), "%v", err)
 				continue
 			}
 			enabled := p.after(t, c, running)
@@ -133,7 +134,10 @@ func FuzzEnableAndDisable(f *testing.F) {
 			require.True(t, again.Empty(), "%v", again)
 			require.Equal(t, p.State, again.State)
 
-			end := PlanDisable(enabled, p.State).after(t, enabled, running).Next()
+			if Ours(before.Hookscript) { // what stands in enable's own words came with it
+				maps.DeleteFunc(before.Dev, func(_ int, value string) bool { return enabledLine().MatchString(value) })
+			}
+			end := PlanDisable(enabled, p.State, ChainOf(enabled.Next().Hookscript)).after(t, enabled, running).Next()
 			require.Equal(t, before.Dev, end.Dev)
 			if Ours(before.Hookscript) {
 				require.Empty(t, end.Hookscript)

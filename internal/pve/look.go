@@ -16,6 +16,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // able checks that this can work here.
@@ -72,18 +73,6 @@ func (o Options) find(vmids []int) ([]Guest, error) {
 		}
 	}
 	return guests, errors.Join(errs...)
-}
-
-// recorded is what this node knows of what enable has put into a container. One
-// that carries this program's hookscript without a record was enabled on
-// another node, or is a clone or a backup of such a one: what was chained there
-// only the configuration can tell.
-func (o Options) recorded(g Guest) (State, error) {
-	s, err := ReadState(o.State, g.VMID)
-	if s.Hookscript == "" && Ours(g.Conf.Next().Hookscript) {
-		s.Chain = o.Chains[g.VMID].Volume
-	}
-	return s, err
 }
 
 // forget drops the records of containers that the cluster has no more, since a
@@ -170,27 +159,73 @@ func (o Options) placeSnippet(storages Storages, volume string, out io.Writer) e
 	return nil
 }
 
+// PlaceSnippets puts this program's file where a guest of the cluster names one
+// that chains another script which this node has: enable puts it on its own node
+// alone. What cannot be put there is said.
+func PlaceSnippets(root string, out io.Writer) {
+	o := Options{Root: root}
+	guests, err := Guests(root)
+	if err != nil {
+		return // no node of Proxmox VE, or one whose own tools will complain
+	}
+	storages, err := ReadStorages(root)
+	if err != nil {
+		return
+	}
+	volumes := map[string]bool{}
+	for _, g := range guests {
+		for volume := range g.Conf.Hookscripts() {
+			volumes[volume] = ChainOf(volume) != ""
+		}
+	}
+	out = say.Lines(out)
+	for _, volume := range sortedKeys(volumes) {
+		if !volumes[volume] || !o.exists(storages, ChainOf(volume)) {
+			continue
+		}
+		if err := o.placeSnippet(storages, volume, out); err != nil {
+			fmt.Fprintf(out, "warning: %s: %v\n", volume, err)
+		}
+	}
+}
+
+// sayChoice tells which cards containers have now, and what to do next.
+func (o Options) sayChoice(c Choice, jobs []job, out io.Writer) {
+	for _, g := range c.Cards {
+		if g.Model != "" || g.UUID != "" {
+			fmt.Fprintf(out, "GPU: %s\n", g)
+		}
+	}
+	if slices.ContainsFunc(jobs, func(j job) bool {
+		return slices.ContainsFunc(sortedKeys(j.plan.State.Dev), func(n int) bool {
+			value := j.plan.State.Dev[n]
+			return strings.HasPrefix(value, "/dev/dri/") && !strings.Contains(value, "gid=")
+		})
+	}) {
+		fmt.Fprintf(out, "note: the nodes in /dev/dri are open to every user of a container that does not run now or has no group render or video: enable it again while it runs, and they are for that group alone\n")
+	}
+	if c.MIG {
+		fmt.Fprintf(out, "note: MIG instances do not survive a reboot of the node: make the same ones again before the container starts, by nvidia-smi mig; without them it starts, and has no GPU\n")
+	}
+	if len(c.Missing) > 0 {
+		fmt.Fprintf(out, "warning: not on this host: %s; CUDA needs it: run pve-nvidia-hook devices, then enable again\n", list(c.Missing))
+	}
+	var ids []string
+	for _, j := range jobs {
+		if !j.plan.Empty() {
+			ids = append(ids, strconv.Itoa(j.guest.VMID))
+		}
+	}
+	if len(ids) > 0 && !o.DryRun {
+		fmt.Fprintf(out, "next: start it (pct start %s), or where it runs: pve-nvidia-hook apply %s\n", ids[0], strings.Join(ids, " "))
+	}
+}
+
 // sayLate warns of a storage that may not be mounted when guests start at boot.
 func (o Options) sayLate(storages Storages, volume string, out io.Writer) {
 	id, _, _ := strings.Cut(volume, ":")
 	if s := storages[id]; s.Late(o.Root) {
 		fmt.Fprintf(out, "warning: Proxmox VE does not mount storage %s for a hookscript: after a boot of the node a container may fail to start with \"script '%s' does not exist\"; better install pve-nvidia-hook on every node and take --storage local, or give %s a line in /etc/fstab\n", id, volume, s.Path)
-	}
-}
-
-// sayChains warns of chained hookscripts that only this node knows of, in a cluster.
-func (o Options) sayChains(jobs []job, out io.Writer) {
-	if nodes, err := Nodes(o.Root); err != nil || len(nodes) < 2 {
-		return
-	}
-	lines := ""
-	for _, j := range jobs {
-		if chain := j.plan.State.Chain; chain != "" && !o.Chains[j.guest.VMID].Shared {
-			lines += fmt.Sprintf("[containers.%d]\nchain = %q\n", j.guest.VMID, chain)
-		}
-	}
-	if lines != "" {
-		fmt.Fprintf(out, "warning: only this node knows what is chained: on another one it does not run, and disable there does not bring it back. Put into /etc/pve/pve-nvidia-hook.toml (a clone needs lines of its own):\n%s", lines)
 	}
 }
 
@@ -208,7 +243,11 @@ func (o Options) sayCluster(storages Storages, volume string, devices bool, out 
 		return s.Shared && (len(s.Nodes) == 0 || slices.Contains(s.Nodes, n))
 	})
 	if len(without) > 0 {
-		fmt.Fprintf(out, "note: a container that migrates to %s does not start there without the file of %s: install pve-nvidia-hook there too, or put it on a storage that all nodes have mounted, by enable --storage NAME\n", list(without), volume)
+		what := "install pve-nvidia-hook there too, or put it on a storage that all nodes have mounted, by enable --storage NAME"
+		if chain := ChainOf(volume); chain != "" {
+			what = "have " + chain + " there too, and run there: pve-nvidia-hook devices"
+		}
+		fmt.Fprintf(out, "note: a container that migrates to %s does not start there without the file of %s: %s\n", list(without), volume, what)
 	}
 	if devices {
 		fmt.Fprintf(out, "note: with its device entries a container starts only on nodes that have those devices\n")

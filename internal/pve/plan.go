@@ -1,8 +1,8 @@
 package pve
 
 import (
+	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,10 +12,11 @@ import (
 
 // Want is what enable was asked for.
 type Want struct {
-	Volume  string   // the hookscript to set; "" keeps the one of this program that stands, else DefaultVolume
-	Devices []Device // the nodes that the container gets
-	None    bool     // no devices are what was asked for
-	Chain   bool     // another hookscript may be replaced and is run after this program's
+	Volume string // the hookscript to set; "" keeps the one of this program that stands, else DefaultVolume
+	Choice        // what it gets of the host's cards
+	None   bool   // no devices are what was asked for
+	DRI    bool   // the nodes in /dev/dri of the cards are among them
+	Chain  bool   // another hookscript may be replaced and is run after this program's
 }
 
 // Plan is what enable or disable changes of one container, and what it says.
@@ -24,7 +25,7 @@ type Plan struct {
 	Set      []KV     // options of pct set
 	Revert   []string // keys whose pending value is taken back
 	Delete   []string // keys that go out of the live configuration
-	Lines    []string // what is changed and what is left, in words; those of a change begin with changing
+	Lines    []string // what is changed and what is left, in words; those of a change begin with "set " or "remove "
 	Warnings []string
 	State    State // what this program has put there, afterwards
 }
@@ -60,9 +61,6 @@ func (p Plan) Calls() [][]string {
 	return calls
 }
 
-// changing are the words that a line about a change begins with.
-var changing = []string{"set ", "remove "}
-
 func (p *Plan) set(key, value, why string) {
 	p.Set = append(p.Set, KV{key, value})
 	p.say("set %s: %s%s", key, value, why)
@@ -94,7 +92,14 @@ func dev(n int) string { return "dev" + strconv.Itoa(n) }
 func PlanEnable(c Conf, state State, w Want) (Plan, error) {
 	p := Plan{VMID: c.VMID, State: State{Dev: map[int]string{}, None: w.None}}
 	next := c.Next()
-	if err := p.hookscript(next.Hookscript, state, w); err != nil {
+	state = state.adopt(next)
+	p.State.remember(w.Choice)
+	p.State.DRI = w.DRI
+	if line := foreign(next.LXC); line != "" {
+		return p, hint.Errorf(fmt.Sprintf("take that line out of /etc/pve/lxc/%d.conf, then enable it again", p.VMID),
+			"container %d gets the host's driver by the line %q: beside that it cannot have one of its own, and with devN entries it would not start", p.VMID, line)
+	}
+	if err := p.hookscript(next.Hookscript, w); err != nil {
 		return p, err
 	}
 
@@ -133,7 +138,7 @@ func PlanEnable(c Conf, state State, w Want) (Plan, error) {
 			brought[line] = append(brought[line], d.Path)
 			continue
 		}
-		if err := p.device(d, c, next, standing); err != nil {
+		if err := p.device(d, c, next, state, standing); err != nil {
 			return p, err
 		}
 	}
@@ -143,24 +148,25 @@ func PlanEnable(c Conf, state State, w Want) (Plan, error) {
 	return p, nil
 }
 
-// hookscript decides about the one hookscript that a guest can have.
-func (p *Plan) hookscript(old string, state State, w Want) error {
-	volume := w.Volume
+// hookscript decides about the one hookscript that a guest can have. Another one
+// that is chained stands in the name of ours, which lies beside it.
+func (p *Plan) hookscript(old string, w Want) error {
+	volume, chain := w.Volume, ChainOf(old)
 	switch {
 	case Ours(old):
-		if volume == "" {
-			volume = old
-		}
-		p.State.Chain = state.Chain
+		volume = cmp.Or(volume, old)
+	case old != "" && !w.Chain:
+		return hint.Errorf("with --chain pve-nvidia-hook takes its place and runs it after its own work",
+			"container %d has a hookscript already: %s", p.VMID, old)
 	case old != "":
-		if !w.Chain {
-			return hint.Errorf("with --chain pve-nvidia-hook takes its place and runs it after its own work",
-				"container %d has a hookscript already: %s", p.VMID, old)
-		}
-		p.State.Chain = old
+		chain = old
 	}
-	if volume == "" {
-		volume = DefaultVolume
+	volume = cmp.Or(volume, DefaultVolume)
+	if chain != "" {
+		if volume = chaining(chain); w.Volume != "" && store(w.Volume) != store(chain) {
+			return hint.Errorf("leave out --storage, or take "+store(chain),
+				"the hookscript of container %d has to lie beside %s, which it runs", p.VMID, chain)
+		}
 	}
 	p.State.Hookscript = volume
 	if old == volume {
@@ -169,7 +175,7 @@ func (p *Plan) hookscript(old string, state State, w Want) error {
 	why := ""
 	if old != "" {
 		why = ", instead of " + old
-		if p.State.Chain == old {
+		if chain == old {
 			why += ", which is run after it"
 		}
 	}
@@ -177,8 +183,14 @@ func (p *Plan) hookscript(old string, state State, w Want) error {
 	return nil
 }
 
+// store is the storage of a volume.
+func store(volume string) string {
+	id, _, _ := strings.Cut(volume, ":")
+	return id
+}
+
 // device decides about one wanted node.
-func (p *Plan) device(d Device, c Conf, next Section, standing map[string]int) error {
+func (p *Plan) device(d Device, c Conf, next Section, state State, standing map[string]int) error {
 	if n, ok := standing[d.Path]; ok {
 		old := next.Dev[n]
 		if _, ours := p.State.Dev[n]; ours {
@@ -188,7 +200,12 @@ func (p *Plan) device(d Device, c Conf, next Section, standing map[string]int) e
 			}
 			return nil
 		}
-		p.say("keep %s: %s, it was there already", dev(n), old)
+		if _, recorded := state.Dev[n]; !recorded { // else it was said that it was changed by hand
+			p.say("keep %s: %s, it was there already", dev(n), old)
+		}
+		if enabledLine().MatchString(old) {
+			p.State.Kept = append(p.State.Kept, old)
+		}
 		if !strings.Contains(old, "mode=") && !strings.Contains(old, "gid=") && !strings.Contains(old, "uid=") {
 			p.warn("%s has no mode=: only root can use %s in the container (0666 is for everyone)", dev(n), d.Path)
 		}
@@ -224,44 +241,31 @@ func freeNumber(c Conf, next Section, entry string) (int, bool) {
 }
 
 // PlanDisable decides how to undo what enable did: the hookscript goes, or the
-// chained one comes back, and those entries go that stand as enable put them.
-func PlanDisable(c Conf, state State) Plan {
+// one that it chains comes back, and those entries go that stand as enable put them.
+func PlanDisable(c Conf, state State, chain string) Plan {
 	p := Plan{VMID: c.VMID, State: State{Dev: map[int]string{}}}
 	next := c.Next()
+	state = state.adopt(next)
 	switch {
 	case next.Hookscript == "":
 	case !Ours(next.Hookscript):
 		p.say("keep hookscript: %s, it is not of pve-nvidia-hook", next.Hookscript)
-	case state.Chain != "":
-		p.set("hookscript", state.Chain, ", as before")
+	case chain != "":
+		p.set("hookscript", chain, ", as before")
 	default:
 		p.remove(c, "hookscript")
 	}
-	left := maps.Clone(next.Dev)
-	for _, n := range sortedKeys(state.Dev) {
-		value, ok := next.Dev[n]
-		delete(left, n)
+	for _, n := range sortedKeys(next.Dev) {
+		value := next.Dev[n]
+		set, recorded := state.Dev[n]
 		switch {
-		case !ok:
-		case value != state.Dev[n]:
-			p.say("keep %s: %s, it was changed by hand", dev(n), value)
-		default:
+		case recorded && value == set:
 			p.remove(c, dev(n))
+		case recorded:
+			p.say("keep %s: %s, it was changed by hand", dev(n), value)
+		case strings.HasPrefix(devPath(value), "/dev/nvidia"):
+			p.say("keep %s: %s, it is not from enable", dev(n), value)
 		}
-	}
-	// They may be from enable on another node, or the user's in the same words.
-	alike := Plan{VMID: c.VMID}
-	for _, n := range sortedKeys(left) {
-		switch {
-		case enabledLine().MatchString(left[n]):
-			p.say("keep %s: %s, there is no record that it is from enable", dev(n), left[n])
-			alike.remove(c, dev(n))
-		case strings.HasPrefix(devPath(left[n]), "/dev/nvidia"):
-			p.say("keep %s: %s, it is not from enable", dev(n), left[n])
-		}
-	}
-	for _, args := range alike.Calls() {
-		p.say("to remove what there is no record of: pct %s", strings.Join(args, " "))
 	}
 	return p
 }

@@ -15,19 +15,19 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// host has two GPUs and all that the driver makes besides.
-var host = []Device{
-	{"/dev/nvidia1", 0o666}, {"/dev/nvidia0", 0o666}, {"/dev/nvidiactl", 0o666},
-	{"/dev/nvidia-uvm", 0o666}, {"/dev/nvidia-uvm-tools", 0o666}, {"/dev/nvidia-modeset", 0o666},
-	{"/dev/nvidia-caps/nvidia-cap1", 0o400}, {"/dev/nvidia-caps/nvidia-cap2", 0o444}, {"/dev/nvidia-caps/nvidia-cap10", 0o444},
+// nodes are of a host with two GPUs and all that the driver makes besides.
+var nodes = []Device{
+	{Path: "/dev/nvidia1", Mode: 0o666}, {Path: "/dev/nvidia0", Mode: 0o666}, {Path: "/dev/nvidiactl", Mode: 0o666},
+	{Path: "/dev/nvidia-uvm", Mode: 0o666}, {Path: "/dev/nvidia-uvm-tools", Mode: 0o666}, {Path: "/dev/nvidia-modeset", Mode: 0o666},
+	{Path: "/dev/nvidia-caps/nvidia-cap1", Mode: 0o400}, {Path: "/dev/nvidia-caps/nvidia-cap2", Mode: 0o444}, {Path: "/dev/nvidia-caps/nvidia-cap10", Mode: 0o444},
 }
 
-func selected(t *testing.T, gpus string) []Device {
+func selected(t *testing.T, gpus string) Choice {
 	t.Helper()
-	devices, missing, err := SelectDevices(host, gpus)
+	c, err := SelectDevices(nodes, nil, gpus)
 	require.NoError(t, err)
-	require.Empty(t, missing)
-	return devices
+	require.Empty(t, c.Missing)
+	return c
 }
 
 // text shows a plan as the golden files keep it.
@@ -45,7 +45,7 @@ func (p Plan) text() string {
 	for _, args := range p.Calls() {
 		fmt.Fprintln(&b, "pct", strings.Join(args, " "))
 	}
-	fmt.Fprintf(&b, "remember hookscript=%s chain=%s", p.State.Hookscript, p.State.Chain)
+	fmt.Fprintf(&b, "remember hookscript=%s", p.State.Hookscript)
 	for _, n := range sortedKeys(p.State.Dev) {
 		fmt.Fprintf(&b, " dev%d=%s", n, p.State.Dev[n])
 	}
@@ -86,8 +86,8 @@ func TestEnablePlans(t *testing.T) {
 		{name: "changed-by-hand", gpus: "none", conf: strings.Replace(enabled, "nvidia1,mode=0666", "nvidia1,mode=0660", 1), state: ours},
 		{name: "removed-by-hand", gpus: "all", conf: strings.Replace(enabled, "dev2: /dev/nvidia1,mode=0666\n", "", 1), state: ours},
 		{name: "chained", gpus: "none", conf: "hookscript: nas:snippets/backup.sh\n", chain: true},
-		{name: "chain-is-kept", gpus: "none", conf: "hookscript: local:snippets/pve-nvidia-hook\n", state: State{Hookscript: DefaultVolume, Chain: "nas:snippets/backup.sh"}},
-		{name: "other-storage", gpus: "none", volume: "nas:snippets/pve-nvidia-hook", conf: "hookscript: local:snippets/pve-nvidia-hook\n", state: State{Hookscript: DefaultVolume, Chain: "local:snippets/b"}},
+		{name: "chain-is-kept", gpus: "none", conf: "hookscript: nas:snippets/pve-nvidia-hook+backup.sh\n"},
+		{name: "other-storage", gpus: "none", volume: "nas:snippets/pve-nvidia-hook", conf: "hookscript: local:snippets/pve-nvidia-hook\n", state: State{Hookscript: DefaultVolume}},
 		{name: "storage-is-kept", gpus: "none", conf: "hookscript: nas:snippets/pve-nvidia-hook\n"},
 		{name: "pending-deletion-called-off", gpus: "0", conf: enabled + "[pve:pending]\ndelete: dev0,dev1,dev2,dev3\n"},
 		{name: "pending-entries-count", gpus: "none", conf: "[pve:pending]\nhookscript: local:snippets/pve-nvidia-hook\n"},
@@ -96,7 +96,7 @@ func TestEnablePlans(t *testing.T) {
 		{name: "snapshots-do-not-count", gpus: "none", conf: "[old]\nhookscript: nas:snippets/backup.sh\ndev0: /dev/nvidia0\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, err := PlanEnable(parse(t, c.conf), c.state, Want{Volume: c.volume, Devices: selected(t, c.gpus), Chain: c.chain})
+			p, err := PlanEnable(parse(t, c.conf), c.state, Want{Volume: c.volume, Choice: selected(t, c.gpus), Chain: c.chain})
 			require.NoError(t, err)
 			golden(t, "enable-"+c.name, p.text())
 		})
@@ -105,23 +105,22 @@ func TestEnablePlans(t *testing.T) {
 
 func TestDisablePlans(t *testing.T) {
 	state := State{Hookscript: DefaultVolume, Dev: map[int]string{0: "/dev/nvidiactl,mode=0666", 1: "/dev/nvidia0,mode=0666", 7: "/dev/nvidia1,mode=0666"}}
-	chained := state
-	chained.Chain = "nas:snippets/backup.sh"
 	const enabled = "hookscript: local:snippets/pve-nvidia-hook\ndev0: /dev/nvidiactl,mode=0666\ndev1: /dev/nvidia0,mode=0660\ndev2: /dev/nvidia-uvm\ndev3: /dev/fuse\n"
 	for _, c := range []struct {
 		name, conf string
 		state      State
+		chain      string
 	}{
-		{"what-stands-goes", enabled, state},
-		{"chain-comes-back", enabled, chained},
-		{"another-hookscript-stays", "hookscript: nas:snippets/other.sh\ndev0: /dev/nvidiactl,mode=0666\n", state},
-		{"without-a-record", enabled, State{}},
+		{"what-stands-goes", enabled, state, ""},
+		{"chain-comes-back", enabled, state, "nas:snippets/backup.sh"},
+		{"another-hookscript-stays", "hookscript: nas:snippets/other.sh\ndev0: /dev/nvidiactl,mode=0666\n", state, ""},
+		{"without-a-record", enabled, State{}, ""},
 		{"pending-values-are-taken-back", "hookscript: local:snippets/pve-nvidia-hook\ndev0: /dev/nvidiactl,mode=0666\ndev1: /dev/nvidia1,mode=0660\n" +
-			"[pve:pending]\ndelete: dev1\ndev1: /dev/nvidia0,mode=0666\ndev7: /dev/nvidia1,mode=0666\n", state},
-		{"nothing-there", "arch: amd64\n", State{}},
+			"[pve:pending]\ndelete: dev1\ndev1: /dev/nvidia0,mode=0666\ndev7: /dev/nvidia1,mode=0666\n", state, ""},
+		{"nothing-there", "arch: amd64\n", State{}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			golden(t, "disable-"+c.name, PlanDisable(parse(t, c.conf), c.state).text())
+			golden(t, "disable-"+c.name, PlanDisable(parse(t, c.conf), c.state, c.chain).text())
 		})
 	}
 }
@@ -137,10 +136,10 @@ func TestNumbersRunOut(t *testing.T) {
 	for n := range maxDev {
 		fmt.Fprintf(&conf, "dev%d: /dev/tty%d\n", n, n)
 	}
-	p, err := PlanEnable(parse(t, conf.String()), State{}, Want{Devices: host[:1]})
+	p, err := PlanEnable(parse(t, conf.String()), State{}, Want{Choice: Choice{Devices: nodes[:1]}})
 	require.NoError(t, err)
 	require.Contains(t, p.Set, KV{"dev255", "/dev/nvidia1,mode=0666"})
-	_, err = PlanEnable(parse(t, conf.String()), State{}, Want{Devices: host[:2]})
+	_, err = PlanEnable(parse(t, conf.String()), State{}, Want{Choice: Choice{Devices: nodes[:2]}})
 	require.ErrorContains(t, err, "dev0 to dev255 in use")
 }
 
@@ -152,19 +151,19 @@ func TestSelectionNamesWhatIsMissing(t *testing.T) {
 		hint    string
 	}{
 		{"all", nil, "this host has no device nodes of an NVIDIA GPU (/dev/nvidiactl, /dev/nvidia0)", "pve-nvidia-hook devices"},
-		{"2", host, "there is no GPU 2: /dev/nvidia2 is missing", "this host has GPUs 0 and 1"},
-		{"first", host, `"first" is no choice of GPUs`, "all, none or numbers"},
-		{"0,", host, `"0," is no choice of GPUs`, "all, none or numbers"},
-		{"-1", host, `"-1" is no choice of GPUs`, "all, none or numbers"},
+		{"2", nodes, "there is no GPU 2: this host has a card (GPU 0, /dev/nvidia0) and a card (GPU 1, /dev/nvidia1)", "devices --list"},
+		{"first", nodes, `"first" is no choice of GPUs`, "all, none"},
+		{"0,", nodes, `"0," is no choice of GPUs`, "all, none"},
+		{"-1", nodes, `"-1" is no choice of GPUs`, "all, none"},
 	} {
-		_, _, err := SelectDevices(c.present, c.gpus)
+		_, err := SelectDevices(c.present, nil, c.gpus)
 		require.EqualError(t, err, c.err)
 		require.Contains(t, hint.Of(err), c.hint)
 	}
-	_, missing, err := SelectDevices(host[:3], "1, 1")
+	c, err := SelectDevices(nodes[:3], nil, "1, 1")
 	require.NoError(t, err)
-	require.Equal(t, []string{"/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"}, missing)
-	none, _, err := SelectDevices(nil, "none")
+	require.Equal(t, []string{"/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"}, c.Missing)
+	none, err := SelectDevices(nil, nil, "none")
 	require.NoError(t, err)
-	require.Empty(t, none)
+	require.Empty(t, none.Devices)
 }

@@ -4,24 +4,29 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/google/renameio/v2"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // State is what enable has put into a container's configuration. It is kept on
 // the host, so that disable takes away that and nothing else.
 type State struct {
-	Hookscript string         `json:"hookscript"`
-	Chain      string         `json:"chain,omitempty"` // the hookscript that was there before, run after this program
-	Dev        map[int]string `json:"dev,omitempty"`
-	None       bool           `json:"none,omitempty"` // --gpus none: that Dev is empty is no failure
+	Hookscript string            `json:"hookscript"`
+	Dev        map[int]string    `json:"dev,omitempty"`
+	GPUs       string            `json:"gpus,omitempty"`  // what was chosen: all, none, or cards by UUID
+	Cards      map[string]string `json:"cards,omitempty"` // which card, by UUID, each node was then
+	DRI        bool              `json:"dri,omitempty"`   // the cards' nodes in /dev/dri too
+	Kept       []string          `json:"kept,omitempty"`  // entries in the same words that were there before
+	None       bool              `json:"none,omitempty"`  // --gpus none: that Dev is empty is no failure
 }
 
 func stateFile(dir string, vmid int) string {
@@ -31,24 +36,58 @@ func stateFile(dir string, vmid int) string {
 // ReadState reads STATE/enabled/VMID.json. No file is the zero State and no error.
 func ReadState(dir string, vmid int) (State, error) {
 	var s State
-	f, err := os.Open(stateFile(dir, vmid))
+	raw, err := trust.ReadFile(stateFile(dir, vmid), maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	}
-	if err != nil {
-		return s, fmt.Errorf("read what enable has set: %w", err)
+	if err == nil {
+		err = json.Unmarshal(raw, &s)
 	}
-	defer f.Close()
-	if err := json.NewDecoder(io.LimitReader(f, maxFile)).Decode(&s); err != nil {
-		return State{}, fmt.Errorf("read what enable has set: %s: %w", f.Name(), err)
+	if err != nil {
+		return State{}, fmt.Errorf("read what enable has set: %s: %w", stateFile(dir, vmid), err)
 	}
 	return s, nil
+}
+
+// adopt returns what enable has set in a container, as its configuration tells.
+// A clone, a backup that was restored, a rollback or a container from another
+// node brings the hookscript and the entries, and no record or that of another
+// one: then the entries that stand in enable's own words are enable's, but for
+// those which were there before it. So what is remembered by a VMID counts only
+// where the configuration agrees, as a number is given out again.
+func (s State) adopt(next Section) State {
+	if !Ours(next.Hookscript) {
+		return s
+	}
+	if s.Hookscript != next.Hookscript {
+		s = State{}
+	} else if s.holds(next) {
+		return s
+	}
+	s.Dev = maps.Clone(s.Dev) // what was changed by hand is still told as that
+	for n, value := range next.Dev {
+		if enabledLine().MatchString(value) && !slices.Contains(s.Kept, value) {
+			put(&s.Dev, n, value)
+		}
+	}
+	return s
+}
+
+// holds reports whether the entries that a record tells of are there, or were
+// changed by hand, which is never in enable's own words.
+func (s State) holds(next Section) bool {
+	for n, value := range s.Dev {
+		if now := next.Dev[n]; now != value && (now == "" || enabledLine().MatchString(now)) {
+			return false
+		}
+	}
+	return true
 }
 
 // write keeps the state, or removes the file when there is nothing to remember.
 func (s State) write(dir string, vmid int) error {
 	file := stateFile(dir, vmid)
-	if s.Hookscript == "" && s.Chain == "" && len(s.Dev) == 0 {
+	if s.Hookscript == "" && len(s.Dev) == 0 {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("forget what enable has set: %w", err)
 		}
@@ -65,15 +104,4 @@ func (s State) write(dir string, vmid int) error {
 		return fmt.Errorf("remember what enable sets: %w", err)
 	}
 	return nil
-}
-
-// ChainOf returns the hookscript volume that "enable --chain" found in a
-// container and put aside, or "". It reads one small file and has no errors:
-// the hook calls it in every phase.
-func ChainOf(stateDir string, vmid int) string {
-	s, err := ReadState(stateDir, vmid)
-	if err != nil || Ours(s.Chain) {
-		return ""
-	}
-	return s.Chain
 }

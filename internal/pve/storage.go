@@ -206,7 +206,24 @@ func (s Storages) names() string {
 }
 
 // Ours reports whether a hookscript volume is this program's, on whatever storage.
-func Ours(volume string) bool { return strings.HasSuffix(volume, ":snippets/"+snippet.Name) }
+func Ours(volume string) bool {
+	return strings.HasSuffix(volume, ":snippets/"+snippet.Name) || ChainOf(volume) != ""
+}
+
+// ChainOf is the hookscript volume that one of this program's has run after it, or "".
+func ChainOf(volume string) string {
+	id, name, ok := strings.Cut(volume, ":snippets/")
+	if other := snippet.Chained(name); ok && other != "" && !strings.Contains(name, "/") {
+		return id + ":snippets/" + other
+	}
+	return ""
+}
+
+// chaining is this program's hookscript volume that has another one run after it.
+func chaining(other string) string {
+	id, name, _ := strings.Cut(other, ":snippets/")
+	return id + ":snippets/" + snippet.Chaining(name)
+}
 
 // HTTPProxy returns the http_proxy of etc/pve/datacenter.cfg below root, or ""
 // when there is none. Proxmox itself downloads through it.

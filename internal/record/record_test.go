@@ -236,6 +236,26 @@ func TestAStateFolderOfOthersIsRefused(t *testing.T) {
 	require.Error(t, Runs{State: open}.Save(101, time.Now(), false, 1))
 }
 
+func TestWhatAnotherHasWrittenIsNotRead(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("giving files away needs root")
+	}
+	r := Runs{State: filepath.Join(t.TempDir(), "state")}
+	require.NoError(t, r.Save(101, time.Now(), false, 1))
+	names, err := r.List(101)
+	require.NoError(t, err)
+	file := names[0]
+	require.NoError(t, r.Failed(101, Failure{At: time.Now(), Inputs: "inputs", Reason: "why"}))
+	require.NotNil(t, r.Failure(101))
+	require.NoError(t, os.Chown(r.failureFile(101), 1000, 1000))
+	require.Nil(t, r.Failure(101), "it would keep the driver away for as long as it says")
+	require.NoError(t, os.Chmod(file, 0o666))
+	var last int
+	found, err := r.Last(101, &last)
+	require.ErrorContains(t, err, "mode 0666")
+	require.False(t, found)
+}
+
 func TestDelaysGrowAndEnd(t *testing.T) {
 	r := Runs{State: filepath.Join(t.TempDir(), "state")}
 	now := time.Unix(1000, 0)

@@ -18,13 +18,16 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/replace"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // Runs keeps the last runs of containers below a state folder of the host.
 type Runs struct{ State string }
 
-// keep is how many runs of a container are kept.
-const keep = 20
+const (
+	keep       = 20       // runs of a container that are kept
+	traceLimit = 16 << 20 // bytes of a file that are read
+)
 
 func (r Runs) folder(vmid int) string {
 	return filepath.Join(r.State, "runs", strconv.Itoa(vmid))
@@ -148,7 +151,7 @@ func (r Runs) Last(vmid int, trace any) (bool, error) {
 	}
 	var first error
 	for _, name := range slices.Backward(names) {
-		data, err := os.ReadFile(name)
+		data, err := trust.ReadFile(name, traceLimit)
 		if err == nil {
 			err = json.Unmarshal(data, trace)
 		}
@@ -187,7 +190,7 @@ func (r Runs) failureFile(vmid int) string {
 
 // Failure returns what is remembered, or nil.
 func (r Runs) Failure(vmid int) *Failure {
-	data, err := os.ReadFile(r.failureFile(vmid))
+	data, err := trust.ReadFile(r.failureFile(vmid), traceLimit)
 	if err != nil {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -29,6 +30,10 @@ func TestStateFolderThatOthersCouldChangeIsRefused(t *testing.T) {
 		"a file":             func(state string) error { return os.WriteFile(state, nil, 0o600) },
 		"writable by all":    func(state string) error { return makeMode(state, 0o707) },
 		"writable by groups": func(state string) error { return makeMode(state, 0o770) },
+		"of another":         func(state string) error { return errors.Join(makeMode(state, 0o700), os.Chown(state, 1000, 1000)) },
+		"below another's": func(state string) error {
+			return errors.Join(os.Chown(filepath.Dir(state), 1000, 1000), makeMode(state, 0o700))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			state := filepath.Join(t.TempDir(), "state")
@@ -36,9 +41,7 @@ func TestStateFolderThatOthersCouldChangeIsRefused(t *testing.T) {
 			_, err := Below(state, "runs")
 			require.Error(t, err)
 			require.NoDirExists(t, filepath.Join(state, "runs"))
-			if name != "a file" && name != "a dangling link" {
-				require.Contains(t, hint.Of(err), "paths.state")
-			}
+			require.NotEmpty(t, hint.Of(err))
 		})
 	}
 }

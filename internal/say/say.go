@@ -185,3 +185,25 @@ func JSON(w io.Writer, v any) error {
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
 }
+
+// Lines returns a writer that passes on each line of what is written, cleaned.
+// Each write has whole lines, as Fprintln and a Fprintf that ends in \n have.
+func Lines(w io.Writer) io.Writer { return cleaner{w} }
+
+type cleaner struct{ io.Writer }
+
+// Write implements io.Writer.
+func (c cleaner) Write(p []byte) (int, error) {
+	var b strings.Builder
+	for line := range strings.Lines(string(p)) {
+		text, ended := strings.CutSuffix(line, "\n")
+		b.WriteString(Clean(text, lineLimit))
+		if ended {
+			b.WriteByte('\n')
+		}
+	}
+	if _, err := io.WriteString(c.Writer, b.String()); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

@@ -27,7 +27,7 @@ type relays struct {
 }
 
 // begin returns what stands for stdout and stderr in the worker.
-func (r *relays) begin(to io.Writer) (out, errOut io.Writer, err error) {
+func (r *relays) begin(to io.Writer) (out, errOut *os.File, err error) {
 	if to != nil {
 		out, err = r.start(func(read *os.File) { r.copyLines(to, read) })
 		return out, out, err
@@ -45,7 +45,7 @@ func (r *relays) begin(to io.Writer) (out, errOut io.Writer, err error) {
 	return out, errOut, err
 }
 
-func (r *relays) relay(to *os.File, journal bool) (io.Writer, error) {
+func (r *relays) relay(to *os.File, journal bool) (*os.File, error) {
 	info, err := to.Stat()
 	if err != nil || journal || info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) == 0 {
 		return to, nil // a terminal or a file; or nothing at all
@@ -53,7 +53,7 @@ func (r *relays) relay(to *os.File, journal bool) (io.Writer, error) {
 	return r.start(func(read *os.File) { r.copy(to, read) })
 }
 
-func (r *relays) start(pass func(read *os.File)) (io.Writer, error) {
+func (r *relays) start(pass func(read *os.File)) (*os.File, error) {
 	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, err

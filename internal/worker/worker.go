@@ -9,15 +9,12 @@
 package worker
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
-	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -96,31 +93,32 @@ func Do(ctx context.Context, job Job) (Report, error) {
 	// The death signal comes when the thread ends that has started the worker.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	notBegun := func(err error) (Report, error) { return Report{}, unconcluded{fmt.Errorf("%w: %w", ErrNotBegun, err)} }
 	report, theirs, err := os.Pipe()
 	if err != nil {
-		return Report{}, unconcluded{fmt.Errorf("%w: %w", ErrNotBegun, err)}
+		return notBegun(err)
 	}
 	defer report.Close()
+	stdin, err := input(job.Stdin)
+	if err != nil {
+		theirs.Close()
+		return notBegun(err)
+	}
 	var relays relays
 	defer relays.close()
-	worker := command(job.Args)
-	if job.Stdin != nil {
-		worker.Stdin = bytes.NewReader(job.Stdin)
-	}
-	worker.Stdout, worker.Stderr, err = relays.begin(job.Out)
-	worker.ExtraFiles = []*os.File{theirs}
+	stdout, stderr, err := relays.begin(job.Out)
+	var p *process
 	if err == nil {
-		err = worker.Start()
+		p, err = start(job.Args, stdin, stdout, stderr, theirs)
 	}
 	theirs.Close()
+	stdin.Close()
 	relays.started()
 	if err != nil {
-		return Report{}, unconcluded{fmt.Errorf("%w: %w", ErrNotBegun, err)}
+		return notBegun(err)
 	}
-	defer context.AfterFunc(ctx, func() { _ = worker.Process.Signal(unix.SIGTERM) })()
+	defer context.AfterFunc(ctx, func() { p.signal(unix.SIGTERM) })()
 
-	ended := make(chan error, 1)
-	go func() { ended <- worker.Wait() }()
 	said := make(chan Report, 1)
 	go func() {
 		defer close(said)
@@ -131,12 +129,12 @@ func Do(ctx context.Context, job Job) (Report, error) {
 		}
 		said <- last
 	}()
-	return watch(ctx, worker, ended, said, &relays)
+	return watch(ctx, p, said, &relays)
 }
 
 // watch waits for the end of a worker, or for that it cannot end.
-func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-chan Report, relays *relays) (Report, error) {
-	pid := worker.Process.Pid
+func watch(ctx context.Context, p *process, said <-chan Report, relays *relays) (Report, error) {
+	pid, ended := p.pid, p.ended
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	over, late, report := ctx.Done(), (<-chan time.Time)(nil), said
@@ -145,26 +143,26 @@ func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-cha
 		case <-over:
 			over, late = nil, time.After(endMost)
 		case <-late:
-			_ = worker.Process.Kill()
+			p.signal(unix.SIGKILL)
 			relays.rest()
 			return Report{}, unconcluded{fmt.Errorf("process %d was killed, it did not end in %s", pid, endMost)}
-		case err := <-ended:
+		case how := <-ended:
 			relays.drain(ctx)
 			select {
 			case last, ok := <-said:
 				if ok {
-					return last.after(err)
+					return last.after(how, nil)
 				}
 			case <-time.After(endSoon): // what it has started holds the pipe
 			}
-			return Report{}, unconcluded{silent(ctx, pid, err)}
+			return Report{}, unconcluded{silent(ctx, pid, how)}
 		case last, ok := <-report:
 			if !ok { // it is about to end
 				report = nil
 				continue
 			}
 			relays.drain(ctx)
-			return last.end(ctx, worker, ended)
+			return last.end(ctx, p)
 		case <-look.C:
 			most := killedMost
 			if ctx.Err() != nil {
@@ -181,60 +179,40 @@ func watch(ctx context.Context, worker *exec.Cmd, ended <-chan error, said <-cha
 }
 
 // end waits for the end of a worker that has left its report.
-func (r Report) end(ctx context.Context, worker *exec.Cmd, ended <-chan error) (Report, error) {
+func (r Report) end(ctx context.Context, p *process) (Report, error) {
 	wait := endWait
 	if ctx.Err() != nil {
 		wait = endSoon
 	}
 	select {
-	case err := <-ended:
-		return r.after(err)
+	case how := <-p.ended:
+		return r.after(how, nil)
 	case <-time.After(wait):
 	}
-	_ = worker.Process.Kill() // whatever wakes it up, it does nothing more
+	p.signal(unix.SIGKILL) // whatever wakes it up, it does nothing more
 	select {
-	case err := <-ended: // it was only slow
-		return r.after(err)
+	case how := <-p.ended: // it was only slow
+		return r.after(how, nil)
 	case <-time.After(endSoon / 3):
 	}
-	return r.after(fmt.Errorf("process %d %w", worker.Process.Pid, ErrLeftBehind))
+	return r.after(0, fmt.Errorf("process %d %w", p.pid, ErrLeftBehind))
 }
 
-// after is the outcome of a worker that has left its report and then ended with err.
-// If its exit status is another than it has said, something is wrong with it: the
-// race detector does that.
-func (r Report) after(err error) (Report, error) {
-	var exit *exec.ExitError
-	left := errors.Is(err, ErrLeftBehind)
+// after is the outcome of a worker that has left its report and then ended in some
+// way, or was left behind. If its exit status is another than it has said,
+// something is wrong with it: the race detector does that.
+func (r Report) after(how syscall.WaitStatus, left error) (Report, error) {
 	switch {
-	case !r.Done && left:
-		return Report{}, unconcluded{err}
+	case !r.Done && left != nil:
+		return Report{}, unconcluded{left}
 	case !r.Done:
 		return Report{}, Unconcluded("the process that worked on the container was stopped before its end")
-	case left:
-		return r, err
-	case errors.As(err, &exit) && exit.Exited() && exit.ExitCode() != r.Status:
-		return Report{}, unconcluded{fmt.Errorf("the process that worked on the container ended unexpectedly: %w", err)}
+	case left != nil:
+		return r, left
+	case how.Exited() && how.ExitStatus() != r.Status:
+		return Report{}, unconcluded{fmt.Errorf("the process that worked on the container ended unexpectedly: %s", ending(how))}
 	}
 	return r, nil
-}
-
-func command(args []string) *exec.Cmd {
-	if args == nil {
-		args = os.Args[1:]
-	}
-	// What the caller has handed down besides is not for one that may stay.
-	_ = unix.CloseRange(reportFd, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	const self = "/proc/self/exe" // also where an upgrade has just replaced the file
-	program := self
-	if path, err := os.Executable(); err == nil && sameFile(path, self) {
-		program = path // the process is named after it
-	}
-	worker := exec.Command(program, args...)
-	worker.Args[0] = os.Args[0]
-	worker.Env = append(os.Environ(), env+"=1")
-	worker.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return worker
 }
 
 func sameFile(a, b string) bool {
@@ -243,18 +221,15 @@ func sameFile(a, b string) bool {
 	return err == nil && err2 == nil && os.SameFile(one, two)
 }
 
-// silent says why a worker has ended without a word.
-func silent(ctx context.Context, pid int, err error) error {
-	var exit *exec.ExitError
+// silent says why a worker has ended without a report.
+func silent(ctx context.Context, pid int, how syscall.WaitStatus) error {
 	switch {
-	case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == unix.SIGKILL:
+	case how.Signaled() && how.Signal() == unix.SIGKILL:
 		return hint.Errorf("the next run does what was left; the kernel's log says if memory ran out (journalctl -k)", "process %d, which worked on the container, was killed", pid)
 	case ctx.Err() != nil: // most likely before it could listen
 		return errors.New("interrupted, and the process that worked on the container has left no report")
-	case err == nil:
-		return fmt.Errorf("process %d, which worked on the container, ended without a word", pid)
 	}
-	return fmt.Errorf("process %d, which worked on the container, ended without a word: %w", pid, err)
+	return fmt.Errorf("process %d, which worked on the container, exited without a report: %s", pid, ending(how))
 }
 
 // dead reports whether a process has been killed and only threads that cannot end

@@ -128,12 +128,12 @@ func TestNoLineIsLostOrOvertaken(t *testing.T) {
 
 func TestAWorkerThatTellsNoStatus(t *testing.T) {
 	for what, want := range map[string]string{
-		"exits by itself": `process \d+, which worked on the container, ended without a word: exit status 5`,
+		"exits by itself": `process \d+, which worked on the container, exited without a report: exit status 5`,
 		"killed":          `process \d+, which worked on the container, was killed`,
 		"ends otherwise":  `the process that worked on the container ended unexpectedly: exit status 66`,
 		"is stopped":      `the process that worked on the container was stopped before its end`,
 		// Nobody reads that much of it.
-		"tells without end": `process \d+, which worked on the container, ended without a word`,
+		"tells without end": `process \d+, which worked on the container, exited without a report`,
 	} {
 		cmd := program(what)
 		var said strings.Builder

@@ -158,6 +158,7 @@ func removeWhileNamed(n *node) {
 		"pve2/lxc/201.conf":         "arch: amd64\n\n[before-upgrade]\nhookscript: local:snippets/pve-nvidia-hook\nsnaptime: 1700000000\n",
 		"pve2/lxc/202.conf":         "arch: amd64\n\n[pve:pending]\nhookscript: local:snippets/pve-nvidia-hook\n",
 		"pve2/lxc/203.conf":         "arch: amd64\nhookscript: local:snippets/pve-nvidia-hook-of-mine\ndev0: /dev/nvidia0,mode=0666\n",
+		"pve2/lxc/206.conf":         "arch: amd64\nhookscript: nas:snippets/pve-nvidia-hook+my own\x1b[31m.sh\n",
 		"pve2/qemu-server/204.conf": "cores: 2\nhookscript:local:snippets/pve-nvidia-hook\n",
 		"pve2/qemu-server/205.conf": "cores: 2\n\n[PENDING]\nhookscript: local:snippets/pve-nvidia-hook\n\n[special:cloudinit]\nhookscript: local:snippets/pve-nvidia-hook\n",
 	} {
@@ -177,6 +178,7 @@ func removeWhileNamed(n *node) {
 		"101 on pve1: pct set 101 --delete hookscript",
 		"201 on pve2: pct delsnapshot 201 before-upgrade",
 		"202 on pve2: pct set 202 --revert hookscript",
+		"206 on pve2: pct set 206 --hookscript 'nas:snippets/my own[31m.sh'",
 		"204 on pve2: qm set 204 --delete hookscript",
 		"205 on pve2: qm set 205 --revert hookscript",
 		"102 on pve1: pct set 102 --delete dev0,dev1",

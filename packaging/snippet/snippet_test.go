@@ -37,3 +37,31 @@ func TestArgumentsAndExitStatusPassThrough(t *testing.T) {
 	require.Equal(t, 7, cmd.ProcessState.ExitCode())
 	require.Equal(t, "<101><post start>", string(out))
 }
+
+func TestChainedScriptRunsWithoutTheProgram(t *testing.T) {
+	plain := place(t, "/nowhere/pve-nvidia-hook")
+	file := filepath.Join(filepath.Dir(plain), snippet.Chaining("my script+1.sh"))
+	require.NoError(t, os.Rename(plain, file))
+	other := snippet.Chained(file)
+	require.Equal(t, filepath.Join(filepath.Dir(file), "my script+1.sh"), other)
+	require.Empty(t, snippet.Chained(plain))
+
+	cmd := exec.Command(file, "101", "pre-start")
+	require.Error(t, cmd.Run())
+	require.Equal(t, 127, cmd.ProcessState.ExitCode(), "as without pve-nvidia-hook, a guest whose script is gone does not start")
+	require.NoError(t, os.WriteFile(other, []byte("#!/bin/sh\nprintf '<%s>' \"$@\"\nexit 7\n"), 0o755))
+	cmd = exec.Command(file, "101", "pre-start")
+	out, err := cmd.Output()
+	require.Error(t, err)
+	require.Equal(t, 7, cmd.ProcessState.ExitCode())
+	require.Equal(t, "<101><pre-start>", string(out))
+}
+
+func TestProgramIsToldWhichFileCalledIt(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "program")
+	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\nprintf %s \"$"+snippet.Env+"\"\n"), 0o755))
+	file := place(t, program)
+	out, err := exec.Command(file, "101", "pre-start").Output()
+	require.NoError(t, err)
+	require.Equal(t, file, string(out))
+}

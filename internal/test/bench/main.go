@@ -5,7 +5,7 @@
 //	go run ./internal/test/bench                     everything; some minutes, 30 GB of disk
 //	go run ./internal/test/bench -only skip,warm     two parts
 //	go run ./internal/test/bench -quick              a smoke test: small file, few runs
-//	go run ./internal/test/bench -markdown T -svg P  the table and the picture for the README
+//	go run ./internal/test/bench -markdown T -svg P  the table and the picture for docs/
 //
 // The containers are unprivileged Debian 12 on an overlay, or in a folder of the
 // disk. Contenders take turns within a round, each round in another order, and each

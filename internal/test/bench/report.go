@@ -96,7 +96,7 @@ func runs(r row) string {
 	return fmt.Sprintf("%d runs", len(r.samples))
 }
 
-// markdown is the report for the README.
+// markdown is the report for docs/.
 func (r report) markdown() string {
 	var b strings.Builder
 	b.WriteString("| | median | least to greatest | runs |\n|---|--:|--:|--:|\n")

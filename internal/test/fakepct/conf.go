@@ -39,10 +39,15 @@ var (
 func confPath(vmid int) string { return fmt.Sprintf("nodes/%s/lxc/%d.conf", node(), vmid) }
 
 func load(vmid int) (*conf, error) {
-	raw, err := os.ReadFile(below("etc/pve", confPath(vmid)))
+	c, err := read(below("etc/pve", confPath(vmid)), vmid)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, exit{2, fmt.Sprintf("Configuration file '%s' does not exist", confPath(vmid))}
 	}
+	return c, err
+}
+
+func read(file string, vmid int) (*conf, error) {
+	raw, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
@@ -73,10 +78,18 @@ func load(vmid int) (*conf, error) {
 func (p *part) text() string {
 	var b strings.Builder
 	for _, line := range p.comment {
-		b.WriteString(line + "\n")
+		if _, anew := p.values["description"]; !anew {
+			b.WriteString(line + "\n")
+		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(p.values)) {
-		fmt.Fprintf(&b, "%s: %s\n", key, p.values[key])
+		if key != "description" {
+			fmt.Fprintf(&b, "%s: %s\n", key, p.values[key])
+			continue
+		}
+		for line := range strings.SplitSeq(strings.TrimSuffix(p.values[key], "\n"), "\n") {
+			b.WriteString("#" + strings.ReplaceAll(line, "%", "%25") + "\n")
+		}
 	}
 	for _, line := range p.lxc {
 		b.WriteString(line + "\n")

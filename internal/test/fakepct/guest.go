@@ -97,14 +97,16 @@ func execIn(vmid int, args []string) error {
 
 // start does what Proxmox does, in its order: pending changes, devices,
 // pre-start (an error stops the start), LXC, post-start (an error is a warning), all under the lock.
+// Whether it runs is asked before the lock alone: a second start that waited for
+// it runs the hooks once more.
 func start(vmid int, _ []string) error {
+	if running(vmid) {
+		return die("CT %d already running", vmid)
+	}
 	return withLock(vmid, func() error {
 		c, err := load(vmid)
 		if err != nil {
 			return err
-		}
-		if running(vmid) {
-			return die("CT %d already running", vmid)
 		}
 		c.apply(nil)
 		if err := c.save(); err != nil {
@@ -116,8 +118,10 @@ func start(vmid int, _ []string) error {
 		if err := hook(c, "pre-start", os.Stdout, os.Stderr); err != nil {
 			return err
 		}
-		if err := lxc("lxc-start", vmid, "-d"); err != nil {
-			return err
+		if !running(vmid) {
+			if err := lxc("lxc-start", vmid, "-d"); err != nil {
+				return err
+			}
 		}
 		if err := lxc("lxc-wait", vmid, "-s", "RUNNING", "-t", "60"); err != nil {
 			return die("startup for container '%d' failed", vmid)
@@ -129,7 +133,8 @@ func start(vmid int, _ []string) error {
 	})
 }
 
-// stop runs pre-stop and, as lxc-start's own hook does, post-stop with its output lost.
+// stop runs pre-stop and, as lxc-start's own hook does, post-stop with its output
+// lost. That hook then writes the configuration anew, with the same content.
 func stop(vmid int, _ []string) error {
 	return withLock(vmid, func() error {
 		c, err := load(vmid)
@@ -146,7 +151,7 @@ func stop(vmid int, _ []string) error {
 			return err
 		}
 		_ = hook(c, "post-stop", io.Discard, io.Discard)
-		return nil
+		return c.save()
 	})
 }
 

@@ -58,6 +58,7 @@ func run(args []string) error {
 	}
 	verbs := map[string]func(vmid int, args []string) error{
 		"set": set, "config": config, "status": status, "start": start, "stop": stop, "exec": execIn,
+		"clone": clone, "destroy": destroy, "restore": restore,
 	}
 	verb := verbs[args[0]]
 	if verb == nil {

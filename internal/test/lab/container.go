@@ -182,6 +182,11 @@ func (c *Container) config() string {
 	add("lxc.apparmor.profile = unconfined")
 	add("lxc.uts.name = lab%d", c.VMID)
 	add("lxc.rootfs.path = dir:%s", c.Root)
+	// As Proxmox VE has it: limits on one folder, the container's own below it.
+	cgroup := fmt.Sprintf("lab-%s-%d", filepath.Base(c.lab.Dir), c.VMID)
+	add("lxc.cgroup.dir.container = %s", cgroup)
+	add("lxc.cgroup.dir.container.inner = ns")
+	add("lxc.cgroup.dir.monitor = %s-monitor", cgroup)
 	if c.Spec.HostNet {
 		add("lxc.net.0.type = none")
 	} else {

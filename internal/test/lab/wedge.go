@@ -17,7 +17,7 @@ import (
 // first, INIT (number 26): protocol 7.31, 64 bytes behind a header of 16. Asked
 // for it, it also answers what comes before the first read of a file, which it
 // pretends to have under any name: LOOKUP 1, GETATTR 3, OPEN 14, STATFS 17 and
-// GETXATTR 22, ACCESS 34 (in linux/fuse.h). Or it answers each READ 15 with one byte
+// GETXATTR 22, ACCESS 34, IOCTL 39 (in linux/fuse.h). Or it answers each READ 15 with one byte
 // after a while.
 const wedge = `
 my ($dir, $opens, $name, $type) = (shift, shift, "wedge", "fuse");
@@ -35,7 +35,7 @@ while (sysread($f, my $b, 200000)) {
 	if ($op == 14) { answer($id, 0, pack("Q L L", 1, $opens eq "drip" ? 1 : 0, 0)) }
 	if ($op == 15 && $opens eq "drip") { select(undef, undef, undef, 0.1); answer($id, 0, "x") }
 	if ($op == 17) { answer($id, 0, "\0" x 80) }
-	if ($op == 22 || $op == 34) { answer($id, -38, "") }
+	if ($op == 22 || $op == 34 || $op == 39) { answer($id, -38, "") }
 }`
 
 // servedInit is an init that moves into a file system which its child serves.
@@ -51,6 +51,21 @@ for (1 .. 500) {
 chroot("/srv/root") or die "chroot: $!";
 chdir("/");
 sleep(1000) while 1;
+`
+
+// stuckInit is an init that executes a program and, on the way, closes a file on a
+// FUSE file system that does not answer. The kernel holds locks of its /proc/PID then.
+const stuckInit = `#!/usr/bin/perl
+mkdir "/srv/wedge";
+system("test -e /dev/fuse || mknod /dev/fuse c 10 229");
+exec("perl", "/root/wedge", "/srv/wedge", "1") if !fork;
+for (1 .. 500) {
+	open(my $f, "<", "/proc/self/mountinfo");
+	last if grep { m, /srv/wedge , } <$f>;
+	select(undef, undef, undef, 0.01);
+}
+sysopen(F, "/srv/wedge/x", 0) or die "open: $!";
+exec "sleep", "1000";
 `
 
 // hold lists a folder into memory whose pages nobody fills (userfaultfd 323, mmap 9,
@@ -112,15 +127,7 @@ func (c *Container) WedgeBehindOverlay(ctx context.Context, dir string) error {
 // ServeRoot starts a privileged container without systemd again with an init whose
 // root is such a file system, in which no name is ever answered for.
 func (c *Container) ServeRoot(ctx context.Context) error {
-	if err := errors.Join(showConnections(), c.Stop(),
-		os.WriteFile(filepath.Join(c.Root, "root/wedge"), []byte(wedge), 0o644),
-		os.WriteFile(filepath.Join(c.Root, initPath), []byte(servedInit), 0o755)); err != nil {
-		return err
-	}
-	if err := c.Start(ctx); err != nil {
-		return err
-	}
-	pid, err := c.Pid(ctx)
+	pid, err := c.startWith(ctx, servedInit)
 	if err != nil {
 		return err
 	}
@@ -132,6 +139,43 @@ func (c *Container) ServeRoot(ctx context.Context) error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return fmt.Errorf("container %d: its init has not moved", c.VMID)
+}
+
+// StickInit starts a privileged container without systemd again with an init that
+// hangs in execve until the function that it returns is called.
+func (c *Container) StickInit(ctx context.Context) (release func(), err error) {
+	pid, err := c.startWith(ctx, stuckInit)
+	if err != nil {
+		return nil, err
+	}
+	for range 500 {
+		mounts, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/mountinfo")
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(mounts)) {
+			if fields := strings.Fields(line); len(fields) > 4 && fields[4] == "/srv/wedge" {
+				_, minor, _ := strings.Cut(fields[2], ":")
+				time.Sleep(500 * time.Millisecond) // it sees the mount after 10 ms at most
+				return func() { _ = os.WriteFile("/sys/fs/fuse/connections/"+minor+"/abort", []byte("1"), 0) }, nil
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil, fmt.Errorf("container %d: its init has mounted nothing", c.VMID)
+}
+
+// startWith starts the container again with another init.
+func (c *Container) startWith(ctx context.Context, init string) (pid int, err error) {
+	if err := errors.Join(showConnections(), c.Stop(),
+		os.WriteFile(filepath.Join(c.Root, "root/wedge"), []byte(wedge), 0o644),
+		os.WriteFile(filepath.Join(c.Root, initPath), []byte(init), 0o755)); err != nil {
+		return 0, err
+	}
+	if err := c.Start(ctx); err != nil {
+		return 0, err
+	}
+	return c.Pid(ctx)
 }
 
 func (c *Container) wedge(ctx context.Context, dir, opens string) error {

@@ -152,9 +152,9 @@ func (g *guest) quiet() error {
 			return nil
 		}
 		comm, _ := os.ReadFile(dir + "/comm")
-		env, _ := os.ReadFile(dir + "/environ")
+		cgroup, _ := os.ReadFile(dir + "/cgroup")
 		name := strings.TrimSpace(string(comm))
-		if !g.usual[name] || bytes.Contains(env, []byte("PVE_NVIDIA_HOOK_RUN=")) {
+		if !g.usual[name] || bytes.Contains(cgroup, []byte("/pve-nvidia-hook.")) {
 			if state(dir) != 'Z' {
 				return fmt.Errorf("process %d (%s) is left in the container", pid, name)
 			}

@@ -6,7 +6,7 @@
 //	go run ./internal/test/torture                          everything; about an hour
 //	go run ./internal/test/torture -only crashes -kills 50  one part
 //	go run ./internal/test/torture -seed 7                  the same random moments again
-//	go run ./internal/test/torture -markdown T              the table for the README
+//	go run ./internal/test/torture -markdown T              the table for docs/
 //
 // It needs root and LXC. What it makes is removed at the end, also on Ctrl-C.
 package main

@@ -81,7 +81,7 @@ func (t *table) text(out io.Writer) {
 	}
 }
 
-// markdown writes the table for the README, and lines about it. The fuzz tests
+// markdown writes the table for docs/, and lines about it. The fuzz tests
 // share a row.
 func (t *table) markdown(out io.Writer, about []string) {
 	fmt.Fprintln(out, "| part | case | tries | failures |\n|---|---|--:|--:|")

@@ -1,0 +1,298 @@
+package pve
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+)
+
+// Choice is what a container gets of the host's cards.
+type Choice struct {
+	Asked   string // all, none, or the cards by UUID: what holds also when numbers change
+	Cards   []host.GPU
+	Devices []Device
+	Missing []string // useful nodes that the host lacks
+	MIG     bool     // of a card only an instance
+}
+
+const gpuForms = "take all, none, or a list of GPUs: numbers as nvidia-smi counts (0,1), UUIDs or their beginning (GPU-5c4f), PCI addresses (01:00.0), models, or 0:1 for MIG instance 1 of GPU 0; see pve-nvidia-hook devices --list"
+
+var (
+	gpuItem   = lazy.Regexp(`^[A-Za-z0-9][A-Za-z0-9 ._:()/-]*$`)
+	migItem   = lazy.Regexp(`^([0-9]{1,3}|GPU-[0-9a-fA-F-]+):([0-9]{1,3})$`)
+	pciItem   = lazy.Regexp(`^(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([0-9a-fA-F]{2})\.([0-7])$`)
+	gpuNumber = lazy.Regexp(`^[0-9]{1,3}$`)
+)
+
+// CheckGPUs says whether words can be a choice of GPUs, whichever the host has.
+func CheckGPUs(gpus string) error {
+	if gpus = strings.TrimSpace(gpus); gpus == "" || gpus == "all" || gpus == "none" {
+		return nil
+	}
+	for item := range strings.SplitSeq(gpus, ",") {
+		if !gpuItem().MatchString(strings.TrimSpace(item)) || !strings.ContainsAny(item, "0123456789") && !strings.HasPrefix(strings.ToUpper(strings.TrimSpace(item)), "GPU-") {
+			return hint.Errorf(gpuForms, "%q is no choice of GPUs", gpus)
+		}
+	}
+	return nil
+}
+
+// pick finds the cards of a choice among those of the host.
+func pick(cards []host.GPU, gpus string) (c Choice, mig map[string][]host.Instance, err error) {
+	c.Asked = cmp.Or(strings.TrimSpace(gpus), "all")
+	switch c.Asked {
+	case "none":
+		return c, nil, nil
+	case "all":
+		c.Cards = cards
+		return c, nil, nil
+	}
+	if err := CheckGPUs(gpus); err != nil {
+		return c, nil, err
+	}
+	chosen := map[int]bool{}
+	mig = map[string][]host.Instance{}
+	var asked []string
+	for item := range strings.SplitSeq(gpus, ",") {
+		item = strings.TrimSpace(item)
+		card, instance := item, ""
+		if m := migItem().FindStringSubmatch(item); m != nil {
+			card, instance = m[1], m[2]
+		}
+		g, err := one(cards, card)
+		if err != nil {
+			return c, nil, err
+		}
+		name := cmp.Or(g.UUID, g.Address, strconv.Itoa(g.Index))
+		if instance != "" {
+			n, _ := strconv.Atoi(instance) // three digits
+			if n >= len(g.Instances) {
+				return c, nil, hint.Errorf("make one by nvidia-smi mig, or see pve-nvidia-hook devices --list", "%s has %d MIG instances, so that there is no instance %d", g, len(g.Instances), n)
+			}
+			mig[g.Node()], name = append(mig[g.Node()], g.Instances[n]), name+":"+instance
+			c.MIG = true
+		}
+		chosen[g.Index] = true
+		if !slices.Contains(asked, name) {
+			asked = append(asked, name)
+		}
+	}
+	for _, g := range cards {
+		if chosen[g.Index] {
+			c.Cards = append(c.Cards, g)
+		}
+	}
+	c.Asked = strings.Join(asked, ",")
+	return c, mig, nil
+}
+
+// one finds the card that an item of a choice names.
+func one(cards []host.GPU, item string) (host.GPU, error) {
+	var found []host.GPU
+	match := func(is func(host.GPU) bool) {
+		if len(found) == 0 {
+			found = slices.DeleteFunc(slices.Clone(cards), func(g host.GPU) bool { return !is(g) })
+		}
+	}
+	m := pciItem().FindStringSubmatch(item)
+	switch {
+	case gpuNumber().MatchString(item):
+		n, _ := strconv.Atoi(item)
+		match(func(g host.GPU) bool { return g.Index == n })
+	case m != nil:
+		domain, _ := strconv.ParseUint(cmp.Or(m[1], "0"), 16, 32)
+		address := strings.ToLower(fmt.Sprintf("%04x:%s:%s.%s", domain, m[2], m[3], m[4]))
+		match(func(g host.GPU) bool { return strings.ToLower(g.Address) == address })
+	case strings.HasPrefix(strings.ToUpper(item), "GPU-"):
+		match(func(g host.GPU) bool { return strings.HasPrefix(strings.ToLower(g.UUID), strings.ToLower(item)) })
+	default:
+		name := func(s string) string { return strings.TrimPrefix(strings.ToLower(s), "nvidia ") }
+		match(func(g host.GPU) bool { return g.Model != "" && name(g.Model) == name(item) })
+		match(func(g host.GPU) bool { return strings.Contains(strings.ToLower(g.Model), strings.ToLower(item)) })
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return host.GPU{}, hint.Errorf(gpuForms, "there is no GPU %s: this host has %s", item, names(cards))
+	}
+	return host.GPU{}, hint.Errorf(gpuForms, "GPU %s is not unique: it may be %s", item, names(found))
+}
+
+func names(cards []host.GPU) string {
+	var all []string
+	for _, g := range cards {
+		all = append(all, g.String())
+	}
+	return cmp.Or(list(all), "none")
+}
+
+// SelectDevices picks the nodes that a container gets: the common ones and those of
+// the chosen cards. Of nvidia-caps it gets what opens the MIG instances that were
+// chosen, and nothing else. cards may be unknown: then they are numbered as their nodes.
+func SelectDevices(present []Device, cards []host.GPU, gpus string) (Choice, error) {
+	there := map[string]Device{}
+	for _, d := range present {
+		there[d.Path] = d
+	}
+	if len(cards) == 0 {
+		for _, path := range slices.Sorted(maps.Keys(there)) {
+			if m := gpuNode().FindStringSubmatch(path); m != nil {
+				n, _ := strconv.Atoi(m[1])
+				cards = append(cards, host.GPU{Index: n, Minor: uint32(n)})
+			}
+		}
+	}
+	if ctl := there["/dev/nvidiactl"]; (ctl.Path == "" || len(cards) == 0) && strings.TrimSpace(gpus) != "none" && CheckGPUs(gpus) == nil {
+		return Choice{}, hint.Errorf(devicesHint+"; or take --gpus none to set the hookscript only",
+			"this host has no device nodes of an NVIDIA GPU (/dev/nvidiactl, /dev/nvidia0)")
+	}
+	c, mig, err := pick(cards, gpus)
+	if err != nil || c.Asked == "none" {
+		return c, err
+	}
+	wanted := []string{"/dev/nvidiactl"}
+	var caps []string
+	for _, g := range c.Cards {
+		if _, ok := there[g.Node()]; !ok {
+			return c, hint.Errorf(devicesHint, "the node %s of %s is missing", g.Node(), g)
+		}
+		wanted = append(wanted, g.Node())
+		for _, i := range mig[g.Node()] {
+			for _, minor := range i.Caps {
+				caps = append(caps, fmt.Sprintf("/dev/nvidia-caps/nvidia-cap%d", minor))
+			}
+		}
+	}
+	for _, path := range append(append(wanted, "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"), caps...) {
+		d, ok := there[path]
+		switch {
+		case ok && !slices.Contains(c.Devices, d):
+			c.Devices = append(c.Devices, d)
+		case !ok && path != "/dev/nvidia-modeset":
+			c.Missing = append(c.Missing, path)
+		}
+	}
+	return c, nil
+}
+
+// list joins names as a sentence does.
+func list(names []string) string {
+	if len(names) < 2 {
+		return strings.Join(names, "")
+	}
+	return strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
+}
+
+// remember keeps which card each node was when it was chosen.
+func (s *State) remember(c Choice) {
+	s.GPUs, s.Cards = c.Asked, map[string]string{}
+	for _, g := range c.Cards {
+		if g.UUID != "" {
+			s.Cards[g.Node()] = g.UUID
+		}
+	}
+}
+
+// Changes says how the host's cards differ from those that enable has given to a
+// container: numbers of nodes follow the order in which the driver finds cards, so
+// that a new card can take the number of another. enable, called again, puts it
+// right. It is empty where nothing is remembered, and while the driver does not
+// know the UUIDs.
+func (s State) Changes(c Conf, cards []host.GPU) []string {
+	next := c.Next()
+	unknown := slices.ContainsFunc(cards, func(g host.GPU) bool { return g.UUID == "" })
+	if len(cards) == 0 || unknown || s.Hookscript != next.Hookscript || !s.holds(next) {
+		return nil
+	}
+	at := func(is func(host.GPU) bool) (host.GPU, bool) {
+		i := slices.IndexFunc(cards, is)
+		if i < 0 {
+			return host.GPU{}, false
+		}
+		return cards[i], true
+	}
+	var said []string
+	for _, node := range sortedKeys(s.Cards) {
+		uuid := s.Cards[node]
+		own, here := at(func(g host.GPU) bool { return g.UUID == uuid })
+		now, other := at(func(g host.GPU) bool { return g.Node() == node })
+		switch {
+		case here && own.Node() == node:
+		case here && other:
+			said = append(said, fmt.Sprintf("%s is now %s; the card that was chosen is now %s", node, now, own))
+		case here:
+			said = append(said, fmt.Sprintf("the card that was chosen as %s is now %s", node, own))
+		case other:
+			said = append(said, fmt.Sprintf("%s is now %s; the card that was chosen, %s, is not in this host", node, now, uuid))
+		default:
+			said = append(said, fmt.Sprintf("the card that was chosen as %s, %s, is not in this host", node, uuid))
+		}
+	}
+	for _, g := range cards {
+		if s.GPUs == "all" && len(s.Cards) > 0 && !slices.Contains(slices.Collect(maps.Values(s.Cards)), g.UUID) {
+			said = append(said, fmt.Sprintf("%s has been added to this host, and all were chosen", g))
+		}
+	}
+	return said
+}
+
+// Chosen is the choice of GPUs that holds for a container which uses this program:
+// the one that enable remembers, else that of the entries as they stand, such as
+// those of a clone. It is "" for a container that does not use it.
+func (s State) Chosen(c Conf, cards []host.GPU) string {
+	next := c.Next()
+	switch {
+	case !Ours(next.Hookscript):
+		return ""
+	case s.Hookscript == next.Hookscript && s.holds(next) && (s.GPUs != "" || s.None):
+		return cmp.Or(s.GPUs, "none")
+	}
+	var found []string
+	for _, g := range cards {
+		for _, value := range next.Dev {
+			if devPath(value) == g.Node() {
+				found = append(found, cmp.Or(g.UUID, g.Address, strconv.Itoa(g.Index)))
+			}
+		}
+	}
+	return cmp.Or(strings.Join(found, ","), "none")
+}
+
+// Caps are the minors of nodes of nvidia-caps that the container's entries name.
+func (c Conf) Caps() []uint32 {
+	var minors []uint32
+	for _, value := range c.Next().Dev {
+		if number, ok := strings.CutPrefix(devPath(value), "/dev/nvidia-caps/nvidia-cap"); ok {
+			if n, err := strconv.ParseUint(number, 10, 20); err == nil {
+				minors = append(minors, uint32(n))
+			}
+		}
+	}
+	return minors
+}
+
+var hostFile = lazy.Regexp(`^(lib(cuda|nvidia-|nvcuvid|nvoptix|GLX_nvidia|EGL_nvidia)[^/]*\.so[^/]*|nvidia-smi)$`)
+
+// foreign returns the line that brings the host's driver into the container in
+// another way, or "": LXC's own hook, after which no devN entry can be mounted, and
+// libraries of the host, into which the installer would write.
+func foreign(raw []KV) string {
+	for _, kv := range raw {
+		fields := strings.Fields(kv.Value)
+		switch {
+		case len(fields) == 0:
+		case kv.Key == "lxc.hook.mount" && strings.HasSuffix(fields[0], "/hooks/nvidia"),
+			kv.Key == "lxc.mount.entry" && hostFile().MatchString(fields[0][strings.LastIndex(fields[0], "/")+1:]):
+			return kv.Key + ": " + kv.Value
+		}
+	}
+	return ""
+}

@@ -1,0 +1,102 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is a worker that was started. It is started and waited for without
+// package os, which would first try out on a child of its own whether the kernel
+// has pidfds: that takes as long as the rest.
+type process struct {
+	pid   int
+	ended chan syscall.WaitStatus // gets how it ended
+
+	mu   sync.Mutex
+	over bool // the pid may be another's by now
+}
+
+// start runs this program again.
+func start(args []string, stdin, stdout, stderr, report *os.File) (*process, error) {
+	if args == nil {
+		args = os.Args[1:]
+	}
+	// What the caller has handed down besides is not for one that may stay.
+	_ = unix.CloseRange(reportFd, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	const self = "/proc/self/exe" // also where an upgrade has just replaced the file
+	program := self
+	if path, err := os.Executable(); err == nil && sameFile(path, self) {
+		program = path // the process is named after it
+	}
+	// What a worker does is done by system calls and other programs. With one
+	// processor the start of Go's runtime takes half the time.
+	env := append(os.Environ(), env+"=1", "GOMAXPROCS=1")
+	pid, err := syscall.ForkExec(program, append([]string{os.Args[0]}, args...), &syscall.ProcAttr{
+		Env:   env,
+		Files: []uintptr{stdin.Fd(), stdout.Fd(), stderr.Fd(), report.Fd()},
+		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+	})
+	if err != nil {
+		return nil, err
+	}
+	p := &process{pid: pid, ended: make(chan syscall.WaitStatus, 1)}
+	go p.wait()
+	return p, nil
+}
+
+func (p *process) wait() {
+	for errors.Is(unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var how syscall.WaitStatus
+	_, _ = syscall.Wait4(p.pid, &how, 0, nil) // returns at once
+	p.over = true
+	p.ended <- how
+}
+
+// signal sends a signal to the worker as long as it is there.
+func (p *process) signal(s unix.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		_ = unix.Kill(p.pid, s)
+	}
+}
+
+// inputMost is how much a pipe takes without a reader (pipe(7)).
+const inputMost = 64 << 10
+
+// input is a pipe that holds text, or nothing.
+func input(text []byte) (*os.File, error) {
+	if text == nil {
+		return os.Open(os.DevNull)
+	}
+	if len(text) > inputMost {
+		return nil, fmt.Errorf("%d bytes for stdin of a worker, %d at most", len(text), inputMost)
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer write.Close()
+	if _, err := write.Write(text); err != nil {
+		read.Close()
+		return nil, err
+	}
+	return read, nil
+}
+
+// ending says in words how a process ended.
+func ending(how syscall.WaitStatus) string {
+	if how.Signaled() {
+		return "signal: " + how.Signal().String()
+	}
+	return fmt.Sprintf("exit status %d", how.ExitStatus())
+}
