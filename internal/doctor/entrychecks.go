@@ -136,10 +136,15 @@ func (f guestFacts) needed(h *hostFacts) (nodes []string, gpu bool) {
 	case explicit && chosen == "none":
 		return nil, false
 	case explicit && chosen != "all":
+		other := false // chosen by UUID or address: which node that is, enable knows
 		for n := range strings.SplitSeq(chosen, ",") {
-			common = append(common, "/dev/nvidia"+strings.TrimSpace(n))
+			if node := "/dev/nvidia" + strings.TrimSpace(n); isGPU(node) {
+				common = append(common, node)
+			} else {
+				other = true
+			}
 		}
-		return common, false
+		return common, other
 	case f.state.None && !explicit:
 		return nil, false // enable --gpus none
 	case explicit:
