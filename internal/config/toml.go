@@ -179,4 +179,6 @@ func (p *tomlParser) read(k *key, name string, raw any) (set, bool) {
 }
 
 // sections lists the sections for the whole node.
-func sections() []string { return []string{"driver", "cache", "install", "cuda", "notify", "phoenix", "paths"} }
+func sections() []string {
+	return []string{"driver", "cache", "install", "cuda", "after", "docker", "notify", "phoenix", "paths"}
+}
