@@ -32,32 +32,40 @@ func TestDecide(t *testing.T) {
 	}{
 		{name: "in place", facts: Facts{Host: host(v), Container: inPlace}, why: "driver 580.142 is in place"},
 		{name: "nothing there, shallow", facts: Facts{Host: host(v)}, why: "not installed yet", deeper: true},
-		{name: "nothing there", facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
-		{name: "older there", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: old}, Deep: clean}, why: "570.86.16 is installed, 580.142 is wanted", steps: "fetch uninstall install verify record"},
-		{name: "half an install", facts: Facts{Host: host(v), Deep: &DeepFacts{Found: driver.Found{Log: v}}}, why: "not installed yet", steps: "fetch uninstall install verify record"},
-		{name: "stale clone", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Differs: "the file x is gone"}, Deep: clean}, why: "the file x is gone", steps: "fetch uninstall install verify record"},
-		{name: "record not to be believed", facts: Facts{Host: host(v), Container: ContainerFacts{RecordError: "format 9"}, Deep: clean}, why: "format 9", steps: "fetch install verify record"},
+		{name: "nothing there", facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record after"},
+		{name: "older there", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: old}, Deep: clean}, why: "570.86.16 is installed, 580.142 is wanted", steps: "fetch uninstall install verify record after"},
+		{name: "half an install", facts: Facts{Host: host(v), Deep: &DeepFacts{Found: driver.Found{Log: v}}}, why: "not installed yet", steps: "fetch uninstall install verify record after"},
+		{name: "stale clone", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Differs: "the file x is gone"}, Deep: clean}, why: "the file x is gone", steps: "fetch uninstall install verify record after"},
+		{name: "record not to be believed", facts: Facts{Host: host(v), Container: ContainerFacts{RecordError: "format 9"}, Deep: clean}, why: "format 9", steps: "fetch install verify record after"},
 		{name: "only files were checked", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "files"}}, why: "only its files were checked", steps: "fetch verify record"},
 		{name: "files are enough", set: func(s *config.Settings) { s.Driver.Verify = "files" }, facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "files"}}, why: "is in place", verify: "files"},
-		{name: "no GPU is handed over", set: func(s *config.Settings) { s.GPUs = "none" }, facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record", verify: "files"},
-		{name: "forced", facts: Facts{Force: true, Host: host(v), Container: inPlace, Deep: clean}, why: "driver 580.142 is installed again, as --force says", steps: "fetch uninstall install verify record"},
+		{name: "no GPU is handed over", set: func(s *config.Settings) { s.GPUs = "none" }, facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record after", verify: "files"},
+		{name: "forced", facts: Facts{Force: true, Host: host(v), Container: inPlace, Deep: clean}, why: "driver 580.142 is installed again, as --force says", steps: "fetch uninstall install verify record after"},
 		{name: "no module", facts: Facts{}, why: "no NVIDIA kernel module is loaded", refuse: true},
 		{name: "module of unknown form", facts: Facts{Host: HostFacts{ModuleError: "odd"}}, why: "odd", refuse: true},
 		{name: "mismatch", set: pin(old), facts: Facts{Host: host(v)}, why: "driver 570.86.16 is wanted but the host's kernel module is 580.142", refuse: true},
 		{name: "pinned, no module", set: pin(old), facts: Facts{}, why: "no NVIDIA kernel module is loaded", refuse: true},
-		{name: "mismatch, install ahead", set: ahead(old), facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record", verify: "files"},
+		{name: "mismatch, install ahead", set: ahead(old), facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record after", verify: "files"},
 		{name: "installed ahead", set: ahead(old), facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: old, Verified: "files"}}, why: "is in place", verify: "files"},
 		{name: "following the host without a module", set: func(s *config.Settings) { s.Driver.OnMismatch = "install" }, facts: Facts{}, why: "no NVIDIA kernel module is loaded", refuse: true},
 		{name: "blocked", facts: Facts{Host: host(v), Deep: &DeepFacts{Blockers: []driver.Blocker{{Reason: "musl", Hint: "use glibc"}}}}, why: "musl", refuse: true},
 		{name: "failed lately", facts: Facts{Now: now, Host: host(v), Failure: failure, Inputs: "same", Deep: clean}, why: "it failed 2 times in a row: no room", refuse: true},
-		{name: "failed lately, in no time", facts: Facts{Now: now, Host: host(v), Failure: &record.Failure{Count: 2, Seconds: 2, Next: now.Add(time.Hour), Inputs: "same"}, Inputs: "same", Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
-		{name: "failed lately, other inputs", facts: Facts{Now: now, Host: host(v), Failure: failure, Inputs: "other", Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
-		{name: "failed long ago", facts: Facts{Now: now.Add(2 * time.Hour), Host: host(v), Failure: failure, Inputs: "same", Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
-		{name: "failed lately, forced", facts: Facts{Force: true, Now: now, Host: host(v), Failure: failure, Inputs: "same", Deep: clean}, why: "not installed yet", steps: "fetch install verify record"},
+		{name: "failed lately, in no time", facts: Facts{Now: now, Host: host(v), Failure: &record.Failure{Count: 2, Seconds: 2, Next: now.Add(time.Hour), Inputs: "same"}, Inputs: "same", Deep: clean}, why: "not installed yet", steps: "fetch install verify record after"},
+		{name: "failed lately, other inputs", facts: Facts{Now: now, Host: host(v), Failure: failure, Inputs: "other", Deep: clean}, why: "not installed yet", steps: "fetch install verify record after"},
+		{name: "failed long ago", facts: Facts{Now: now.Add(2 * time.Hour), Host: host(v), Failure: failure, Inputs: "same", Deep: clean}, why: "not installed yet", steps: "fetch install verify record after"},
+		{name: "failed lately, forced", facts: Facts{Force: true, Now: now, Host: host(v), Failure: failure, Inputs: "same", Deep: clean}, why: "not installed yet", steps: "fetch install verify record after"},
 		{name: "failed lately, but all is well", facts: Facts{Now: now, Host: host(v), Container: inPlace, Failure: failure, Inputs: "same"}, why: "is in place"},
 		{name: "toolkit only", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}}, why: "no toolkit is installed", steps: "toolkit record"},
-		{name: "driver, then toolkit", facts: Facts{Host: host(v), Container: ContainerFacts{Toolkit: "no toolkit is installed"}, Deep: clean}, why: "not installed yet", steps: "fetch install verify record toolkit record"},
+		{name: "driver, then toolkit", facts: Facts{Host: host(v), Container: ContainerFacts{Toolkit: "no toolkit is installed"}, Deep: clean}, why: "not installed yet", steps: "fetch install verify record after toolkit record"},
 		{name: "toolkit failed lately", facts: Facts{Now: now, Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}, Failure: failure, Inputs: "same"}, why: "next attempt after", refuse: true},
+		{name: "the programs are to follow", facts: Facts{Restart: true, Host: host(v), Container: inPlace}, why: "is in place, what does not use it is restarted", steps: "after"},
+		{name: "Container Toolkit only", facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Docker: "it is not set up yet"}}, why: "it is not set up yet", steps: "docker"},
+		{name: "driver, then both toolkits", facts: Facts{Host: host(v), Container: ContainerFacts{Toolkit: "no toolkit is installed", Docker: "it is not set up yet"}, Deep: clean}, why: "not installed yet", steps: "fetch install verify record after toolkit record docker"},
+		{name: "reboot after a start", set: reboot, facts: Facts{AtStart: true, Host: host(v), Container: ContainerFacts{Toolkit: "no toolkit is installed"}, Deep: clean}, why: "not installed yet", steps: "fetch install verify record after toolkit record reboot"},
+		{name: "reboot left to the unit", set: reboot, facts: Facts{AtStart: true, Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", RebootDue: true, Toolkit: "no toolkit is installed"}}, why: "no toolkit is installed", steps: "toolkit record reboot"},
+		{name: "no second reboot for a driver", set: reboot, facts: Facts{AtStart: true, Host: host(v), Container: ContainerFacts{Recorded: v, Differs: "the file x is gone", Rebooted: v}, Deep: clean}, why: "the file x is gone", steps: "fetch uninstall install verify record after"},
+		{name: "no reboot of one that runs", set: reboot, facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record after"},
+		{name: "no reboot when all is in place", set: reboot, facts: Facts{AtStart: true, Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", RebootDue: true}}, why: "is in place"},
 		{name: "asked for by a person after a failure", facts: Facts{Now: now, Asked: true, Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}, Failure: failure, Inputs: "same"}, why: "no toolkit is installed", steps: "toolkit record"},
 	}
 	for _, c := range cases {
@@ -86,6 +94,8 @@ func TestDecide(t *testing.T) {
 		})
 	}
 }
+
+func reboot(s *config.Settings) { s.After.Reboot = true }
 
 func pin(v string) func(*config.Settings) {
 	return func(s *config.Settings) { s.Driver.Version = v }
