@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
@@ -51,8 +52,26 @@ func (r *run) conclude(ctx context.Context, err error) {
 		unit{t.VMID}.forget(ctx)
 	}
 	if err == nil {
-		r.Log.With("result", string(t.Result)).With("version", string(t.Plan.Wanted)).Infof("%s (%s)", r.summary(), seconds(t.Seconds))
+		r.sayEnd()
 	}
+}
+
+// sayEnd says in one line what is true after a run that went well. A driver whose
+// GPU is of no use in the container is not said to be well.
+func (r *run) sayEnd() {
+	t := &r.trace
+	log := r.Log.With("result", string(t.Result)).With("version", string(t.Plan.Wanted))
+	faults := t.Facts.Container.Devices
+	if len(faults) == 0 || t.Phase != PhasePostStart || t.Plan.Wanted == "" || r.handed {
+		log.Infof("%s (%s)", r.summary(), seconds(t.Seconds))
+		return
+	}
+	text := r.summary()
+	if t.Result == Installed {
+		text = fmt.Sprintf("driver %s is installed", t.Plan.Wanted)
+	}
+	log.Warnf("%s, but the GPU is of no use in the container: %s (%s)", text, strings.Join(faults, "; "), seconds(t.Seconds))
+	log.With("hint", true).Info(devicesHint(t.VMID))
 }
 
 // remember keeps the trace, and the failure for the next start. What cannot be

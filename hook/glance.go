@@ -29,6 +29,8 @@ type State struct {
 	Last *Trace    // its last run; nil: none is kept
 	Busy string    // who works on it just now
 	Use  inuse.Use // of the driver that it has, by its processes
+
+	Devices []string // what is wrong with its GPUs
 }
 
 // Glance looks at a container without changing anything, waiting for nobody and
@@ -81,6 +83,7 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 	case s.Running:
 		w.gather(f)
 		s.Plan = Decide(settings, w.trace.Facts)
+		s.Devices = w.trace.Facts.Container.Devices
 		s.Busy, _ = Busy(ctx, settings, vmid) // no more than a word beside the rest
 	default:
 		s.Plan.Wanted = wanted

@@ -58,6 +58,8 @@ func (w *work) gather(f Facts) {
 	wanted, _ := wantedVersion(w.Settings, f.Host)
 	f.Container.Toolkit = w.toolkitMissing(wanted)
 	f.Container.Docker = w.dockerMissing(wanted)
+	devices, given := w.lookDevices()
+	f.Container.Devices, f.Container.NoGPU = devices, !given
 	f.Failure = record.Runs{State: w.Settings.Paths.State}.Failure(w.Settings.VMID)
 	if f.Failure != nil { // else nobody compares it, and a start that has nothing to do must be quick
 		f.Inputs = w.digest(f)

@@ -49,6 +49,9 @@ type ContainerFacts struct {
 	Rebooted    version.Driver `json:"rebooted,omitempty"`   // after which driver it was rebooted from inside
 	RebootDue   bool           `json:"reboot_due,omitempty"` // a start has left its reboot to the unit
 
+	Devices []string `json:"devices,omitempty"` // what is wrong with its GPUs
+	NoGPU   bool     `json:"no_gpu,omitempty"`  // its configuration passes none
+
 	// For an uninstallation.
 	HasRecord    bool   `json:"has_record,omitempty"`
 	HasToolkit   string `json:"has_toolkit,omitempty"`   // its name by the record

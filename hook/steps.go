@@ -117,7 +117,17 @@ func (w *work) verify(ctx context.Context) (string, error) {
 			}
 		}
 	}
-	files, err := driver.Verify(ctx, w.container, w.job(), p.Verify)
+	how := p.Verify
+	// nvidia-smi is not asked where no GPU can answer: it makes a node of its own
+	// in a privileged container, and then says something else.
+	blind := how == "nvidia-smi" && w.trace.Facts.Container.NoGPU && !driver.AnyGPU(w.container)
+	if blind {
+		how = "files"
+	}
+	files, err := driver.Verify(ctx, w.container, w.job(), how)
+	if err == nil && blind {
+		err = driver.NoNode(false)
+	}
 	w.next.Version, w.next.Arch, w.next.Files = p.Wanted, w.trace.Facts.Host.Arch, files
 	w.next.Capabilities = w.Settings.Driver.Capabilities
 	w.next.Verified, w.next.At, w.next.Program = p.Verify, time.Now(), version.Program

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -166,6 +167,8 @@ func judge(s state, known *containers) (ok bool, reason string) {
 		return false, fmt.Sprintf("%s; the last run %s: %s", s.Plan.Why, was(last.Result), last.Reason)
 	case s.Running && s.Plan.Needed():
 		return false, s.Plan.Why
+	case s.Running && len(s.Devices) > 0:
+		return false, strings.Join(s.Devices, "; ")
 	case s.Running && len(s.Use.Old()) > 0:
 		return false, hook.StillUse(s.Use.Old())
 	case s.Running && ended:

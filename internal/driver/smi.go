@@ -31,7 +31,7 @@ func SMI(ctx context.Context, c *lxc.Container, want version.Driver) error {
 		return fmt.Errorf("run nvidia-smi in the container: %w", err)
 	}
 	if err := judge(result.Code, string(result.Stdout), want); err != nil {
-		if noDeviceCodes[result.Code] && !anyGPU(c) {
+		if noDeviceCodes[result.Code] && !AnyGPU(c) {
 			return NoNode(true)
 		}
 		return err
@@ -48,9 +48,9 @@ var noDeviceCodes = map[int]bool{noDevice: true, 9: true, 255: true}
 // itself makes it.
 var gpuNode = lazy.Regexp(`^nvidia[0-9]+$`)
 
-// anyGPU tells whether the container has the node of a GPU, and true where that
+// AnyGPU tells whether the container has the node of a GPU, and true where that
 // cannot be seen.
-func anyGPU(c *lxc.Container) bool {
+func AnyGPU(c *lxc.Container) bool {
 	names, err := c.ReadDir("/dev", 10000)
 	return err != nil || slices.ContainsFunc(names, gpuNode().MatchString)
 }

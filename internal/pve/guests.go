@@ -74,6 +74,13 @@ func guests(root, name string) ([]Guest, error) {
 	return list, nil
 }
 
+// ReadConf reads the configuration of a container of this node.
+func ReadConf(root string, vmid int) (Conf, error) {
+	c, err := readConf(at(root, "etc/pve/lxc", strconv.Itoa(vmid)+".conf"), false)
+	c.VMID = vmid
+	return c, err
+}
+
 func readConf(file string, vm bool) (Conf, error) {
 	f, err := os.Open(file)
 	if err != nil {
