@@ -41,6 +41,10 @@ type Installed struct {
 	At           time.Time       `json:"at"`
 	Program      string          `json:"program"`
 	Toolkit      json.RawMessage `json:"toolkit,omitempty"` // belongs to internal/cuda
+	Docker       json.RawMessage `json:"docker,omitempty"`  // belongs to internal/docker
+	// Rebooted is the driver after whose installation the container was last
+	// rebooted from inside. It is set before, and stays when the driver goes.
+	Rebooted version.Driver `json:"rebooted,omitempty"`
 }
 
 // File is an installed file or link of the driver.
