@@ -97,8 +97,11 @@ func (r *run) summary() string {
 		text = fmt.Sprintf("driver %s is installed and nvidia-smi works", t.Plan.Wanted)
 	}
 	for _, s := range t.Steps {
-		if s.Step == StepToolkit && s.Note != "" {
-			text += ", " + s.Note
+		switch s.Step {
+		case StepToolkit, StepDocker, StepAfter, StepReboot:
+			if s.Note != "" {
+				text += ", " + s.Note
+			}
 		}
 	}
 	return text

@@ -95,7 +95,6 @@ func Restart(ctx context.Context, c Container, j Job) Done {
 	d.nested(ctx, c, use)
 	if len(d.Restarted) > 0 {
 		use = d.look(ctx, j)
-		j.Log.Infof("restarted for driver %s: %s", j.Installed, strings.Join(d.Restarted, ", "))
 	}
 	for _, f := range d.Failed {
 		j.Log.Warnf("%s; see journalctl in the container", f)
