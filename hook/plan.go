@@ -168,7 +168,7 @@ func withToolkit(p Plan, s config.Settings, f Facts) Plan {
 	if changed || f.Restart {
 		p.Steps = append(p.Steps, StepAfter)
 	}
-	if f.Container.Toolkit != "" || f.Force && (s.CUDA.Toolkit != "" || len(s.CUDA.Packages) > 0) {
+	if f.Container.Toolkit != "" || f.Force && !cudaWant(s, p.Wanted, "").None() {
 		p.Steps = append(p.Steps, StepToolkit, StepRecord)
 	}
 	if f.Container.Docker != "" {

@@ -37,10 +37,9 @@ type Log interface {
 	Warnf(format string, args ...any)
 }
 
-// Packages are those of the toolkit, which have one version together. The
-// repositories are https://nvidia.github.io/libnvidia-container/stable/deb/$(ARCH) /
-// and .../stable/rpm/nvidia-container-toolkit.repo.
-var Packages = []string{"nvidia-container-toolkit", "nvidia-container-toolkit-base", "libnvidia-container-tools", "libnvidia-container1"}
+// Package brings the toolkit and what it needs. NVIDIA's CUDA repositories have it
+// since 1.13.0, beside the repository of its own.
+const Package = "nvidia-container-toolkit"
 
 const (
 	ctk = "/usr/bin/nvidia-ctk" // where all of NVIDIA's packages put it
