@@ -9,6 +9,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/after"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/docker"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/inuse"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -64,9 +65,10 @@ func (w *work) reboot(ctx context.Context) (string, error) {
 	return "the container reboots", nil
 }
 
-// use says what uses the driver in a running container, and another one.
-func (w *work) use(ctx context.Context, v version.Driver) inuse.Use {
-	cgroup, err := cgroupOf(w.container)
+// Use says what uses a driver in a running container that has version v. It starts
+// no process there and opens no file of it.
+func Use(ctx context.Context, c *lxc.Container, v version.Driver) inuse.Use {
+	cgroup, err := cgroupOf(c)
 	if err != nil {
 		return inuse.Use{Partial: err.Error()}
 	}

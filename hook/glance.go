@@ -57,7 +57,7 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 		f.Container, w.installed = lookContainer(w.container, settings)
 		s.Has = hasOf(w.installed)
 		if s.Has.Driver != "" {
-			s.Use = w.use(ctx, s.Has.Driver)
+			s.Use = Use(ctx, w.container, s.Has.Driver)
 		}
 	}
 	switch {
