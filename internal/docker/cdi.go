@@ -30,6 +30,9 @@ const (
 // specification, which is YAML or JSON.
 var library = lazy.Regexp(`[A-Za-z0-9_/.+-]+\.so\.[0-9.]+`)
 
+// specName is the form of names that are looked at: doctor puts them into a command.
+var specName = lazy.Regexp(`^[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.(yaml|yml|json)$`)
+
 // Stale lists CDI specifications of NVIDIA's GPUs in a container that name libraries
 // of another driver than the installed one: what they tell an engine to mount is not
 // there. No process is started.
@@ -41,12 +44,12 @@ func Stale(c Container, installed version.Driver) []string {
 			continue
 		}
 		for _, name := range names {
+			if !specName().MatchString(name) {
+				continue
+			}
 			file := path.Join(dir, name)
-			switch path.Ext(name) {
-			case ".yaml", ".yml", ".json":
-				if text, err := c.ReadFile(file, cdiLimit); err == nil && stale(string(text), installed) {
-					found = append(found, file)
-				}
+			if text, err := c.ReadFile(file, cdiLimit); err == nil && stale(string(text), installed) {
+				found = append(found, file)
 			}
 		}
 	}

@@ -111,6 +111,7 @@ func TestASpecificationOfAnotherDriverIsStale(t *testing.T) {
 		{"nvidia.yaml", spec("nvidia.com/gpu", lib+"550.163.01"), true},
 		{"nvidia.json", `{"kind":"nvidia.com/gpu","containerEdits":{"mounts":[{"hostPath":"` + lib + `550.163.01"}]}}`, true},
 		{"nvidia.yaml.bak", spec("nvidia.com/gpu", lib+"550.163.01"), false},
+		{"$(reboot).yaml", spec("nvidia.com/gpu", lib+"550.163.01"), false},
 		{"other.yaml", spec("amd.com/gpu", lib+"550.163.01"), false},
 		{"nvidia.yaml", spec("nvidia.com/gpu", "/usr/local/cuda/compat/libcuda.so.550.163.01"), false},
 		{"nvidia.yaml", spec("nvidia.com/gpu", "/usr/lib/x86_64-linux-gnu/libnvidia-egl-gbm.so.1.1.2"), false},
