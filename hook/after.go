@@ -36,7 +36,7 @@ func (w *work) after(ctx context.Context) (note string) {
 	if slices.Contains(w.trace.Plan.Steps, StepReboot) {
 		return ""
 	}
-	cgroup, err := cgroupOf(w.container)
+	cgroup, err := w.container.Cgroup()
 	if err != nil {
 		warn(fmt.Errorf("which programs use driver %s is not known: %w", v, err))
 		return ""
@@ -68,7 +68,7 @@ func (w *work) reboot(ctx context.Context) (string, error) {
 // Use says what uses a driver in a running container that has version v. It starts
 // no process there and opens no file of it.
 func Use(ctx context.Context, c *lxc.Container, v version.Driver) inuse.Use {
-	cgroup, err := cgroupOf(c)
+	cgroup, err := c.Cgroup()
 	if err != nil {
 		return inuse.Use{Partial: err.Error()}
 	}
