@@ -15,9 +15,11 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/docker"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/inuse"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
@@ -43,6 +45,10 @@ type insideFacts struct {
 	freeError   error
 	memory      int64 // bytes; 0: no limit
 	memoryError error
+	use         inuse.Use // of the driver, by its processes
+	ctk         bool      // NVIDIA's Container Toolkit is there
+	staleCDI    []string  // CDI specifications of another driver
+	noCgroups   bool      // the toolkit lacks no-cgroups = true
 }
 
 type insideNode struct {
@@ -115,6 +121,11 @@ func lookInto(ctx context.Context, s config.Settings, arch string, wanted versio
 	f.loader, f.loaderError = driver.LoaderCUDA(c, arch)
 	f.free, f.freeError = c.Free("/usr")
 	f.memory, f.memoryError = memoryLimit("/", c.Pid())
+	if v := f.found.Version(); v != "" {
+		f.use = hook.Use(ctx, c, v)
+		f.staleCDI = docker.Stale(c, v)
+	}
+	f.ctk, f.noCgroups = docker.Present(c), docker.NoCgroupsMissing(c)
 	if !c.Alive() {
 		return nil, lxc.ErrNotRunning // half of this is of a container that has ended
 	}

@@ -123,3 +123,37 @@ func TestFaultsOfARunningContainerAreFound(t *testing.T) {
 		}
 	}
 }
+
+// old lays a driver, a program that maps the one before it, and a Container Toolkit
+// whose files are of that one too.
+const old = `
+set -e
+lib=/usr/lib/%[1]s-linux-gnu
+for v in 550.163.01 580.142; do
+	rm -f $lib/libcuda.so.1 $lib/libnvidia-ml.so.1
+	for name in libcuda libnvidia-ml; do
+		head -c 8192 /dev/zero >$lib/$name.so.$v
+		ln -s $name.so.$v $lib/$name.so.1
+	done
+	[ $v = 580.142 ] || setsid perl -e 'open(F, "<", $ARGV[0]); syscall(9, 0, 4096, 1, 2, fileno(F), 0); sleep 1000' $lib/libcuda.so.1 </dev/null >/dev/null 2>&1 &
+	sleep 0.3
+done
+rm $lib/*.so.550.163.01
+touch /usr/bin/nvidia-ctk
+mkdir /etc/cdi
+printf 'kind: nvidia.com/gpu\nhostPath: %%s\n' $lib/libcuda.so.550.163.01 >/etc/cdi/nvidia.yaml
+`
+
+func TestWhatUsesAnotherDriverIsFound(t *testing.T) {
+	n := newNode(t)
+	l := labtest.Open(t)
+	c := labtest.StartIn(t, l, lab.Spec{VMID: 101})
+	out, err := c.Attach(t.Context(), "sh", "-c", fmt.Sprintf(old, arch(t)))
+	require.NoError(t, err, out)
+	n.file("config.toml", fmt.Sprintf("[cache]\ndir = %q\n[paths]\nstate = %q\nrun = %q\nlxc = %q\n",
+		n.path("cache"), n.path("state"), n.path("run"), l.Path))
+	said := lines(n.examine().Findings)
+	require.Regexp(t, `101 problem in-use: perl \(process \d+\) still uses driver 550.163.01 \| restart it in the container, or the container: pct reboot 101`, said)
+	require.Contains(t, said, "101 problem docker: the CDI specification /etc/cdi/nvidia.yaml is of another driver: containers that Docker or podman start by it have no GPU | pct exec 101 -- nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
+	require.Contains(t, said, "101 problem docker: no-cgroups = true is missing")
+}

@@ -32,7 +32,7 @@ const (
 
 // table lists all checks in the order in which they are run.
 func table() []check {
-	return slices.Concat(hostChecks(), cardChecks(), nodeChecks(), cacheChecks(), guestChecks(), entryChecks(), insideChecks())
+	return slices.Concat(hostChecks(), cardChecks(), nodeChecks(), cacheChecks(), guestChecks(), entryChecks(), insideChecks(), useChecks())
 }
 
 // applies reports whether a check looks at this container.
