@@ -47,10 +47,10 @@ func (r *run) unitWorks(ctx context.Context) bool {
 	return r.handed
 }
 
-// parts splits the steps of a plan at the toolkit: the driver is recorded before
-// the toolkit is tried.
+// parts splits the steps of a plan at the first toolkit: the driver is recorded
+// before one is tried.
 func parts(steps []Step) (driver, toolkit []Step) {
-	if at := slices.Index(steps, StepToolkit); at >= 0 {
+	if at := slices.IndexFunc(steps, func(s Step) bool { return s == StepToolkit || s == StepDocker }); at >= 0 {
 		return steps[:at], steps[at:]
 	}
 	return steps, nil
@@ -109,13 +109,21 @@ func (r *run) handOver(ctx context.Context) error {
 func (r *run) background() string {
 	follow := fmt.Sprintf("journalctl -fu %s", unit{r.trace.VMID}.name())
 	if len(r.trace.Steps) > 0 {
-		return "driver " + string(r.trace.Plan.Wanted) + " is installed, the CUDA toolkit follows in the background; see " + follow
+		return "driver " + string(r.trace.Plan.Wanted) + " is installed, " + r.follows() + " follows in the background; see " + follow
 	}
 	why := r.trace.Plan.Why
 	if r.queue != "" {
 		why += ", " + r.queue
 	}
 	return why + ", so the work goes on in the background; see " + follow
+}
+
+// follows is what is still to come when the driver is installed.
+func (r *run) follows() string {
+	if slices.Contains(r.trace.Plan.Steps, StepToolkit) {
+		return "the CUDA toolkit"
+	}
+	return "the Container Toolkit"
 }
 
 // queued says who would have to wait for a hook that takes long, "" when nobody

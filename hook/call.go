@@ -82,7 +82,7 @@ func (c *call) postStart(ctx context.Context) int {
 		c.log.Info(Trace{Seconds: time.Since(began).Seconds()}.Truth())
 		return 1
 	}
-	t, err := PostStart(ctx, c.Event, Options{Config: c.config, Host: c.host, Log: c.log, Detach: !c.unit, Unit: c.unit})
+	t, err := PostStart(ctx, c.Event, Options{Config: c.config, Host: c.host, Log: c.log, AtStart: true, Detach: !c.unit, Unit: c.unit})
 	t.Say(inUnit(c.log, c.VMID), err)
 	if t.Bad() {
 		if !c.unit && haveSystemd() {

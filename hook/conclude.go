@@ -97,8 +97,11 @@ func (r *run) summary() string {
 		text = fmt.Sprintf("driver %s is installed and nvidia-smi works", t.Plan.Wanted)
 	}
 	for _, s := range t.Steps {
-		if s.Step == StepToolkit && s.Note != "" {
-			text += ", " + s.Note
+		switch s.Step {
+		case StepToolkit, StepDocker, StepAfter, StepReboot:
+			if s.Note != "" {
+				text += ", " + s.Note
+			}
 		}
 	}
 	return text
@@ -116,7 +119,7 @@ func (t Trace) Say(log say.Log, err error) {
 		log.Warnf("%v", err) // the work is done and told of
 	default:
 		log.With("result", string(t.Result)).With("version", string(t.Plan.Wanted)).With("step", string(t.failed())).Fail(err)
-		if !t.At.IsZero() { // it was begun
+		if !t.At.IsZero() && t.Ended != EndedNotRunning { // it was begun
 			log.Info(t.Truth())
 		}
 	}

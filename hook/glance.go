@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/inuse"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
@@ -25,8 +26,9 @@ type State struct {
 	// Plan is what a start would do now. Of a stopped container only a refusal
 	// can be told; its steps depend on what is in it.
 	Plan Plan
-	Last *Trace // its last run; nil: none is kept
-	Busy string // who works on it just now
+	Last *Trace    // its last run; nil: none is kept
+	Busy string    // who works on it just now
+	Use  inuse.Use // of the driver that it has, by its processes
 }
 
 // Glance looks at a container without changing anything, waiting for nobody and
@@ -54,6 +56,9 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 		s.Running = true
 		f.Container, w.installed = lookContainer(w.container, settings)
 		s.Has = hasOf(w.installed)
+		if s.Has.Driver != "" {
+			s.Use = Use(ctx, w.container, s.Has.Driver)
+		}
 	}
 	switch {
 	case err != nil:

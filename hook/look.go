@@ -19,7 +19,7 @@ import (
 // look gathers the cheap facts: no process is started in the container, no
 // network is touched.
 func (w *work) look(ctx context.Context) error {
-	f := Facts{Now: time.Now(), Force: w.Force, Asked: w.Asked}
+	f := Facts{Now: time.Now(), Force: w.Force, Asked: w.Asked, AtStart: w.AtStart, Restart: w.Restart}
 	var err error
 	if f.Host, err = lookHost(w.host); err != nil {
 		return err
@@ -57,6 +57,7 @@ func (w *work) gather(f Facts) {
 	w.trace.Facts = f
 	wanted, _ := wantedVersion(w.Settings, f.Host)
 	f.Container.Toolkit = w.toolkitMissing(wanted)
+	f.Container.Docker = w.dockerMissing(wanted)
 	f.Failure = record.Runs{State: w.Settings.Paths.State}.Failure(w.Settings.VMID)
 	if f.Failure != nil { // else nobody compares it, and a start that has nothing to do must be quick
 		f.Inputs = w.digest(f)
@@ -110,6 +111,9 @@ func lookContainer(c *lxc.Container, s config.Settings) (ContainerFacts, *record
 		f.RecordError = say.Clean(err.Error(), claimMost)
 	}
 	f.HasRecord = in != nil
+	if in != nil {
+		f.HasDocker, f.Rebooted, f.RebootDue = len(in.Docker) > 0, in.Rebooted, in.RebootDue
+	}
 	if had, err := recordedToolkit(in); err != nil {
 		f.ToolkitError = say.Clean(err.Error(), claimMost)
 	} else if !had.Empty() {

@@ -1,7 +1,9 @@
 package hook
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,7 +19,9 @@ import (
 type Facts struct {
 	Now       time.Time       `json:"now"`
 	Force     bool            `json:"force,omitempty"`
-	Asked     bool            `json:"asked,omitempty"` // by a person, for this container
+	Asked     bool            `json:"asked,omitempty"`    // by a person, for this container
+	AtStart   bool            `json:"at_start,omitempty"` // the container has just been started
+	Restart   bool            `json:"restart,omitempty"`  // a person wants its programs to use the driver now
 	Host      HostFacts       `json:"host"`
 	Container ContainerFacts  `json:"container"`
 	Failure   *record.Failure `json:"failure,omitempty"` // of earlier runs
@@ -39,12 +43,16 @@ type ContainerFacts struct {
 	Recorded    version.Driver `json:"recorded,omitempty"` // what its record names
 	Verified    string         `json:"verified,omitempty"` // how that was verified
 	RecordError string         `json:"record_error,omitempty"`
-	Differs     string         `json:"differs,omitempty"` // how its files differ from its record
-	Toolkit     string         `json:"toolkit,omitempty"` // why the wanted toolkit is not there; "" when it is
+	Differs     string         `json:"differs,omitempty"`    // how its files differ from its record
+	Toolkit     string         `json:"toolkit,omitempty"`    // why the wanted toolkit is not there; "" when it is
+	Docker      string         `json:"docker,omitempty"`     // the same of the Container Toolkit
+	Rebooted    version.Driver `json:"rebooted,omitempty"`   // after which driver it was rebooted from inside
+	RebootDue   bool           `json:"reboot_due,omitempty"` // a start has left its reboot to the unit
 
 	// For an uninstallation.
 	HasRecord    bool   `json:"has_record,omitempty"`
 	HasToolkit   string `json:"has_toolkit,omitempty"`   // its name by the record
+	HasDocker    bool   `json:"has_docker,omitempty"`    // the Container Toolkit was set up
 	ToolkitError string `json:"toolkit_error,omitempty"` // why that part of the record cannot be read
 }
 
@@ -65,6 +73,9 @@ const (
 	StepVerify    Step = "verify"
 	StepToolkit   Step = "toolkit"
 	StepRecord    Step = "record"
+	StepAfter     Step = "after"  // what runs in the container is to use the new driver
+	StepDocker    Step = "docker" // the Container Toolkit is set up
+	StepReboot    Step = "reboot" // of the container, from inside
 )
 
 // Plan is what a decision comes to: a refusal, or steps, or neither: then all
@@ -95,11 +106,15 @@ func Decide(s config.Settings, f Facts) Plan {
 		why = fmt.Sprintf("driver %s is installed again, as --force says", wanted)
 	case verifyOnly && !f.Force:
 		p.Why = fmt.Sprintf("driver %s was installed but only its files were checked so far", wanted)
-	case why == "" && f.Container.Toolkit == "":
+	case why == "" && f.Container.Toolkit == "" && f.Container.Docker == "" && f.Restart:
+		p.Steps = []Step{StepAfter}
+		p.Why = fmt.Sprintf("driver %s is in place, what does not use it is restarted", wanted)
+		return p
+	case why == "" && f.Container.Toolkit == "" && f.Container.Docker == "":
 		p.Why = fmt.Sprintf("driver %s is in place", wanted)
 		return p
 	case why == "":
-		p.Why = f.Container.Toolkit
+		p.Why = cmp.Or(f.Container.Toolkit, f.Container.Docker)
 	}
 	if refusal := holdBack(s.VMID, f); refusal != nil {
 		refusal.Wanted = wanted
@@ -145,11 +160,22 @@ func Verify(s config.Settings, module, wanted version.Driver) string {
 // withToolkit ends a plan: the driver is recorded before the toolkit is tried,
 // so that a failed toolkit never costs a good driver.
 func withToolkit(p Plan, s config.Settings, f Facts) Plan {
+	changed := slices.Contains(p.Steps, StepInstall)
+	reboot := f.AtStart && s.After.Reboot && f.Container.Rebooted != p.Wanted && (changed || f.Container.RebootDue)
 	if len(p.Steps) > 0 {
 		p.Steps = append(p.Steps, StepRecord)
 	}
-	if f.Container.Toolkit != "" || f.Force && (s.CUDA.Toolkit != "" || len(s.CUDA.Packages) > 0) {
+	if changed || f.Restart {
+		p.Steps = append(p.Steps, StepAfter)
+	}
+	if f.Container.Toolkit != "" || f.Force && !cudaWant(s, p.Wanted, "").None() {
 		p.Steps = append(p.Steps, StepToolkit, StepRecord)
+	}
+	if f.Container.Docker != "" {
+		p.Steps = append(p.Steps, StepDocker)
+	}
+	if reboot { // nothing can be done after it
+		p.Steps = append(p.Steps, StepReboot)
 	}
 	return p
 }

@@ -27,6 +27,7 @@ type work struct {
 
 	next      record.Installed // the record to be
 	delivered string           // how the installer came into the container
+	rebooted  bool             // the container was told to reboot
 }
 
 // reconcile is the story of a run: look, decide, do. The last step of each plan
@@ -164,9 +165,15 @@ func (w *work) tidy(ctx context.Context) error {
 // long as it finds the container as it was left.
 func (w *work) leave() {
 	f := w.trace.Facts
+	if w.rebooted { // there is nothing to look at any more
+		has := hasOf(&w.next)
+		w.trace.Left = &has
+		return
+	}
 	if len(w.trace.Steps) > 0 {
 		f.Container, w.installed = lookContainer(w.container, w.Settings)
 		f.Container.Toolkit = w.toolkitMissing(w.trace.Plan.Wanted)
+		f.Container.Docker = w.dockerMissing(w.trace.Plan.Wanted)
 		w.trace.After = w.digest(f)
 	}
 	if f.Container.RecordError == "" {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -25,7 +27,14 @@ func (w *work) step(ctx context.Context, step Step) (note string, err error) {
 		return w.verify(ctx)
 	case StepToolkit:
 		return w.toolkit(ctx)
+	case StepDocker:
+		return w.docker(ctx)
+	case StepAfter:
+		return w.after(ctx), nil
+	case StepReboot:
+		return w.reboot(ctx)
 	case StepRecord:
+		w.next.RebootDue = slices.Contains(w.trace.Plan.Steps, StepReboot)
 		return "", record.Write(w.container, w.next)
 	}
 	return "", fmt.Errorf("unknown step %q", step)
@@ -37,7 +46,7 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
 		return "", err
 	}
-	w.next = record.Installed{Toolkit: w.next.Toolkit}
+	w.next = record.Installed{Toolkit: w.next.Toolkit, Docker: w.next.Docker, Rebooted: w.next.Rebooted}
 	if err := w.claimNothing(); err != nil {
 		return "", err
 	}
@@ -58,10 +67,10 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// claimNothing takes the driver out of the record; what is noted of a toolkit
+// claimNothing takes the driver out of the record; what is noted of the toolkits
 // stays, since nothing else tells what an uninstallation has to remove.
 func (w *work) claimNothing() error {
-	if len(w.next.Toolkit) == 0 {
+	if len(w.next.Toolkit)+len(w.next.Docker) == 0 && w.next.Rebooted == "" {
 		return record.Remove(w.container)
 	}
 	return record.Write(w.container, w.next)
@@ -82,6 +91,10 @@ func (w *work) job() driver.Job {
 func (w *work) install(ctx context.Context) (string, error) {
 	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
 		return "", err
+	}
+	// Before the files, so that no package comes over them. Without it the driver works as well.
+	if err := cuda.Pin(w.container); err != nil {
+		w.log.Warnf("%v", err)
 	}
 	delivered, err := driver.Install(ctx, w.container, w.job())
 	w.delivered = delivered

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/docker"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
@@ -51,9 +53,13 @@ func (w *work) toolkitMissing(wanted version.Driver) string {
 }
 
 func cudaWant(s config.Settings, wanted version.Driver, arch string) cuda.Want {
+	packages := s.CUDA.Packages
+	if s.Docker.Toolkit && !slices.Contains(packages, docker.Package) {
+		packages = append(slices.Clone(packages), docker.Package)
+	}
 	return cuda.Want{
 		Toolkit:  s.CUDA.Toolkit,
-		Packages: s.CUDA.Packages,
+		Packages: packages,
 		RepoURL:  s.CUDA.RepoURL,
 		Driver:   wanted,
 		Arch:     arch,

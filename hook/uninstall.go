@@ -20,6 +20,9 @@ const PhaseUninstall Phase = "uninstall"
 // StepToolkitRemove takes the CUDA toolkit out of the container.
 const StepToolkitRemove Step = "remove-toolkit"
 
+// StepDockerRemove takes back what was set up for Docker and podman.
+const StepDockerRemove Step = "remove-docker"
+
 // DecideUninstall says what is to be taken out of a container. It reads nothing
 // but its arguments.
 func DecideUninstall(_ config.Settings, f Facts) Plan {
@@ -32,7 +35,7 @@ func DecideUninstall(_ config.Settings, f Facts) Plan {
 	}
 	ours := f.Deep.Found.Log != "" || c.Recorded != ""
 	switch {
-	case !ours && c.HasToolkit == "" && f.Deep.Found.Any():
+	case !ours && c.HasToolkit == "" && !c.HasDocker && f.Deep.Found.Any():
 		p := blocked("", f.Deep.Blockers)
 		p.Why = strings.Join(strings.Fields(fmt.Sprintf("driver %s in the container was not installed by a run file", f.Deep.Found.Version())), " ")
 		if p.Hint == "" {
@@ -47,6 +50,10 @@ func DecideUninstall(_ config.Settings, f Facts) Plan {
 	var what []string
 	if ours {
 		what = append(what, strings.TrimSpace("driver "+string(f.driver())))
+	}
+	if c.HasDocker {
+		p.Steps = append(p.Steps, StepDockerRemove)
+		what = append(what, "the Container Toolkit's configuration")
 	}
 	if c.HasToolkit != "" {
 		p.Steps = append(p.Steps, StepToolkitRemove)
@@ -82,6 +89,8 @@ func (f Facts) driver() version.Driver {
 func (w *work) leaveStep(ctx context.Context, step Step) (string, error) {
 	arch := w.trace.Facts.Host.Arch
 	switch step {
+	case StepDockerRemove:
+		return w.removeDocker(ctx)
 	case StepToolkitRemove:
 		return w.removeToolkit(ctx)
 	case StepUninstall:
@@ -96,6 +105,9 @@ func (w *work) leaveStep(ctx context.Context, step Step) (string, error) {
 	case StepVerify:
 		return "", w.gone(arch)
 	case StepRecord:
+		if err := cuda.Unpin(w.container); err != nil {
+			return "", err
+		}
 		// The folder goes with its last file; one that holds others stays.
 		err := record.Remove(w.container)
 		_ = w.container.Remove(record.Folder)

@@ -21,6 +21,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 			g.postStart(0)
 			id := fmt.Sprint(g.VMID)
 
+			require.FileExists(t, g.Root+"/etc/apt/preferences.d/pve-nvidia-hook", "packages of the driver can come over it")
 			said := n.run(0, "uninstall", id, "--dry-run")
 			require.Contains(t, said, "remove driver "+newer+" from the container")
 			g.holds(newer)

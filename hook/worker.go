@@ -25,7 +25,7 @@ const WorkerCommand = "work"
 const (
 	partLook    = "look"    // look and decide, change nothing
 	partDriver  = "driver"  // the steps up to the driver's record; all steps of an uninstallation
-	partToolkit = "toolkit" // the steps that begin with StepToolkit
+	partToolkit = "toolkit" // the steps that begin with the first toolkit
 )
 
 // order is what a worker is to do, as JSON on its stdin.
@@ -37,6 +37,8 @@ type order struct {
 	DryRun   bool
 	Force    bool
 	Asked    bool
+	AtStart  bool
+	Restart  bool
 	NoWait   bool
 	Unit     bool
 	Level    string

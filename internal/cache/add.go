@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,31 +17,8 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
 )
 
-// Add verifies a run file from elsewhere and puts a copy into the folder (one
-// that shares its blocks, where the file system can). Version and Arch of w may be empty: then
-// the file's header says them. Its checksum is w.SHA256, else the one in
-// FILE.sha256sum if that is there.
-func (c *Cache) Add(ctx context.Context, name string, w Want) (Item, error) {
-	it, err := c.add(ctx, name, w)
-	if err != nil {
-		return it, fmt.Errorf("add %s: %w", name, err)
-	}
-	return it, nil
-}
-
-// unnamed leaves out of an error of the file system what its reader knows by then.
-func unnamed(err error, name string) error {
-	if path, ok := err.(*fs.PathError); ok && path.Path == name {
-		return path.Err
-	}
-	return err
-}
-
-// notRunFile is what to do about a file that is none of NVIDIA's.
+// notRunFile is the advice about a file that is none of NVIDIA's.
 const notRunFile = "give a run file of NVIDIA's as it was downloaded, such as NVIDIA-Linux-x86_64-580.76.05.run"
-
-// sumAdvice is what to do about a .sha256sum that cannot be read.
-const sumAdvice = "download the .sha256sum again, or remove it: then the file's own header has to vouch for it"
 
 // HeaderOf reads the header of a run file that is to be added: the checksum that
 // is wanted of it may depend on the version.
@@ -57,22 +33,36 @@ func HeaderOf(name string) (runfile.Header, error) {
 func openRunFile(name string) (*os.File, fs.FileInfo, runfile.Header, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, nil, runfile.Header{}, hint.Wrap(unnamed(err, name), notRunFile)
+		if path, ok := err.(*fs.PathError); ok {
+			err = path.Err // the caller names the file
+		}
+		return nil, nil, runfile.Header{}, hint.Wrap(err, notRunFile)
 	}
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
-		err = hint.Errorf(notRunFile, "not a regular file")
+		err = errors.New("not a regular file")
 	}
 	var h runfile.Header
 	if err == nil {
 		h, err = runfile.ReadHeader(f)
-		err = hint.Wrap(err, notRunFile)
 	}
 	if err != nil {
 		f.Close()
-		return nil, nil, h, err
+		return nil, nil, h, hint.Wrap(err, notRunFile)
 	}
 	return f, st, h, nil
+}
+
+// Add verifies a run file from elsewhere and puts a copy into the folder (one
+// that shares its blocks, where the file system can). Version and Arch of w may be
+// empty: then the file's header says them. Its checksum is w.SHA256, else the one
+// in FILE.sha256sum if that is there.
+func (c *Cache) Add(ctx context.Context, name string, w Want) (Item, error) {
+	it, err := c.add(ctx, name, w)
+	if err != nil {
+		return it, fmt.Errorf("add %s: %w", name, err)
+	}
+	return it, nil
 }
 
 func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
@@ -81,13 +71,8 @@ func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
 		return Item{}, err
 	}
 	defer from.Close()
-	if w.Version == "" {
-		w.Version = h.Version
-	}
-	if w.Arch == "" {
-		w.Arch = h.Arch
-	}
-	if err := w.check(); err != nil {
+	w.Version, w.Arch = or(w.Version, h.Version), or(w.Arch, h.Arch)
+	if err := errors.Join(w.check(), h.Check(runfile.Want{Version: w.Version, Arch: w.Arch})); err != nil {
 		return Item{}, err
 	}
 	if err := CheckDir(c.Dir); err != nil {
@@ -106,14 +91,17 @@ func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
 	}
 	defer l.Release()
 	c.sweep(ctx, p)
+	had := c.look(p)
 	if there, err := os.Lstat(p.run); err == nil && os.SameFile(st, there) {
-		err := c.verify(ctx, p, w, c.look(p))
+		err := c.verify(ctx, p, w, had)
 		it, _ := c.item(w.Version, w.Arch)
 		return it, err
 	}
-	sum, how, err := sumBeside(name, p, w)
-	if err != nil {
-		return Item{}, err
+	sum, how := w.SHA256, byPin
+	if sum == "" {
+		if sum, how, err = sumBeside(name+".sha256sum", p.file()); err != nil {
+			return Item{}, err
+		}
 	}
 	if sum == "" && w.RequireChecksum {
 		return Item{}, hint.Errorf("put its "+p.file()+".sha256sum beside it, or pin driver.sha256", "a checksum is required and there is none")
@@ -121,29 +109,22 @@ func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
 	if err := c.roomFor(st.Size(), 0, w.Tree, p); err != nil {
 		return Item{}, err
 	}
-	m, err := c.copyIn(ctx, from, p, w, runWant(w, sum, st.Size()))
+	m, err := c.copyIn(ctx, from, p, w, sum, how)
 	if err != nil {
 		_ = os.Remove(p.part)
-		removeTrees(p)
-		var bad contentFault
-		if errors.As(err, &bad) && hint.Of(err) == "" {
-			switch how {
-			case byPin:
-				err = hint.Wrap(whose(err, "driver.sha256"), "driver.sha256 pins another file: correct it, or give the file that it is the checksum of")
-			case bySum:
-				err = hint.Wrap(whose(err, name+".sha256sum"), "download the file and its .sha256sum again, or remove the .sha256sum if it is of another file")
-			}
+		if isContent(err) && hint.Of(err) == "" && how == byPin {
+			err = hint.Wrap(err, "driver.sha256 pins another file: correct it, or give the file that it is the checksum of")
+		} else if isContent(err) && hint.Of(err) == "" && how == bySum {
+			err = hint.Wrap(err, "download the file and its .sha256sum again, or remove the .sha256sum if it is of another file")
 		}
 		return Item{}, err
 	}
-	m.Verified = how
-	if had := c.look(p); had.meta != nil && had.meta.SHA256 == m.SHA256 {
-		// The same bytes, so what was proved of them holds.
+	if had.meta != nil && had.meta.SHA256 == m.SHA256 { // what was proved of the same bytes holds
 		m.URL = had.meta.URL
 		if how == byHeader {
 			m.Verified = had.meta.Verified
 		}
-		if had.same && had.meta.Damaged == "" {
+		if had.same {
 			c.log().Infof("%s was there already, the same to the last byte", p.file())
 		}
 	}
@@ -155,8 +136,8 @@ func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
 	return it, nil
 }
 
-func (c *Cache) copyIn(ctx context.Context, from *os.File, p paths, w Want, want runfile.Want) (Meta, error) {
-	_ = os.Remove(p.origin) // a partial download that stands there is at an end
+func (c *Cache) copyIn(ctx context.Context, from *os.File, p paths, w Want, sum, how string) (Meta, error) {
+	_ = os.Remove(p.origin) // a partial download that lies there is given up
 	_ = os.Remove(p.part)
 	to, err := os.OpenFile(p.part, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
 	if err != nil {
@@ -166,37 +147,27 @@ func (c *Cache) copyIn(ctx context.Context, from *os.File, p paths, w Want, want
 	if err := to.Chmod(0o644); err != nil {
 		return Meta{}, err
 	}
-	if _, err := from.Seek(0, io.SeekStart); err != nil {
-		return Meta{}, err
-	}
-	// What is verified is what is kept: the clone, or the bytes on their way into the copy.
-	var r io.Reader = to
 	if unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) != nil {
-		r = io.TeeReader(from, to)
+		if _, err := io.Copy(to, readUntil{ctx, io.NewSectionReader(from, 0, maxFileSize+1)}); err != nil {
+			return Meta{}, explainSpace(err, c.Dir)
+		}
 	}
-	rep, err := c.pass(ctx, r, p, want, w.Tree)
-	if err != nil {
-		return Meta{}, err
+	m, err := c.check(ctx, to, p, w, sum, how) // the copy, for that is what is kept
+	if err == nil {
+		err = explainSpace(to.Sync(), c.Dir)
 	}
-	if err := to.Sync(); err != nil {
-		return Meta{}, explainSpace(err, c.Dir)
-	}
-	return Meta{SHA256: rep.SHA256, At: time.Now().UTC().Truncate(time.Second)}, nil
+	return m, err
 }
 
-func sumBeside(name string, p paths, w Want) (sum, how string, err error) {
-	if w.SHA256 != "" {
-		return w.SHA256, byPin, nil
+// readUntil reads until ctx ends.
+type readUntil struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r readUntil) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
 	}
-	text, err := readSmall(name+".sha256sum", sumMost)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", byHeader, nil
-	}
-	if err == nil {
-		sum, err = parseSum(text, p.file())
-	}
-	if err != nil {
-		return "", "", hint.Wrap(fmt.Errorf("%s.sha256sum: %w", name, err), sumAdvice)
-	}
-	return sum, bySum, nil
+	return r.Reader.Read(p)
 }

@@ -1,6 +1,12 @@
 // Package cache keeps run files and their unpacked trees in one folder for all
-// containers of a node (or of a cluster): one download and one unpacking,
-// however many containers ask at once.
+// containers of a node or a cluster. However many containers ask at once, a file
+// is downloaded and unpacked once.
+//
+// A run file is in one of three states. It is ready: its .json says how it was
+// verified, and it has not changed since. It is unverified: somebody put it there,
+// or it has changed; it is verified before it is used. Or it is refused: a
+// verification found it wrong and renamed it to .run.refused, with the reason beside
+// it, until a good one has taken its place.
 package cache
 
 import (
@@ -16,24 +22,25 @@ import (
 
 // Cache is a cache folder.
 type Cache struct {
-	Dir         string
-	LockTimeout time.Duration // 0: 15 minutes
-	Proxy       string        // http(s) proxy URL when the environment names none
-	Log         Log           // nil: nothing is said
-	Holder      string        // "container 101", put into the lock file beside pid and host
-
-	Bar   io.Writer     // a terminal for a progress bar; nil: a plain line to Log every few seconds
-	Stall time.Duration // a transfer that brings next to nothing for so long is broken off; 0: 60 s
+	Dir           string
+	LockTimeout   time.Duration // 0: 15 minutes
+	DownloadLimit time.Duration // of one download, with all its URLs; 0: 30 minutes
+	Proxy         string        // http(s) proxy URL when the environment names none
+	Log           Log           // nil: nothing is said
+	Holder        string        // "container 101", written into the lock file beside pid and host
+	Bar           io.Writer     // a terminal for a progress bar; nil: a line to Log every few seconds
 
 	pace pace
 	dial func(ctx context.Context, network, address string) (net.Conn, error) // nil: net.Dialer's
 }
 
-// pace is how patiently requests are repeated.
+// pace is how patient a download is. Tests make it quicker.
 type pace struct {
-	tries   int           // of a request; 0: 4
-	wait    time.Duration // after the first failure, doubled after each further one; 0: 1 s
-	longest time.Duration // wait; 0: 30 s
+	tries   int              // of a request; 0: 4
+	wait    time.Duration    // after the first failure, doubled after each further one; 0: 1 s
+	longest time.Duration    // wait; 0: 30 s
+	answer  time.Duration    // for the beginning of an answer; 0: 1 min
+	ticks   <-chan time.Time // ends the windows in which the speed is measured; nil: one a minute
 }
 
 // Log takes what the cache has to say while it works.
@@ -53,7 +60,8 @@ type Want struct {
 	Tree            bool // the unpacked tree is needed
 }
 
-// Entry is a verified run file of the cache, in use until Release: nothing prunes it meanwhile.
+// Entry is a verified run file of the cache. It is in use until Release: nothing
+// removes it meanwhile.
 type Entry struct {
 	RunFile string // path
 	Tree    string // path of the unpacked tree; "" when it was not asked for
@@ -71,18 +79,13 @@ func (e *Entry) Release() {
 	}
 }
 
-func (c *Cache) lockTimeout() time.Duration {
-	if c.LockTimeout > 0 {
-		return c.LockTimeout
+// or returns the value of a setting, or its default when it is zero.
+func or[T comparable](value, otherwise T) T {
+	var zero T
+	if value == zero {
+		return otherwise
 	}
-	return 15 * time.Minute
-}
-
-func (c *Cache) stall() time.Duration {
-	if c.Stall > 0 {
-		return c.Stall
-	}
-	return time.Minute
+	return value
 }
 
 func (c *Cache) log() Log {

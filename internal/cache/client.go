@@ -4,29 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
-const (
-	redirectsMost = 5
-	// A transfer that brings less than this in Cache.Stall is as good as dead:
-	// 273 bytes a second would take two weeks.
-	trickle = 16 << 10
-)
+const maxRedirects = 5
 
-var (
-	errStalled  = errors.New("the transfer stalled")
-	errRedirect = errors.New("redirect refused")
-)
+var errRedirect = errors.New("redirect refused")
 
 // client makes the HTTP client of one file. Requests are repeated on network
 // errors, 5xx and 429; plain http is followed only for a pinned file.
@@ -38,28 +30,18 @@ func (c *Cache) client(pinned bool) *retryablehttp.Client {
 		Proxy:                 Proxy(c.Proxy),
 		DialContext:           c.dialer(),
 		TLSHandshakeTimeout:   15 * time.Second,
-		ResponseHeaderTimeout: c.stall(),
+		ResponseHeaderTimeout: or(c.pace.answer, time.Minute),
 		IdleConnTimeout:       30 * time.Second,
 		DisableCompression:    true, // lengths and ranges are those of the file
 		Protocols:             protocols,
 	}
-	tries, wait, longest := c.pace.tries, c.pace.wait, c.pace.longest
-	if tries == 0 {
-		tries = 4
-	}
-	if wait == 0 {
-		wait = time.Second
-	}
-	if longest == 0 {
-		longest = 30 * time.Second
-	}
 	why := "" // the request before failed; a client makes one at a time
 	return &retryablehttp.Client{
 		HTTPClient: &http.Client{
-			Transport: watched{transport, c.stall()},
+			Transport: transport,
 			CheckRedirect: func(r *http.Request, via []*http.Request) error {
-				if len(via) >= redirectsMost {
-					return fmt.Errorf("%w: more than %d in a row", errRedirect, redirectsMost)
+				if len(via) >= maxRedirects {
+					return fmt.Errorf("%w: more than %d in a row", errRedirect, maxRedirects)
 				}
 				if r.URL.Scheme != "https" && via[0].URL.Scheme == "https" && !pinned {
 					return fmt.Errorf("%w: it leads from https to %s", errRedirect, shown(r.URL))
@@ -67,9 +49,9 @@ func (c *Cache) client(pinned bool) *retryablehttp.Client {
 				return nil
 			},
 		},
-		RetryMax:     tries - 1,
-		RetryWaitMin: wait,
-		RetryWaitMax: longest,
+		RetryMax:     or(c.pace.tries, 4) - 1,
+		RetryWaitMin: or(c.pace.wait, time.Second),
+		RetryWaitMax: or(c.pace.longest, 30*time.Second),
 		Backoff: func(least, most time.Duration, attempt int, r *http.Response) time.Duration {
 			return min(retryablehttp.DefaultBackoff(least, most, attempt, r), most) // Retry-After may say an hour
 		},
@@ -107,7 +89,7 @@ func request(ctx context.Context, cl *retryablehttp.Client, u *url.URL, header h
 	req.Header.Set("User-Agent", "pve-nvidia-hook")
 	r, err := cl.Do(req)
 	if err != nil {
-		return nil, bare(err)
+		return nil, because(ctx, bare(err))
 	}
 	return r, nil
 }
@@ -195,54 +177,23 @@ func proxyInEnvironment() bool {
 	return false
 }
 
-// watched breaks off a response whose body brings next to nothing for the time stall.
-type watched struct {
-	http.RoundTripper
-	stall time.Duration
-}
+// NetworkHint is what to do where this node reaches no server.
+const NetworkHint = "check this node's network, its name server and its proxy (https_proxy, or http_proxy in /etc/pve/datacenter.cfg)"
 
-func (w watched) RoundTrip(r *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(r.Context())
-	resp, err := w.RoundTripper.RoundTrip(r.WithContext(ctx))
-	if err != nil {
-		cancel(nil)
-		return nil, err
+// From says in this package's words what an error of net/http is, for others who
+// fetch for the shared cache.
+func From(u *url.URL, err error) error { return located(u, bare(err)) }
+
+// located says where an error of a request is from: a URL, or a host that does not exist.
+func located(u *url.URL, err error) error {
+	if absent(err) {
+		return hint.Wrap(err, NetworkHint)
 	}
-	resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, stall: w.stall}
-	return resp, nil
+	return fmt.Errorf("%s: %w", shown(u), err)
 }
 
-// watchedBody counts only the time spent waiting in Read: a reader that is slow
-// itself, because it unpacks, is no stall.
-type watchedBody struct {
-	io.ReadCloser
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	stall  time.Duration
-	waited time.Duration // in Read since enough bytes came
-	got    int           // bytes in that time
-	once   sync.Once
-}
-
-func (b *watchedBody) Read(p []byte) (int, error) {
-	start := time.Now()
-	timer := time.AfterFunc(b.stall-b.waited, func() {
-		b.cancel(fmt.Errorf("%w: less than %d kB in %s", errStalled, trickle>>10, b.stall))
-	})
-	n, err := b.ReadCloser.Read(p)
-	timer.Stop()
-	b.waited += time.Since(start)
-	if b.got += n; b.got >= trickle {
-		b.waited, b.got = 0, 0
-	}
-	if cause := context.Cause(b.ctx); err != nil && err != io.EOF && cause != nil {
-		err = cause
-	}
-	return n, err
-}
-
-func (b *watchedBody) Close() error {
-	err := b.ReadCloser.Close()
-	b.once.Do(func() { b.cancel(nil) })
-	return err
+// absent reports whether all that err says is that a host does not exist.
+func absent(err error) bool {
+	_, whole := err.(unresolved)
+	return whole && noSuchHost(err)
 }

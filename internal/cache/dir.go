@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 // somebody else than root (or than this user) could exchange what root will run.
 func CheckDir(folder string) error {
 	if !filepath.IsAbs(folder) {
-		return hint.Errorf("set cache.dir to an absolute path", "cache folder %q is no absolute path", folder)
+		return hint.Errorf("set cache.dir to an absolute path", "the cache folder %q is not an absolute path", folder)
 	}
 	if _, err := os.Lstat(folder); errors.Is(err, fs.ErrNotExist) {
 		if err := makeDir(folder); err != nil {
@@ -53,8 +54,8 @@ func makeDir(dir string) error {
 	return os.Chmod(dir, 0o755)
 }
 
-// checkWritable comes before the first change, and tells a read-only folder or
-// one whose locks do not lock from all that can fail later.
+// checkWritable refuses a read-only folder, or one whose locks do not exclude,
+// before the first change.
 func (c *Cache) checkWritable() error {
 	if err := unix.Access(c.Dir, unix.W_OK); err != nil {
 		return hint.Errorf("make it writable, or set cache.dir to another folder",
@@ -66,7 +67,7 @@ func (c *Cache) checkWritable() error {
 	return nil
 }
 
-// checkRoom refuses what the disk of the cache cannot hold.
+// checkRoom refuses to write need bytes when the disk of the cache has less room.
 func (c *Cache) checkRoom(need int64, what string) error {
 	free, err := free(c.Dir)
 	if err != nil {
@@ -87,7 +88,8 @@ func free(dir string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
-// explainSpace adds to an error of a full disk how full it is.
+// explainSpace adds the free room to an error of a full disk. Other errors, and
+// nil, it returns as they are.
 func explainSpace(err error, dir string) error {
 	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return err
@@ -100,8 +102,8 @@ func explainSpace(err error, dir string) error {
 		"free some room (pve-nvidia-hook cache prune), or set cache.dir to a larger disk")
 }
 
-// sweep removes what killed runs have left, of the run file whose lock is held
-// (all but the partial download, which is resumed) and of those that nobody works on.
+// sweep removes what killed runs have left: of the run file whose lock is held all
+// but the partial download, which is resumed; of the others what nobody works on.
 func (c *Cache) sweep(ctx context.Context, own paths) {
 	names, err := os.ReadDir(c.Dir)
 	if err != nil {
@@ -134,13 +136,15 @@ func (c *Cache) sweep(ctx context.Context, own paths) {
 	}
 }
 
-// sweepStray removes a temporary file of ours that outlived its run: of metadata
-// (".NVIDIA-...json" and digits) at once where the lock is held, else, as those of
-// the lock test and of NVIDIA's repository files (".cuda-..." and digits), after an hour.
+// sweepStray removes a temporary file of a run that was killed: one of the run file
+// whose lock is held (".NVIDIA-...json" and digits) at once, others, also of the lock
+// test and of NVIDIA's repository files (".cuda-..." and digits), after an hour.
 func (c *Cache) sweepStray(d fs.DirEntry, own paths) {
 	n := d.Name()
-	mine := own.base != "" && (strings.HasPrefix(n, "."+own.base+endMeta) || strings.HasPrefix(n, "."+own.base+endOrigin))
-	ours := strings.HasPrefix(n, "."+prefix) && strings.Contains(n, endMeta) || strings.HasPrefix(n, ".locktest-") ||
+	mine := own.base != "" && slices.ContainsFunc([]string{endMeta, endOrigin, endReason}, func(end string) bool {
+		return strings.HasPrefix(n, "."+own.base+end)
+	})
+	ours := strings.HasPrefix(n, "."+prefix) || strings.HasPrefix(n, ".locktest-") ||
 		strings.HasPrefix(n, ".cuda-") && !strings.HasSuffix(n, endLock)
 	if d.Type().IsRegular() && (mine || ours && old(d, time.Hour)) {
 		_ = os.Remove(filepath.Join(c.Dir, n))
@@ -157,7 +161,7 @@ func removeTrees(p paths) {
 	_ = os.RemoveAll(p.oldTree)
 }
 
-// syncDir makes renames in the folder last.
+// syncDir makes renames in the folder outlive a loss of power.
 func syncDir(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,7 +101,7 @@ func TestBadServersAreNamedAndTheNextURLHelps(t *testing.T) {
 		"web page":                    {always(page), "web page"},
 		"flipped byte":                {always(flipped), "sha256 is|payload is broken after "}, // which it is depends on the byte
 		"truncated":                   {always(good[:len(good)-5000]), "payload ends after "},
-		"announced and truncated":     {announced(good[:len(good)-5000]), ": unexpected EOF"},
+		"announced and truncated":     {announced(good[:len(good)-5000]), "payload ends after "},
 		"zeros behind":                {always(padded), "sha256 is"},
 		"announced with zeros behind": {announced(padded), "sha256 is"},
 		"other version":               {always(sample(t, v2)), "the file is driver version 580.142, wanted 550.163.01"},
@@ -128,29 +129,15 @@ func TestBadServersAreNamedAndTheNextURLHelps(t *testing.T) {
 			w.WriteHeader(200)
 			return true
 		}), "more than any run file has"},
-		"stalls for ever": {onRun(func(w http.ResponseWriter, r *http.Request, _ int) bool {
-			w.Header().Set("Content-Length", fmt.Sprint(len(good)))
-			_, _ = w.Write(good[:2000])
-			w.(http.Flusher).Flush()
-			<-r.Context().Done()
-			return true
-		}), "stalled"},
-		"drips": {onRun(func(w http.ResponseWriter, r *http.Request, _ int) bool {
-			w.Header().Set("Content-Length", fmt.Sprint(len(good)))
-			for i := 0; r.Context().Err() == nil; i++ {
-				_, _ = w.Write(good[i : i+1])
-				w.(http.Flusher).Flush()
-				time.Sleep(5 * time.Millisecond)
-			}
-			return true
-		}), "stalled"},
 		"never answers": {onRun(func(_ http.ResponseWriter, r *http.Request, _ int) bool { <-r.Context().Done(); return true }), "timeout"},
 		"drops at once": {onRun(func(http.ResponseWriter, *http.Request, int) bool { panic(http.ErrAbortHandler) }), "EOF"},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			t.Parallel()
 			cache, said := newCache(t)
-			cache.Stall = 100 * time.Millisecond
+			if c.says == "timeout" {
+				cache.pace.answer = 100 * time.Millisecond
+			}
 			bad := serve(t, true).offer(v1, good)
 			bad.fault = c.fault
 			secret := strings.Replace(bad.template(), "https://", "https://user:secret@", 1) + "?token=secret"
@@ -160,13 +147,19 @@ func TestBadServersAreNamedAndTheNextURLHelps(t *testing.T) {
 			require.True(t, slices.ContainsFunc(strings.Split(c.says, "|"), func(s string) bool { return strings.Contains(err.Error(), s) }), "%v: %s", err, c.says)
 			require.Contains(t, hint.Of(err), "pve-nvidia-hook cache add FILE", "the way by hand is always named")
 			require.NotContains(t, err.Error()+said.text()+hint.Of(err), "secret")
-			if slices.Contains([]string{"stalled", "timeout", "EOF", "the connection was cut"}, c.says) {
+			if slices.Contains([]string{"timeout", "EOF", "the connection was cut"}, c.says) {
 				// What came may be gone on with.
 				require.NoFileExists(t, cache.paths(v1, "x86_64").run)
 			} else {
 				requireClean(t, cache)
 			}
 
+			if c.says == "timeout" { // the next one may need its time on a busy machine
+				cache.pace.answer = 0
+				bad.mu.Lock()
+				bad.fault = status(504)
+				bad.mu.Unlock()
+			}
 			next := serve(t, true).offer(v1, good)
 			e := get(t, cache, want(v1, secret, next.template()))
 			require.True(t, e.Fetched)
@@ -175,6 +168,78 @@ func TestBadServersAreNamedAndTheNextURLHelps(t *testing.T) {
 			requireClean(t, cache, v1)
 		})
 	}
+}
+
+// No time is measured here: the server itself says when a window of the speed ends.
+func TestSlowServerIsGivenUpForTheNextURL(t *testing.T) {
+	good := sample(t, v1)
+	for name, first := range map[string]int{"stalls after a part": 2000, "drips": 1} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			c, said := newCache(t)
+			ticks := make(chan time.Time)
+			c.pace.ticks = ticks
+			bad := serve(t, true).offer(v1, good)
+			var starts []string
+			bad.fault = onRun(func(w http.ResponseWriter, r *http.Request, n int) bool {
+				from := 0
+				_, _ = fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+				starts = append(starts, r.Header.Get("Range"))
+				cut := beginning(w, r, good, `"v1"`)
+				_, _ = w.Write(cut[:first])
+				w.(http.Flusher).Flush()
+				for onDisk := c.paths(v1, "x86_64").part; r.Context().Err() == nil; {
+					if st, err := os.Stat(onDisk); err == nil && st.Size() >= int64(from+first) {
+						break
+					}
+					time.Sleep(time.Millisecond)
+				}
+				select {
+				case ticks <- time.Now():
+				case <-r.Context().Done():
+				}
+				for i := first; name == "drips" && r.Context().Err() == nil; i++ {
+					_, _ = w.Write(cut[i : i+1])
+					w.(http.Flusher).Flush()
+					time.Sleep(time.Millisecond)
+				}
+				<-r.Context().Done()
+				return true
+			})
+			next := serve(t, true).offer(v1, good)
+			e := get(t, c, want(v1, bad.template(), next.template()))
+			require.Contains(t, e.Meta.URL, next.URL)
+			require.Contains(t, said.text(), "it brings less than 100 kB/s; trying the next URL")
+			require.Len(t, starts, 3, "another connection may be quicker")
+			require.NotEmpty(t, starts[2], "which goes on where the one before ended")
+			requireClean(t, c, v1)
+		})
+	}
+}
+
+func TestDownloadEndsAtItsLimitAndIsResumed(t *testing.T) {
+	b := sample(t, v1)
+	c, said := newCache(t)
+	s := serve(t, true).offer(v1, b)
+	var good atomic.Bool
+	s.fault = onRun(func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if good.Load() {
+			return false
+		}
+		_, _ = w.Write(beginning(w, r, b, `"v1"`)[:len(b)/2])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		return true
+	})
+	// However long the first half takes: what there is then is gone on with.
+	c.DownloadLimit = 500 * time.Millisecond
+	_, err := c.Get(testContext(t), want(v1, s.template(), s.template()))
+	require.ErrorContains(t, err, "the download took longer than 500ms")
+	require.NotContains(t, err.Error(), ";\n", "no other URL is tried")
+	require.Contains(t, hint.Of(err), "the next start goes on where this one ended")
+	c.DownloadLimit = 0
+	good.Store(true)
+	require.True(t, get(t, c, want(v1, s.template())).Fetched, said.text())
+	requireClean(t, c, v1)
 }
 
 func TestOfflineHintNamesCacheAddOnly(t *testing.T) {
@@ -428,7 +493,11 @@ func TestFileThatChangesBetweenPartsIsFetchedWhole(t *testing.T) {
 			e := get(t, cache, want(v1, s.template()))
 			require.Equal(t, sumOf(b), e.Meta.SHA256)
 			require.Contains(t, said.text(), "changed")
-			require.Equal(t, []string{"", fmt.Sprintf("bytes=%d-", len(b)*2/3), ""}, ranges)
+			starts := []string{"", fmt.Sprintf("bytes=%d-", len(b)*2/3), ""}
+			if c.heeds {
+				starts = starts[:2] // and got it whole
+			}
+			require.Equal(t, starts, ranges)
 			requireClean(t, cache, v1)
 		})
 	}
@@ -458,9 +527,9 @@ func TestLeftoverPartIsResumed(t *testing.T) {
 	}{
 		"by its tag":           {origin{ETag: `"v1"`, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half)}},
 		"whole already":        {origin{ETag: `"v1"`, Size: int64(len(b))}, b, nil},
-		"of a changed file":    {origin{ETag: `"v0"`, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half), ""}},
+		"of a changed file":    {origin{ETag: `"v0"`, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half)}}, // the answer is the whole
 		"by its date":          {origin{LastModified: monday, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half)}},
-		"of another date":      {origin{LastModified: tuesday, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half), ""}},
+		"of another date":      {origin{LastModified: tuesday, Size: int64(len(b))}, b[:half], []string{fmt.Sprintf("bytes=%d-", half)}},
 		"of another URL":       {origin{URL: "x", ETag: `"v1"`, Size: int64(len(b))}, b[:half], []string{""}},
 		"with a weak tag":      {origin{ETag: `W/"v1"`, Size: int64(len(b))}, b[:half], []string{""}},
 		"with a torn tag":      {origin{ETag: "\"v\n1\"", Size: int64(len(b))}, b[:half], []string{""}},
@@ -526,7 +595,7 @@ func TestCancelledTransferIsResumedLater(t *testing.T) {
 			w.Header().Set("Content-Length", fmt.Sprint(len(b)))
 			_, _ = w.Write(b[:len(b)/2])
 			w.(http.Flusher).Flush()
-			for { // until it is on the client's disk
+			for r.Context().Err() == nil { // until it is on the client's disk
 				if st, err := os.Stat(c.paths(v1, "x86_64").part); err == nil && st.Size() >= int64(len(b)/2) {
 					break
 				}
@@ -537,10 +606,8 @@ func TestCancelledTransferIsResumedLater(t *testing.T) {
 		}
 		return n == 1
 	})
-	start := time.Now()
-	_, err := c.Get(ctx, want(v1, s.template()))
+	_, err := c.Get(ctx, want(v1, s.template())) // the server sends no more, so the cancel ends it
 	require.ErrorIs(t, err, context.Canceled)
-	require.Less(t, time.Since(start), 2*time.Second)
 	require.NoDirExists(t, c.paths(v1, "x86_64").newTree)
 	get(t, c, want(v1, s.template()))
 	require.Contains(t, said.text(), "resuming")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"time"
 
@@ -15,11 +14,10 @@ import (
 
 // found is what the folder holds of one run file.
 type found struct {
-	there   bool  // something bears the run file's name
-	meta    *Meta // nil: it was never verified here
-	same    bool  // it is the very file that meta describes
-	inPlace bool  // it is at least the same file, whatever it holds now
-	tree    bool  // the tree is there and complete
+	there bool  // the run file
+	meta  *Meta // nil: it was never verified here
+	same  bool  // it is the file that meta describes
+	tree  bool  // the tree is there and complete
 }
 
 // step is what comes next for a wanted run file.
@@ -29,29 +27,23 @@ const (
 	use     step = iota // all is there
 	fetch               // no run file
 	verify              // a run file that was not verified, or has changed since
-	confirm             // verified, but against no checksum, and one is required
+	confirm             // verified without a checksum, and one is required
 	unpack              // no tree
 	refuse              // not the file that is pinned
 )
 
-// own reports whether the file is one that was downloaded here, however it looks now.
-func (f found) own() bool { return (f.inPlace || f.same) && f.meta.URL != "" }
-
 func (c *Cache) look(p paths) found {
 	var f found
 	st, err := os.Lstat(p.run)
-	f.there = err == nil
-	if !f.there {
-		return f
-	}
-	m, err := readMeta(p.meta)
 	if err != nil {
 		return f
 	}
-	f.meta = &m
-	f.inPlace = m.changedInPlace(p.run, st)
-	f.same = st.Mode().IsRegular() && m.describes(st)
-	f.tree = f.same && m.whole(p.tree)
+	f.there = true
+	if m, err := readMeta(p.meta); err == nil {
+		f.meta = &m
+		f.same = m.describes(st)
+		f.tree = f.same && m.whole(p.tree)
+	}
 	return f
 }
 
@@ -59,7 +51,7 @@ func decide(f found, w Want) step {
 	switch {
 	case !f.there:
 		return fetch
-	case f.meta == nil, !f.same, f.meta.Damaged != "":
+	case !f.same:
 		return verify
 	case w.SHA256 != "" && w.SHA256 != f.meta.SHA256:
 		return refuse
@@ -72,8 +64,8 @@ func decide(f found, w Want) step {
 }
 
 // Get returns the wanted run file, from the folder or from the first URL that
-// has it. One process at a time works on a run file; the others wait, at most
-// LockTimeout, and then find it. What is there already costs a few stat calls.
+// has it. One process at a time works on a run file. The others wait, at most
+// LockTimeout, and then find it.
 func (c *Cache) Get(ctx context.Context, w Want) (*Entry, error) {
 	if err := w.check(); err != nil {
 		return nil, err
@@ -82,14 +74,14 @@ func (c *Cache) Get(ctx context.Context, w Want) (*Entry, error) {
 		return nil, err
 	}
 	p, fetched := c.paths(w.Version, w.Arch), false
-	// Between the end of the work and the shared lock a prune may come in, hence the loop.
+	// A prune may come between the work and the shared lock, hence the loop.
 	for range 10 {
 		if decide(c.look(p), w) == use {
 			e, err := c.hold(ctx, p, w)
-			if err != nil || e != nil {
-				if e != nil {
-					e.Fetched = fetched
-				}
+			if e != nil {
+				e.Fetched = fetched
+			}
+			if e != nil || err != nil {
 				return e, err
 			}
 			continue
@@ -120,12 +112,8 @@ func (c *Cache) hold(ctx context.Context, p paths, w Want) (*Entry, error) {
 		return nil, err
 	}
 	e.lock = l
-	if m := *f.meta; w.Tree && m.Boot != "" && m.Boot != boot() {
-		// The tree was counted just now: once a boot is enough.
-		m.Boot = boot()
-		_ = writeMeta(p.meta, m)
-	}
-	// The time of last use; it fails on a read-only file system, where nothing is pruned either.
+	// The time of last use. It cannot be set on a read-only file system, where
+	// nothing is pruned either.
 	_ = os.Chtimes(p.meta, time.Now(), time.Now())
 	return e, nil
 }
@@ -140,8 +128,7 @@ func entry(p paths, w Want, m Meta) (*Entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", p.run, err)
 	}
-	e := &Entry{RunFile: p.run, Meta: m}
-	e.Report = runfile.Report{Header: h, Size: m.Size, SHA256: m.SHA256}
+	e := &Entry{RunFile: p.run, Meta: m, Report: runfile.Report{Header: h, Size: m.Size, SHA256: m.SHA256}}
 	if w.SHA256 != "" {
 		e.Meta.Verified = byPin
 	}
@@ -154,10 +141,7 @@ func entry(p paths, w Want, m Meta) (*Entry, error) {
 
 // lock takes the lock of a run file and says for whom it waits.
 func (c *Cache) lock(ctx context.Context, p paths, o lock.Options) (*lock.Lock, error) {
-	o.Timeout, o.Holder = c.lockTimeout(), c.Holder
-	if o.Holder == "" {
-		o.Holder = "the cache"
-	}
+	o.Timeout, o.Holder = or(c.LockTimeout, 15*time.Minute), or(c.Holder, "the cache")
 	o.OnWait = func(holder string, waited time.Duration) {
 		if waited < time.Second {
 			c.log().Infof("waiting for %s, held by %s", p.file(), holder)
@@ -191,14 +175,15 @@ func (c *Cache) work(ctx context.Context, p paths, w Want) (fetched bool, err er
 	case fetch:
 		return true, c.fetch(ctx, p, w)
 	case verify, unpack:
-		err := c.verify(ctx, p, w, f)
-		var bad contentFault
-		if errors.As(err, &bad) && f.own() {
-			c.log().Warnf("%v: it was downloaded whole and has changed since, so it is fetched again", err)
-			c.discard(p)
-			return true, c.fetch(ctx, p, w)
+		bad := c.verify(ctx, p, w, f)
+		if !isContent(bad) {
+			return false, bad
 		}
-		return false, err
+		c.log().Warnf("%v; fetching it", bad)
+		if err := c.fetch(ctx, p, w); err != nil {
+			return false, hint.Wrap(all{bad, err}, hint.Of(err))
+		}
+		return true, nil
 	case confirm:
 		return false, c.confirm(ctx, p, w, *f.meta)
 	case refuse:
@@ -206,13 +191,4 @@ func (c *Cache) work(ctx context.Context, p paths, w Want) (fetched bool, err er
 			"%s has the sha256 %s, but %s is pinned", p.run, f.meta.SHA256, w.SHA256)
 	}
 	return false, nil
-}
-
-// discard removes a run file of our own that has gone bad, with all that hangs on it.
-func (c *Cache) discard(p paths) {
-	_ = os.Remove(p.meta)
-	_ = os.Remove(p.run)
-	if err := os.Rename(p.tree, p.oldTree); err == nil || errors.Is(err, fs.ErrNotExist) {
-		removeTrees(p)
-	}
 }

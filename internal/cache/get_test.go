@@ -70,30 +70,24 @@ func TestTreeIsUnpackedLaterFromTheFile(t *testing.T) {
 	requireClean(t, c, v1)
 }
 
-func TestIncompleteTreeIsUnpackedAgainAfterABoot(t *testing.T) {
-	c, _ := newCache(t)
-	s := serve(t, true).offer(v1, sample(t, v1))
-	e := get(t, c, want(v1, s.template()))
-	e.Release()
-	require.NoError(t, os.Truncate(filepath.Join(e.Tree, ".manifest"), 0))
-	m := e.Meta
-	m.Boot = "another"
-	require.NoError(t, writeMeta(e.Tree+endMeta, m))
-	e = get(t, c, want(v1, s.template()))
-	st, err := os.Stat(filepath.Join(e.Tree, ".manifest"))
-	require.NoError(t, err)
-	require.NotZero(t, st.Size())
-	require.Equal(t, 1, s.count(m.file()))
-
-	// A complete one is counted once.
-	e.Release()
-	m = e.Meta
-	m.Boot = "another"
-	require.NoError(t, writeMeta(e.Tree+endMeta, m))
-	get(t, c, want(v1, s.template())).Release()
-	m, err = readMeta(e.Tree + endMeta)
-	require.NoError(t, err)
-	require.Equal(t, boot(), m.Boot)
+func TestIncompleteTreeIsUnpackedAgain(t *testing.T) {
+	for name, spoil := range map[string]func(tree string) error{
+		"file cut off": func(tree string) error { return os.Truncate(filepath.Join(tree, ".manifest"), 0) },
+		"file missing": func(tree string) error { return os.Remove(filepath.Join(tree, ".manifest")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, _ := newCache(t)
+			s := serve(t, true).offer(v1, sample(t, v1))
+			e := get(t, c, want(v1, s.template()))
+			e.Release()
+			require.NoError(t, spoil(e.Tree))
+			e = get(t, c, want(v1, s.template()))
+			st, err := os.Stat(filepath.Join(e.Tree, ".manifest"))
+			require.NoError(t, err)
+			require.NotZero(t, st.Size())
+			require.Equal(t, 1, s.count(e.Meta.file()))
+		})
+	}
 }
 
 func TestTreeOfOthersIsNotTrusted(t *testing.T) {
@@ -126,7 +120,8 @@ func TestOwnFileThatChangedIsFetchedAgain(t *testing.T) {
 	require.NoError(t, f.Close())
 	e = get(t, c, want(v1, s.template()))
 	require.True(t, e.Fetched)
-	require.Contains(t, said.text(), "fetched again")
+	require.Contains(t, said.text(), runName+" is refused: ")
+	require.Contains(t, said.text(), "; fetching it")
 	got, err := os.ReadFile(e.RunFile)
 	require.NoError(t, err)
 	require.Equal(t, b, got)
@@ -205,7 +200,6 @@ func TestDecisionFollowsFromWhatIsFound(t *testing.T) {
 		{"tree without file", found{tree: true}, Want{Tree: true}, fetch},
 		{"put there by hand", found{there: true}, Want{}, verify},
 		{"exchanged", found{there: true, meta: &good}, Want{}, verify},
-		{"marked as damaged", found{there: true, same: true, meta: &Meta{SHA256: sum, Damaged: "x"}}, Want{}, verify},
 		{"all there", found{there: true, same: true, meta: &good, tree: true}, Want{Tree: true}, use},
 		{"tree not wanted", found{there: true, same: true, meta: &good}, Want{}, use},
 		{"tree missing", found{there: true, same: true, meta: &good}, Want{Tree: true}, unpack},
@@ -230,6 +224,8 @@ func TestNames(t *testing.T) {
 		"NVIDIA-Linux-x86_64-580.142.run.part":               {v2, endPart},
 		"NVIDIA-Linux-x86_64-580.142.run.part.json":          {v2, endOrigin},
 		"NVIDIA-Linux-x86_64-580.142.tree.new":               {v2, endNewTree},
+		"NVIDIA-Linux-x86_64-580.142.run.refused":            {v2, endRefused},
+		"NVIDIA-Linux-x86_64-580.142.run.refused.txt":        {v2, endReason},
 		"NVIDIA-Linux-x86_64-580.142-no-compat32.run":        {},
 		"NVIDIA-Linux-ppc64le-580.142.run":                   {},
 		"NVIDIA-Linux-x86_64-..run":                          {},

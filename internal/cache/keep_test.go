@@ -62,50 +62,79 @@ func TestRequiredChecksumOfAnAdoptedFileComesFromTheURL(t *testing.T) {
 	require.Zero(t, s.count(runName), "the file itself is there")
 }
 
-func TestWrongFilePutThereIsRefusedAndLeftAlone(t *testing.T) {
+func TestWrongFilePutThereIsSetAsideAndFetched(t *testing.T) {
 	good := sample(t, v1)
 	flipped := bytes.Clone(good)
 	flipped[len(flipped)-1000] ^= 1
 	for name, c := range map[string]struct {
-		b            []byte
-		want         func(*Want)
-		beside, says string
+		b    []byte
+		says string
 	}{
-		"other version":  {b: sample(t, v2), says: "580.142"},
-		"of equal size":  {b: relabel(good, "580.163.01"), says: "driver version 580.163.01"},
-		"flipped byte":   {b: flipped, says: "is refused"},
-		"cut off":        {b: good[:len(good)-1], says: "is refused"},
-		"empty":          {b: []byte{}, says: "empty"},
-		"text":           {b: []byte("hello\n"), says: "is refused"},
-		"pinned other":   {b: good, want: func(w *Want) { w.SHA256 = sumOf(nil) }, says: "sha256"},
-		"other beside":   {b: good, beside: sumOf(nil) + "  " + runName + "\n", says: "sha256"},
-		"garbage beside": {b: good, beside: "x", says: "not the output of sha256sum"},
+		"other version": {sample(t, v2), "580.142"},
+		"of equal size": {relabel(good, "580.163.01"), "driver version 580.163.01"},
+		"flipped byte":  {flipped, "the file is damaged|payload is broken"},
+		"cut off":       {good[:len(good)-1], "payload ends|the file is damaged"},
+		"empty":         {[]byte{}, "empty"},
+		"text":          {[]byte("hello\n"), "not a run file"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cache, _ := newCache(t)
+			cache, said := newCache(t)
 			run := put(t, cache, c.b)
-			if c.beside != "" {
-				require.NoError(t, os.WriteFile(run+".sha256sum", []byte(c.beside), 0o644))
-			}
 			before, err := os.Stat(run)
 			require.NoError(t, err)
-			s := serve(t, true).offer(v1, good)
-			w := want(v1, s.template())
-			if c.want != nil {
-				c.want(&w)
-			}
-			_, err = cache.Get(testContext(t), w)
-			require.ErrorContains(t, err, run)
-			require.ErrorContains(t, err, c.says)
-			require.Zero(t, s.count(runName))
-			after, err := os.Stat(run)
+			_, err = cache.Get(testContext(t), want(v1))
+			require.ErrorContains(t, err, run+" is refused: ")
+			require.Regexp(t, c.says, err.Error())
+			require.ErrorContains(t, err, "no URL is configured")
+			require.Contains(t, hint.Of(err), "pve-nvidia-hook cache add FILE")
+			p := cache.paths(v1, "x86_64")
+			after, err := os.Stat(p.refused)
 			require.NoError(t, err)
 			require.True(t, os.SameFile(before, after))
-			require.Equal(t, before.ModTime(), after.ModTime())
-			require.NoFileExists(t, cache.paths(v1, "x86_64").meta)
-			require.NoDirExists(t, cache.paths(v1, "x86_64").newTree)
+			require.NoFileExists(t, run)
+			it := list(t, cache)[0]
+			require.Equal(t, []string{Refused, p.refused}, []string{it.State, it.Path})
+			require.Regexp(t, c.says, it.Damage)
+
+			said.lines = nil
+			require.True(t, get(t, cache, want(v1, serve(t, true).offer(v1, good).template())).Fetched)
+			requireClean(t, cache, v1)
 		})
 	}
+}
+
+// A checksum that somebody has put there holds for what is fetched, too.
+func TestWrongChecksumPutThereIsNotPassedOver(t *testing.T) {
+	good := sample(t, v1)
+	for text, says := range map[string]string{
+		sumOf(nil) + "  " + runName + "\n": "sha256 is " + sumOf(good) + ", wanted " + sumOf(nil) + " (from its .sha256sum)",
+		"x":                                "not the output of sha256sum",
+	} {
+		c, _ := newCache(t)
+		run := put(t, c, good)
+		require.NoError(t, os.WriteFile(run+".sha256sum", []byte(text), 0o644))
+		w := want(v1, serve(t, true).offer(v1, good).template())
+		_, err := c.Get(testContext(t), w)
+		require.ErrorContains(t, err, says)
+		_ = os.Remove(run)
+		_, err = c.Get(testContext(t), w)
+		require.ErrorContains(t, err, says)
+		require.NoFileExists(t, run)
+	}
+}
+
+// A pin is of one container's settings: the file may be right for others.
+func TestFileThatIsNotThePinnedOneStays(t *testing.T) {
+	c, _ := newCache(t)
+	good := sample(t, v1)
+	run := put(t, c, good)
+	w := want(v1)
+	w.SHA256 = sumOf(nil)
+	_, err := c.Get(testContext(t), w)
+	require.ErrorContains(t, err, run+" has the sha256 "+sumOf(good)+", but "+sumOf(nil)+" is pinned")
+	get(t, c, want(v1)).Release()
+	w.SHA256 = sumOf(good)
+	require.Equal(t, byPin, get(t, c, w).Meta.Verified)
 }
 
 func TestOddFilesAreRefused(t *testing.T) {
@@ -157,9 +186,10 @@ func TestExchangedFileIsNoticed(t *testing.T) {
 	e.Release()
 	require.NoError(t, os.Remove(e.RunFile))
 	put(t, c, sample(t, v2))
-	_, err := c.Get(testContext(t), want(v1, s.template()))
-	require.ErrorContains(t, err, "is refused", "another's file is not replaced")
-	require.Equal(t, 1, s.count(runName))
+	_, err := c.Get(testContext(t), want(v1))
+	require.ErrorContains(t, err, "is refused")
+	require.FileExists(t, c.paths(v1, "x86_64").refused)
+	require.True(t, get(t, c, want(v1, s.template())).Fetched)
 }
 
 func TestAddCopiesAndVerifies(t *testing.T) {
@@ -261,8 +291,8 @@ func TestVerifyFindsDamageAndTheNextUseHeals(t *testing.T) {
 	require.Equal(t, Ready, list(t, c)[0].State)
 
 	it, err = c.Verify(testContext(t), v1, "x86_64")
-	require.ErrorContains(t, err, "is damaged")
-	require.Equal(t, Damaged, it.State)
+	require.ErrorContains(t, err, "is refused")
+	require.Equal(t, Refused, it.State)
 	require.Contains(t, it.Damage, "sha256")
 	e = get(t, c, want(v1, s.template()))
 	require.True(t, e.Fetched)
@@ -321,8 +351,8 @@ func TestPruneKeepsWhatIsUsedWantedOrRecent(t *testing.T) {
 		st, err := os.Stat(p.run)
 		require.NoError(t, err)
 		m := Meta{SHA256: sumOf(b), Verified: byHeader}
-		m.describe(p.run, st)
-		require.NoError(t, writeMeta(p.meta, m))
+		m.describe(st)
+		require.NoError(t, writeJSON(p.meta, m))
 		used := now.Add(-time.Duration(i) * time.Hour)
 		require.NoError(t, os.Chtimes(p.meta, used, used))
 	}
@@ -340,8 +370,11 @@ func TestPruneKeepsWhatIsUsedWantedOrRecent(t *testing.T) {
 	}
 	require.ElementsMatch(t, []version.Driver{"535.1.01", "570.1.01", v2}, names(gone))
 	require.ElementsMatch(t, []version.Driver{"470.1.01", "550.1.01", "560.1.01"}, names(list(t, c)))
-	require.ErrorIs(t, c.Remove(testContext(t), "560.1.01", "x86_64"), lock.ErrBusy)
+	it, _ := c.item("560.1.01", "x86_64")
+	require.ErrorIs(t, c.Remove(testContext(t), it), lock.ErrBusy)
 	require.NoError(t, held.Release())
+	it.State = Partial // when it was listed
+	require.ErrorIs(t, c.Remove(testContext(t), it), lock.ErrBusy, "it is ready by now")
 	_, err = c.Prune(testContext(t), 0, nil)
 	require.NoError(t, err)
 	left, err := os.ReadDir(c.Dir)
@@ -349,54 +382,31 @@ func TestPruneKeepsWhatIsUsedWantedOrRecent(t *testing.T) {
 	require.Empty(t, left)
 }
 
-// A damaged file is the newest by its time, and must not take the place of a good one.
-func TestPruneRemovesWhatHasGoneBadAndKeepsWhatIsGood(t *testing.T) {
-	c, said := newCache(t)
-	s := serve(t, true)
-	fetched := func(v version.Driver) string {
-		e := get(t, c, want(v, s.offer(v, sample(t, v)).template()))
-		defer e.Release()
-		return e.RunFile
-	}
-	good, changed := fetched(v1), fetched(v2)
-	before := time.Now().Add(-time.Hour)
-	require.NoError(t, os.Chtimes(c.paths(v1, "x86_64").meta, before, before))
-	require.NoError(t, os.WriteFile(changed, []byte("cut"), 0o644))
-	if list(t, c)[0].URL == "" {
-		t.Skip("the file system keeps no birth times: whose the changed file is cannot be told")
-	}
-	byHand := c.paths("470.256.02", "x86_64").run
-	require.NoError(t, os.WriteFile(byHand, sample(t, "470.256.02"), 0o644))
-	_, err := c.Verify(testContext(t), "470.256.02", "x86_64")
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(byHand, []byte("cut"), 0o644))
-
-	wanted := func(v version.Driver) bool { return v == v2 }
-	gone, err := c.Prune(testContext(t), 1, wanted)
-	require.NoError(t, err)
-	require.Empty(t, gone, "a wanted one may just have been touched")
-	gone, err = c.Prune(testContext(t), 1, nil)
-	require.NoError(t, err)
-	require.Len(t, gone, 1)
-	require.Equal(t, v2, gone[0].Version)
-	require.FileExists(t, good)
-	require.FileExists(t, byHand)
-	require.Contains(t, said.text(), byHand+" is changed and stays, for it was put there by hand or by cache add: remove it, or see: ")
-}
-
-func TestDamagedTakesNoPlaceAmongTheOnesKept(t *testing.T) {
+// A refused file is the newest by its time, and must not take the place of a good one.
+func TestRefusedTakesNoPlaceAmongTheOnesKept(t *testing.T) {
 	now := time.Now()
 	items := []Item{
 		{Version: v1, State: Ready, LastUsed: now.Add(-time.Hour)},
-		{Version: v2, State: Damaged, URL: "https://x", LastUsed: now},
-		{Version: "470.1", State: Damaged, LastUsed: now},
+		{Version: v2, State: Refused, LastUsed: now},
+		{Version: "470.1", State: Unverified, LastUsed: now.Add(-2 * time.Hour)},
+		{Version: "535.1", State: Unverified, LastUsed: now.Add(-2 * time.Hour)},
 	}
-	gone, odd := Prunable(items, 1, func(v version.Driver) bool { return v == v2 })
-	require.Equal(t, items[1:2], gone, "wanted or not: it is fetched again")
-	require.Equal(t, items[2:], odd)
+	gone := Prunable(items, 1, func(v version.Driver) bool { return v == v2 || v == "535.1" })
+	require.Equal(t, items[1:3], gone, "a refused one goes, wanted or not: it is fetched again")
+
+	c, _ := newCache(t)
+	put(t, c, []byte("hello\n"))
+	_, err := c.Verify(testContext(t), v1, "x86_64")
+	require.Error(t, err)
+	items, err = c.Prune(testContext(t), 1, func(version.Driver) bool { return true })
+	require.NoError(t, err)
+	require.Len(t, items, 1)
+	left, err := os.ReadDir(c.Dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
 }
 
-func TestVerifyMarksWhateverIsWrongAndUseIsFreeAgainOnceItIsRight(t *testing.T) {
+func TestVerifySetsAsideWhateverIsWrong(t *testing.T) {
 	good := sample(t, v1)
 	flipped := bytes.Clone(good)
 	flipped[len(flipped)-1000] ^= 1
@@ -407,39 +417,34 @@ func TestVerifyMarksWhateverIsWrongAndUseIsFreeAgainOnceItIsRight(t *testing.T) 
 			run := put(t, c, b)
 			for range 2 {
 				it, err := c.Verify(testContext(t), v1, "x86_64")
-				require.ErrorContains(t, err, run+" is refused: ")
-				require.Contains(t, hint.Of(err), "rm "+run+", and the next start fetches it again")
+				require.ErrorContains(t, err, run+" is refused")
+				require.Contains(t, hint.Of(err), "the next start fetches it again")
 				require.Equal(t, Refused, it.State)
 				require.NotContains(t, it.Damage, runName, "its name stands before it")
 				require.Equal(t, []Item{it}, list(t, c))
 			}
-			_, err := c.Get(testContext(t), want(v1, s.template()))
-			require.ErrorContains(t, err, run+" is refused: ", "what a mark says is not what a use goes by")
-			require.FileExists(t, run, "another's file is not replaced")
-
-			require.NoError(t, os.Remove(run))
 			put(t, c, good)
 			require.Equal(t, Unverified, list(t, c)[0].State)
 			it, err := c.Verify(testContext(t), v1, "x86_64")
 			require.NoError(t, err)
 			require.Equal(t, Ready, it.State)
+			requireClean(t, c, v1)
 
 			require.NoError(t, os.WriteFile(run, b, 0o644))
-			require.Equal(t, Changed, list(t, c)[0].State)
+			require.Equal(t, Unverified, list(t, c)[0].State)
 			it, err = c.Verify(testContext(t), v1, "x86_64")
 			require.Error(t, err)
 			require.Equal(t, Refused, it.State)
-			require.NoError(t, os.Remove(run))
 			e := get(t, c, want(v1, s.template()))
 			require.True(t, e.Fetched)
 			e.Release()
 			require.Equal(t, Ready, list(t, c)[0].State)
+			requireClean(t, c, v1)
 		})
 	}
 }
 
-// A mark does not take away the checksum by which the fault was found: the header's
-// own MD5 says nothing of the first lines.
+// The header's own MD5 says nothing of the first lines.
 func TestAFileFoundWrongByItsSumIsNotTakenByItsHeader(t *testing.T) {
 	c, _ := newCache(t)
 	good := sample(t, v1)
@@ -459,11 +464,23 @@ func TestAFileFoundWrongByItsSumIsNotTakenByItsHeader(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 	require.NoError(t, os.Chtimes(it.Path, st.ModTime(), st.ModTime()))
-	for range 3 {
+	for range 2 {
 		it, err = c.Verify(testContext(t), v1, "x86_64")
 		require.ErrorContains(t, err, "sha256")
 		require.Equal(t, Refused, it.State)
 	}
-	_, err = c.Get(testContext(t), want(v1))
-	require.ErrorContains(t, err, "sha256")
+	require.NoFileExists(t, c.paths(v1, "x86_64").run)
+}
+
+// It may have changed where the header's MD5 does not see it.
+func TestAFileThatChangedIsHeldToTheChecksumThatItHad(t *testing.T) {
+	c, _ := newCache(t)
+	good := sample(t, v1)
+	run := put(t, c, good)
+	get(t, c, want(v1)).Release()
+	bad := bytes.Clone(good)
+	bad[bytes.IndexByte(bad, '\n')+3] ^= 1
+	require.NoError(t, os.WriteFile(run, bad, 0o644))
+	_, err := c.Get(testContext(t), want(v1))
+	require.ErrorContains(t, err, "sha256 is")
 }

@@ -1,12 +1,14 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
@@ -16,10 +18,8 @@ import (
 // States of an Item.
 const (
 	Ready      = "ready"      // verified and unchanged since
-	Unverified = "unverified" // put there by hand and not used yet
-	Changed    = "changed"    // not the file that was verified; it is verified again before it is used
-	Damaged    = "damaged"    // a verification found it wrong; it is fetched again when it is needed
-	Refused    = "refused"    // a verification found it wrong, and it was not fetched from a URL: a person has to remove it
+	Unverified = "unverified" // put there by hand, or changed since; it is verified before it is used
+	Refused    = "refused"    // found wrong and set aside
 	Partial    = "partial"    // a download that was broken off or is under way
 )
 
@@ -37,8 +37,11 @@ type Item struct {
 	At       time.Time      `json:"at,omitzero"`        // of the verification
 	LastUsed time.Time      `json:"last_used,omitzero"` // about
 	InUse    bool           `json:"in_use"`             // a run works on it or with it just now
-	Damage   string         `json:"damage,omitempty"`
+	Damage   string         `json:"damage,omitempty"`   // why it is refused
 }
+
+// Advice is what to do about an Item that is refused.
+func (it Item) Advice() string { return adviceOnRefused }
 
 // List returns what the folder holds, the newest version first. It changes
 // nothing, and a missing folder holds nothing.
@@ -63,62 +66,40 @@ func (c *Cache) List() ([]Item, error) {
 		}
 	}
 	slices.SortFunc(items, func(a, b Item) int {
-		if n := version.Compare(b.Version, a.Version); n != 0 {
-			return n
-		}
-		return compareText(a.Arch, b.Arch)
+		return cmp.Or(version.Compare(b.Version, a.Version), cmp.Compare(a.Arch, b.Arch))
 	})
 	return items, nil
 }
 
-func compareText(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
 func (c *Cache) item(v version.Driver, arch string) (Item, bool) {
 	p := c.paths(v, arch)
-	it := Item{Version: v, Arch: arch, Path: p.run}
-	st, err := os.Lstat(p.run)
+	it := Item{Version: v, Arch: arch}
+	var st fs.FileInfo
+	err := fs.ErrNotExist
+	for _, at := range []struct{ path, state string }{{p.run, Unverified}, {p.part, Partial}, {p.refused, Refused}} {
+		it.Path, it.State = at.path, at.state
+		if st, err = os.Lstat(at.path); err == nil {
+			break
+		}
+	}
 	if err != nil {
-		part, err := os.Lstat(p.part)
-		if err != nil {
-			return it, false
-		}
-		it.State, it.Size, it.LastUsed, it.Path = Partial, part.Size(), part.ModTime(), p.part
-		it.InUse = inUse(p)
-		return it, true
+		return it, false
 	}
-	f := c.look(p)
 	it.Size, it.LastUsed, it.InUse = st.Size(), st.ModTime(), inUse(p)
+	f := c.look(p)
 	switch {
-	case f.meta == nil, !f.same && f.meta.SHA256 == "": // the one that was found wrong has gone
-		it.State = Unverified
-		return it, true
-	case !f.same:
-		it.State = Changed
-		if f.own() {
-			it.URL = f.meta.URL
+	case it.State == Refused:
+		text, _ := readSmall(p.reason)
+		it.Damage = strings.TrimSpace(string(text))
+	case it.State == Unverified && f.same:
+		m := f.meta
+		it.State, it.SHA256, it.URL, it.Verified, it.At = Ready, m.SHA256, m.URL, m.Verified, m.At
+		if f.tree {
+			it.TreeSize = m.Unpacked
 		}
-		return it, true
-	case f.meta.Damaged != "" && f.meta.URL == "":
-		it.State, it.Damage = Refused, f.meta.Damaged
-	case f.meta.Damaged != "":
-		it.State, it.Damage = Damaged, f.meta.Damaged
-	default:
-		it.State = Ready
-	}
-	it.SHA256, it.URL, it.Verified, it.At = f.meta.SHA256, f.meta.URL, f.meta.Verified, f.meta.At
-	if f.tree {
-		it.TreeSize = f.meta.Unpacked
-	}
-	if st, err := os.Lstat(p.meta); err == nil {
-		it.LastUsed = st.ModTime()
+		if st, err := os.Lstat(p.meta); err == nil {
+			it.LastUsed = st.ModTime()
+		}
 	}
 	return it, true
 }

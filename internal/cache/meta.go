@@ -7,11 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // How a run file was verified, in the words of Meta.Verified.
@@ -21,8 +18,8 @@ const (
 	byHeader = "header md5 only"
 )
 
-// Proof is what Meta.Verified tells a reader who does not know that the header's
-// checksum travels in the file itself.
+// Proof explains Meta.Verified to a reader who does not know that the header's
+// checksum is part of the file itself.
 func Proof(verified string) string {
 	if verified == byHeader {
 		return verified + ", which proves that it is whole, not where it is from"
@@ -30,7 +27,7 @@ func Proof(verified string) string {
 	return verified
 }
 
-// Meta stands beside a run file as its .json.
+// Meta is the .json beside a verified run file.
 type Meta struct {
 	URL      string    `json:"url,omitempty"` // without credentials; "" when it was put there by hand or by Add
 	Size     int64     `json:"size"`
@@ -38,24 +35,21 @@ type Meta struct {
 	Verified string    `json:"verified"` // "pinned sha256", "published sha256", "header md5 only"
 	At       time.Time `json:"at"`
 
-	Files    int    `json:"files,omitempty"`    // in the tree
-	Unpacked int64  `json:"unpacked,omitempty"` // bytes in the tree's files
-	Damaged  string `json:"damaged,omitempty"`  // what a later verification found wrong, or the first one
+	// What the tree holds. It is counted before each use: after a loss of power it
+	// may have its name but not all its files.
+	Files    int   `json:"files,omitempty"`    // folders left out; 0: no tree
+	Unpacked int64 `json:"unpacked,omitempty"` // bytes of its files
 
-	// The run file and the tree that were verified, so that an exchanged one is
-	// noticed without reading 400 MB again.
-	Inode     uint64 `json:"inode"`
-	Changed   int64  `json:"changed"`              // modification time, ns
-	Born      int64  `json:"born,omitempty"`       // birth time, ns, where the file system keeps one
-	TreeInode uint64 `json:"tree_inode,omitempty"` // 0: no tree
-	TreeMade  int64  `json:"tree_made,omitempty"`  // modification time of its top folder, ns
-	Boot      string `json:"boot,omitempty"`       // boot id under which the tree was written, or counted last
+	// With the size these tell whether the file is still the one that was verified,
+	// without reading 400 MB again.
+	Inode   uint64 `json:"inode"`
+	Changed int64  `json:"changed"` // modification time, ns
 }
 
-const metaMost = 64 << 10
+const maxSmall = 64 << 10 // bytes of metadata, a checksum file, or a reason
 
 func readMeta(path string) (Meta, error) {
-	text, err := ReadFile(path, metaMost)
+	text, err := ReadFile(path, maxSmall)
 	if err != nil {
 		return Meta{}, err
 	}
@@ -71,14 +65,10 @@ func parseMeta(text []byte) (Meta, error) {
 	if err := json.Unmarshal(text, &m); err != nil {
 		return Meta{}, err
 	}
-	if m.Damaged == "" && (!isSHA256(m.SHA256) || m.Size <= 0 || m.Verified == "") {
-		return Meta{}, errors.New("it says nothing useful")
+	if !isSHA256(m.SHA256) || m.Size <= 0 || m.Verified == "" {
+		return Meta{}, errors.New("size, sha256 or verified is missing")
 	}
 	return m, nil
-}
-
-func writeMeta(path string, m Meta) error {
-	return writeJSON(path, m)
 }
 
 func writeJSON(path string, v any) error {
@@ -91,28 +81,11 @@ func writeJSON(path string, v any) error {
 
 // describes reports whether st is the file that was verified.
 func (m Meta) describes(st fs.FileInfo) bool {
-	return m.Size == st.Size() && m.Changed == st.ModTime().UnixNano() && m.Inode == inode(st)
+	return st.Mode().IsRegular() && m.Size == st.Size() && m.Changed == st.ModTime().UnixNano() && m.Inode == inode(st)
 }
 
-// describe notes which file it is that bears the name run.
-func (m *Meta) describe(run string, st fs.FileInfo) {
-	m.Size, m.Changed, m.Inode, m.Born = st.Size(), st.ModTime().UnixNano(), inode(st), born(run)
-}
-
-// changedInPlace reports whether the file at run is the one that was verified,
-// with another content or time. A new file may well get the inode of a removed one,
-// so without a birth time it is not.
-func (m Meta) changedInPlace(run string, st fs.FileInfo) bool {
-	return st.Mode().IsRegular() && inode(st) == m.Inode && m.Born != 0 && m.Born == born(run)
-}
-
-func born(name string) int64 {
-	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BTIME, &st)
-	if err != nil || st.Mask&unix.STATX_BTIME == 0 {
-		return 0
-	}
-	return st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
+func (m *Meta) describe(st fs.FileInfo) {
+	m.Size, m.Changed, m.Inode = st.Size(), st.ModTime().UnixNano(), inode(st)
 }
 
 func inode(st fs.FileInfo) uint64 {
@@ -122,32 +95,19 @@ func inode(st fs.FileInfo) uint64 {
 	return 0
 }
 
-// boot returns the id of this boot of the node.
-func boot() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(id))
-}
-
-// whole reports whether the tree is the one that was unpacked and is complete.
-// A rename publishes it, which a loss of power can outlive while the files'
-// content does not: the first look after another boot (or from another node)
-// therefore counts files and bytes, which takes milliseconds.
+// whole reports whether the tree holds what was unpacked. Counting takes some
+// milliseconds.
 func (m Meta) whole(tree string) bool {
 	st, err := os.Lstat(tree)
-	if err != nil || !st.IsDir() || m.TreeInode == 0 || inode(st) != m.TreeInode || st.ModTime().UnixNano() != m.TreeMade {
+	if err != nil || !st.IsDir() || m.Files == 0 {
 		return false
-	}
-	if m.Boot != "" && m.Boot == boot() {
-		return true
 	}
 	files, bytes, err := count(tree)
 	return err == nil && files == m.Files && bytes == m.Unpacked
 }
 
-// count returns how many members a tree has, folders left out, and the bytes of its regular files.
+// count returns how many members a tree has, without its folders, and the bytes
+// of its regular files.
 func count(tree string) (files int, bytes int64, err error) {
 	err = filepath.WalkDir(tree, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

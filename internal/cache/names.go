@@ -12,33 +12,39 @@ import (
 
 const prefix = "NVIDIA-Linux-"
 
-// Endings of the files beside a run file. None of them can be taken for the
-// name of a run file or of a tree, which end in ".run" and in a digit.
+// Endings of the files of one run file.
 const (
 	endRun     = ".run"
 	endMeta    = ".json"
 	endLock    = ".lock"
 	endPart    = ".run.part"
 	endOrigin  = ".run.part.json"
+	endRefused = ".run.refused"
+	endReason  = ".run.refused.txt"
 	endSum     = ".run.sha256sum"
 	endNewTree = ".tree.new"
 	endOldTree = ".tree.old"
 )
+
+// endings has the longer ones first, because some end like others.
+var endings = []string{endOrigin, endPart, endReason, endRefused, endSum, endRun, endMeta, endLock, endNewTree, endOldTree}
 
 // FileName returns NVIDIA's name for a run file: NVIDIA-Linux-x86_64-580.76.05.run.
 func FileName(v version.Driver, arch string) string { return base(v, arch) + endRun }
 
 func base(v version.Driver, arch string) string { return prefix + arch + "-" + string(v) }
 
-// paths are the files that belong to one run file.
+// paths are the files of one run file.
 type paths struct {
 	base    string // NVIDIA-Linux-x86_64-580.76.05, without folder
 	run     string
 	tree    string
 	meta    string
 	lock    string
-	part    string // a download under way, or what a broken-off one left
+	part    string // a download, or a copy, that is not verified yet
 	origin  string // where part comes from, for resuming it
+	refused string // a file that was found wrong
+	reason  string // why
 	sum     string // a checksum put there by hand
 	newTree string // being unpacked
 	oldTree string // being removed
@@ -47,7 +53,8 @@ type paths struct {
 func (c *Cache) paths(v version.Driver, arch string) paths {
 	b := base(v, arch)
 	p := filepath.Join(c.Dir, b)
-	return paths{b, p + endRun, p, p + endMeta, p + endLock, p + endPart, p + endOrigin, p + endSum, p + endNewTree, p + endOldTree}
+	return paths{base: b, run: p + endRun, tree: p, meta: p + endMeta, lock: p + endLock, part: p + endPart, origin: p + endOrigin,
+		refused: p + endRefused, reason: p + endReason, sum: p + endSum, newTree: p + endNewTree, oldTree: p + endOldTree}
 }
 
 func (p paths) file() string { return p.base + endRun }
@@ -58,13 +65,12 @@ func parseName(name string) (v version.Driver, arch, ending string, ok bool) {
 	if !ok {
 		return "", "", "", false
 	}
-	arch, rest, _ = strings.Cut(rest, "-")
+	arch, text, _ := strings.Cut(rest, "-")
 	if !knownArch(arch) {
 		return "", "", "", false
 	}
-	text := rest
-	for _, e := range []string{endOrigin, endPart, endSum, endRun, endMeta, endLock, endNewTree, endOldTree} {
-		if t, found := strings.CutSuffix(rest, e); found {
+	for _, e := range endings {
+		if t, found := strings.CutSuffix(text, e); found {
 			text, ending = t, e
 			break
 		}
@@ -75,8 +81,8 @@ func parseName(name string) (v version.Driver, arch, ending string, ok bool) {
 
 func knownArch(arch string) bool { return arch == "x86_64" || arch == "aarch64" }
 
-// check looks for what makes a want senseless. The version becomes part of a
-// path, so its form matters.
+// check refuses a want that makes no sense. The version becomes part of a path, so
+// its form matters.
 func (w *Want) check() error {
 	if _, err := version.Parse(string(w.Version)); err != nil {
 		return err

@@ -16,8 +16,8 @@ import (
 )
 
 // ReadFile reads a file of at most limit bytes from a folder that CheckDir has
-// passed. It follows no link and believes only what root (or this user) has put
-// there and nobody else may write: the folder may have been open to others once.
+// passed. It follows no link, and reads only what root (or this user) has put there
+// and nobody else may write: others may have been able to write to the folder once.
 func ReadFile(path string, limit int64) ([]byte, error) {
 	f, err := openRegular(path)
 	if err == nil {
@@ -36,28 +36,20 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 	return readAtMost(f, limit)
 }
 
-// WriteFile puts a file into the folder, in one rename. Its mode is 0644, also in
-// the place of one that others may write, whose mode renameio.WriteFile would keep.
+// WriteFile writes a file of the folder in one rename, synced. Its mode is 0644,
+// also in place of a file with another mode.
 func WriteFile(path string, data []byte) error {
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o644))
-	if err != nil {
-		return err
-	}
-	defer f.Cleanup()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	return f.CloseAtomicallyReplace()
+	return renameio.WriteFile(path, data, 0o644, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o644))
 }
 
-// readSmall reads a regular file of at most limit bytes, whosever it is, and follows no link.
-func readSmall(path string, limit int64) ([]byte, error) {
+// readSmall reads a small regular file, whoever owns it, and follows no link.
+func readSmall(path string) ([]byte, error) {
 	f, err := openRegular(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return readAtMost(f, limit)
+	return readAtMost(f, maxSmall)
 }
 
 func readAtMost(f *os.File, limit int64) ([]byte, error) {

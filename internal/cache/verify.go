@@ -11,131 +11,119 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
-// contentFault: the file is not what it should be. Another URL may have a better one.
-type contentFault struct{ error }
-
-func (e contentFault) Unwrap() error { return e.error }
-
-// why is what is wrong with the content, without the name of the file.
-func (e contentFault) why() error {
-	var inner contentFault
-	if errors.As(errors.Unwrap(e.error), &inner) {
-		return inner.why()
-	}
-	return e.error
-}
-
-// localFault: this node is at fault (disk full, read-only). No other URL helps.
+// localFault marks an error of this node, such as a full or read-only disk:
+// another URL does not help.
 type localFault struct{ error }
 
 func (e localFault) Unwrap() error { return e.error }
 
-// pass reads a run file once, checks it and, with tree, unpacks it into p.newTree.
-// On an error nothing of the tree is left.
-func (c *Cache) pass(ctx context.Context, r io.Reader, p paths, w runfile.Want, tree bool) (runfile.Report, error) {
+// isContent reports whether the file itself is wrong: another URL may have a
+// better one.
+func isContent(err error) bool { return errors.Is(err, runfile.ErrContent) }
+
+// check reads a run file from its first byte to its last, compares it with sum
+// ("": its header alone) and, with w.Tree, unpacks it into p.newTree. On an error
+// nothing of the tree is left. It returns how the file was verified, and what its
+// tree holds.
+func (c *Cache) check(ctx context.Context, f *os.File, p paths, w Want, sum, how string) (Meta, error) {
 	removeTrees(p)
-	if !tree {
-		return c.read(ctx, r, "", w)
+	st, err := f.Stat()
+	if err != nil {
+		return Meta{}, err
 	}
-	rep, err := c.read(ctx, r, p.newTree, w)
-	if err == nil {
-		err = os.Chmod(p.newTree, 0o755)
+	dir := ""
+	if w.Tree {
+		dir = p.newTree
+	}
+	m := Meta{Verified: how, At: time.Now().UTC().Truncate(time.Second)}
+	rep, err := runfile.Unpack(ctx, io.NewSectionReader(f, 0, st.Size()), dir,
+		runfile.Want{Version: w.Version, Arch: w.Arch, SHA256: sum})
+	if err == nil && w.Tree {
+		m.Files, m.Unpacked, err = count(dir)
 	}
 	if err != nil {
-		_ = os.RemoveAll(p.newTree)
+		removeTrees(p)
 	}
-	return rep, err
-}
-
-// read is runfile.Unpack with its errors sorted by who is at fault.
-func (c *Cache) read(ctx context.Context, r io.Reader, dir string, w runfile.Want) (runfile.Report, error) {
-	rep, err := runfile.Unpack(ctx, r, dir, w)
 	switch {
 	case err == nil:
-		return rep, nil
+		m.SHA256 = rep.SHA256
+		if rep.SHA256 == w.SHA256 {
+			m.Verified = byPin
+		}
+		return m, nil
 	case ctx.Err() != nil:
-		return rep, fmt.Errorf("%w (%w)", err, context.Cause(ctx))
-	case errors.Is(err, runfile.ErrContent):
-		return rep, contentFault{err}
+		return m, fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+	case isContent(err):
+		if from := map[string]string{byPin: "driver.sha256", bySum: "its .sha256sum"}[how]; from != "" && strings.Contains(err.Error(), "sha256 is ") {
+			err = fmt.Errorf("%w (from %s)", err, from)
+		}
+		return m, err
 	}
-	return rep, localFault{explainSpace(err, c.Dir)}
+	return m, localFault{explainSpace(err, c.Dir)}
 }
 
-// whose says where the checksum is from that a file does not have.
-func whose(err error, from string) error {
-	if !strings.Contains(err.Error(), "sha256 is ") { // it was not the checksum
-		return err
-	}
-	return fmt.Errorf("%w (from %s)", err, from)
-}
-
-func runWant(w Want, sum string, size int64) runfile.Want {
-	return runfile.Want{Version: w.Version, Arch: w.Arch, SHA256: sum, Size: max(size, 0)}
-}
-
-// verify reads a run file that is in the folder already, once: one that was put
-// there by hand, that has changed, or whose tree is missing. One that is not
-// what is wanted is left alone.
+// verify reads a run file that is in the folder already: one that was put there
+// by hand, that has changed, or whose tree is missing. It sets a wrong one aside.
 func (c *Cache) verify(ctx context.Context, p paths, w Want, f found) error {
-	st, err := os.Lstat(p.run)
-	if err != nil {
-		return err
-	}
-	if err := acceptable(p.run, st); err != nil {
-		return err
-	}
 	file, err := openRegular(p.run)
 	if err != nil {
-		return err
+		return hint.Errorf("put a copy of the file there instead, or use: pve-nvidia-hook cache add FILE", "%s is refused: %w", p.run, err)
 	}
 	defer file.Close()
-	if st, err = file.Stat(); err != nil {
+	st, err := file.Stat()
+	if err != nil {
 		return err
 	}
-	if err := acceptable(p.run, st); err != nil {
-		return err
+	if uid, ok := trust.Owner(st); !ok {
+		return hint.Errorf("chown root:root "+p.run, "%s is refused: it belongs to uid %d, who could change it after it is verified", p.run, uid)
 	}
 	// Nobody else may open it for writing from here on.
 	if st.Mode().Perm()&0o022 != 0 {
 		if err := file.Chmod(0o644); err != nil {
-			return fmt.Errorf("close %s to others: %w", p.run, err)
+			return fmt.Errorf("take the right to write %s from others: %w", p.run, err)
 		}
 	}
-	sum, how, url, err := c.expected(ctx, p, w, f)
+	// What it was when it was verified, or the checksum beside it.
+	var sum, how string
+	if f.meta != nil {
+		sum, how = f.meta.SHA256, f.meta.Verified
+	} else {
+		sum, how, err = sumBeside(p.sum, p.file())
+	}
+	if err == nil && sum == "" && w.SHA256 == "" && w.RequireChecksum {
+		sum, err = c.anySum(ctx, p, w)
+		how = bySum
+	}
+	if err == nil && w.Tree {
+		err = c.checkRoom(unpackedSize(st.Size()), "unpacking "+p.file())
+	}
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", p.run, err)
-	}
-	if w.Tree {
-		if err := c.checkRoom(unpackedSize(st.Size()), "unpacking "+p.file()); err != nil {
-			return err
-		}
 	}
 	start := time.Now()
-	rep, err := c.pass(ctx, file, p, runWant(w, sum, st.Size()), w.Tree)
+	m, err := c.check(ctx, file, p, w, sum, how)
+	now, e := os.Lstat(p.run)
+	if e != nil || !os.SameFile(st, now) || st.Size() != now.Size() || !st.ModTime().Equal(now.ModTime()) {
+		removeTrees(p)
+		return errors.Join(hint.Errorf("wait until it is copied", "%s changed while it was verified", p.run), e)
+	}
+	if isContent(err) {
+		return c.setAside(p, err)
+	}
 	if err != nil {
-		var bad contentFault
-		if errors.As(err, &bad) {
-			return contentFault{hint.Errorf(adviceOnDamage(p.run, ""), "%s is refused: %w", p.run, err)}
-		}
 		return fmt.Errorf("verify %s: %w", p.run, err)
 	}
-	now, err := os.Lstat(p.run)
-	if err != nil || !os.SameFile(st, now) || st.Size() != now.Size() || !st.ModTime().Equal(now.ModTime()) {
-		removeTrees(p)
-		return errors.Join(fmt.Errorf("%s changed while it was verified", p.run), err)
-	}
-
-	m := Meta{SHA256: rep.SHA256, Verified: how, URL: url, At: time.Now().UTC().Truncate(time.Second)}
-	if f.meta != nil && f.meta.SHA256 == rep.SHA256 {
-		m.Files, m.Unpacked, m.TreeInode, m.TreeMade, m.Boot = f.meta.Files, f.meta.Unpacked, f.meta.TreeInode, f.meta.TreeMade, f.meta.Boot
-		m.URL = f.meta.URL // the same bytes, so what was proved of them holds
-		if how == byHeader {
-			m.Verified = f.meta.Verified
+	if f.meta != nil { // the same bytes as before
+		m.URL = f.meta.URL
+		if !w.Tree {
+			m.Files, m.Unpacked = f.meta.Files, f.meta.Unpacked
 		}
 	}
 	if err := c.publish(p, m, false, w.Tree); err != nil {
@@ -145,87 +133,77 @@ func (c *Cache) verify(ctx context.Context, p paths, w Want, f found) error {
 	if w.Tree {
 		did = "verified and unpacked"
 	}
-	c.log().Infof("%s %s in %.1f s (%s, %s)", did, p.file(), time.Since(start).Seconds(), say.Bytes(rep.Size), how)
+	c.log().Infof("%s %s in %.1f s (%s, %s)", did, p.file(), time.Since(start).Seconds(), say.Bytes(m.Size), m.Verified)
 	return nil
 }
 
-// acceptable refuses a run file whose content somebody else could still change.
-func acceptable(path string, st fs.FileInfo) error {
-	if !st.Mode().IsRegular() {
-		return hint.Errorf("put a copy of the file there instead, or use: pve-nvidia-hook cache add FILE",
-			"%s is refused: it is not a regular file (%s)", path, st.Mode().Type())
+// sumBeside reads the checksum that lies beside a file, if there is one.
+func sumBeside(path, file string) (sum, how string, err error) {
+	text, err := readSmall(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", byHeader, nil
 	}
-	if uid, ok := trust.Owner(st); !ok {
-		return hint.Errorf("chown root:root "+path, "%s is refused: it belongs to uid %d, who could change it after it is verified", path, uid)
-	}
-	return nil
-}
-
-// expected finds the checksum for a file of the folder: the pinned one, the one
-// it had when it was downloaded, the one beside it, and only when one is required
-// the one that a URL offers.
-func (c *Cache) expected(ctx context.Context, p paths, w Want, f found) (sum, how, url string, err error) {
-	if f.own() || f.same && f.meta.SHA256 != "" { // which holds for one that was found wrong too
-		sum, how, url = f.meta.SHA256, f.meta.Verified, f.meta.URL
-	}
-	if w.SHA256 != "" {
-		return w.SHA256, byPin, url, nil
-	}
-	if sum != "" && !(w.RequireChecksum && how == byHeader) {
-		return sum, how, url, nil
-	}
-	text, err := readSmall(p.sum, sumMost)
 	if err == nil {
-		sum, err := parseSum(text, p.file())
-		if err != nil {
-			return "", "", "", hint.Wrap(fmt.Errorf("%s: %w", p.sum, err), sumAdvice)
-		}
-		return sum, bySum, url, nil
+		sum, err = parseSum(text, file)
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return "", "", "", err
+	if err != nil {
+		return "", "", hint.Wrap(fmt.Errorf("%s: %w", path, err),
+			"download the .sha256sum again, or remove it: then only the file's own header proves that it is whole")
 	}
-	if w.RequireChecksum {
-		sum, err := c.anySum(ctx, p, w)
-		return sum, bySum, url, err
-	}
-	return sum, byHeader, url, nil
+	return sum, bySum, nil
 }
 
 // confirm looks for a published checksum of a file that was verified without one.
 func (c *Cache) confirm(ctx context.Context, p paths, w Want, m Meta) error {
-	sum, err := c.anySum(ctx, p, w)
+	sum, how, err := sumBeside(p.sum, p.file())
+	if err == nil && sum == "" {
+		how = bySum
+		sum, err = c.anySum(ctx, p, w)
+	}
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", p.run, err)
 	}
 	if sum != m.SHA256 {
 		return hint.Errorf("remove it so that the right file is fetched", "%s is refused: its sha256 is %s, published is %s", p.run, m.SHA256, sum)
 	}
-	m.Verified, m.At = bySum, time.Now().UTC().Truncate(time.Second)
-	return writeMeta(p.meta, m)
+	m.Verified, m.At = how, time.Now().UTC().Truncate(time.Second)
+	return writeJSON(p.meta, m)
 }
+
+// setAside renames a run file that was found wrong, writes the reason beside it,
+// and returns the reason.
+func (c *Cache) setAside(p paths, why error) error {
+	reason := fmt.Sprintf("%s: %v", time.Now().UTC().Format(time.RFC3339), why)
+	err := WriteFile(p.reason, []byte(reason+"\n"))
+	if err == nil {
+		err = os.Rename(p.run, p.refused)
+	}
+	if err == nil {
+		err = os.RemoveAll(p.meta) // there may be none
+	}
+	if err != nil {
+		return fmt.Errorf("%s is refused: %w; it cannot be set aside: %w", p.run, why, err)
+	}
+	return hint.Errorf(adviceOnRefused, "%s is refused: %w (renamed to %s)", p.run, why, p.base+endRefused)
+}
+
+const adviceOnRefused = "the next start fetches it again; or give the right file: pve-nvidia-hook cache add FILE"
 
 // publish gives verified files their final names, the run file from p.part when
 // fetched, the tree from p.newTree when tree, and writes the metadata last.
 func (c *Cache) publish(p paths, m Meta, fetched, tree bool) error {
-	if fetched {
-		if err := os.Rename(p.part, p.run); err != nil {
-			return err
-		}
-	}
-	st, err := os.Lstat(p.run)
-	if err != nil {
+	// Without metadata what is left of a run that is killed here is verified again.
+	if err := os.RemoveAll(p.meta); err != nil {
 		return err
 	}
-	m.describe(p.run, st)
-	if tree {
-		if m.Files, m.Unpacked, err = count(p.newTree); err != nil {
+	if m.Files == 0 || tree {
+		// What has the name now is of another run file, or not ours at all.
+		if err := os.Rename(p.tree, p.oldTree); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	if tree || m.TreeInode == 0 {
-		// What bears the name now is of another run file, or not ours at all.
-		if err := os.Rename(p.tree, p.oldTree); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if fetched {
+		if err := os.Rename(p.part, p.run); err != nil {
 			return err
 		}
 	}
@@ -233,27 +211,80 @@ func (c *Cache) publish(p paths, m Meta, fetched, tree bool) error {
 		if err := os.Rename(p.newTree, p.tree); err != nil {
 			return err
 		}
-		st, err := os.Lstat(p.tree)
-		if err != nil {
-			return err
-		}
-		m.TreeInode, m.TreeMade, m.Boot = inode(st), st.ModTime().UnixNano(), boot()
 	}
+	st, err := os.Lstat(p.run)
+	if err != nil {
+		return err
+	}
+	m.describe(st)
 	if err := syncDir(c.Dir); err != nil {
 		return err
 	}
-	// Before the metadata: with it there is nothing left to do, and so to sweep.
-	_ = os.Remove(p.origin)
-	if !fetched {
-		_ = os.Remove(p.part)
+	// Before the metadata: once that is written nothing looks for them.
+	for _, name := range []string{p.part, p.origin, p.refused, p.reason} {
+		_ = os.Remove(name)
 	}
 	removeTrees(p)
-	if err := writeMeta(p.meta, m); err != nil {
-		return explainSpace(err, c.Dir)
+	return explainSpace(writeJSON(p.meta, m), c.Dir)
+}
+
+// unpackedSize is the room in bytes that a tree of a run file takes: 1,809 MB of
+// 463 MB in 610.57.04 and 1,559 MB of 400 MB in 575.57.08, with something to spare.
+func unpackedSize(run int64) int64 { return run * 9 / 2 }
+
+// Verify reads a run file of the folder again from its first byte to its last,
+// and looks whether its tree is complete. It sets a wrong file aside.
+func (c *Cache) Verify(ctx context.Context, v version.Driver, arch string) (Item, error) {
+	w := Want{Version: v, Arch: arch}
+	if err := w.check(); err != nil {
+		return Item{}, err
+	}
+	if err := CheckDir(c.Dir); err != nil {
+		return Item{}, err
+	}
+	p := c.paths(v, arch)
+	var err error
+	if f := c.look(p); f.there {
+		err = c.verifyAgain(ctx, p, w, f.same)
+	}
+	it, ok := c.item(v, arch)
+	switch {
+	case !ok && err == nil:
+		err = fmt.Errorf("%s: %w", p.run, fs.ErrNotExist)
+	case err == nil && it.State == Refused:
+		err = hint.Errorf(adviceOnRefused, "%s is refused: %s", p.run, it.Damage)
+	}
+	return it, err
+}
+
+func (c *Cache) verifyAgain(ctx context.Context, p paths, w Want, ready bool) error {
+	// Reading a ready file disturbs no run that uses it.
+	l, err := c.lock(ctx, p, lock.Options{Shared: ready})
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	f := c.look(p)
+	if f.same != ready {
+		return fmt.Errorf("%s changed meanwhile", p.run)
+	}
+	if !ready {
+		return c.verify(ctx, p, w, f)
+	}
+	file, err := openRegular(p.run)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	_, err = c.check(ctx, file, p, w, f.meta.SHA256, f.meta.Verified)
+	if isContent(err) {
+		return c.setAside(p, err)
+	}
+	if err != nil {
+		return fmt.Errorf("verify %s: %w", p.run, err)
+	}
+	if f.meta.Files > 0 && !f.tree {
+		return hint.Errorf("nothing needs doing: it is unpacked again when it is needed", "the tree %s is incomplete", p.tree)
 	}
 	return nil
 }
-
-// unpackedSize is the room that a tree of a run file takes: 1,809 MB of 463 MB
-// in 610.57.04 and 1,559 MB of 400 MB in 575.57.08, with something to spare.
-func unpackedSize(run int64) int64 { return run * 9 / 2 }

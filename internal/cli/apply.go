@@ -24,7 +24,7 @@ import (
 const defaultJobs = 2
 
 func (a *app) apply() *cobra.Command {
-	var all, dryRun, force bool
+	var all, dryRun, force, restart bool
 	var jobs int
 	c := &cobra.Command{
 		Use:   "apply [VMID...]",
@@ -38,6 +38,10 @@ that follow the host: whose hookscript is set, or that a configuration wants the
 driver in. A stopped one that is named is an error, its turn comes by itself at
 its next start. One that is named is tried also when it has just failed, which
 starts and --all leave alone for a while.
+
+Services that still use another driver, or were started before it was there, are
+named; --restart restarts them, as a start of the container does. The settings
+below [after] say which these are, and what else is done after an installation.
 
 The last line sums up. The exit status is 1 when one container failed or was
 refused, or is not running.`,
@@ -71,7 +75,7 @@ refused, or is not running.`,
 				}
 			}
 			slices.Sort(ids)
-			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force, Asked: !all, NoWait: true})
+			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force, Asked: !all, Restart: restart, NoWait: true})
 		},
 	}
 	f := c.Flags()
@@ -79,6 +83,7 @@ refused, or is not running.`,
 	numberFlag(f, &jobs, "jobs", defaultJobs, 1, 64, "work on `N` containers at once")
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
 	f.BoolVar(&force, "force", false, "install again, whatever is there")
+	f.BoolVar(&restart, "restart", false, "restart services that use another driver or are known to want a GPU")
 	return c
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -72,12 +71,11 @@ func (a *app) cacheList() *cobra.Command {
 		Use:   "list",
 		Short: "list run files: size, how verified, last used",
 		Long: `List the run files of the cache, the newest version first. STATE is ready
-(verified, and unchanged since), unverified (put there by hand, verified when
-it is first used), changed (verified again before it is used), damaged (found
-wrong, fetched again when it is needed), refused (found wrong, and not fetched
-by this program: remove it, and the next start fetches it), or partial (a
-download that was broken off or is under way). UNPACKED is the size of the tree
-that containers install from, "-" when there is none yet.`,
+(verified, and unchanged since), unverified (put there by hand, or changed
+since; it is verified before it is used), refused (found wrong and renamed to
+FILE.refused until a good one is there), or partial (a download that was broken
+off or is under way). UNPACKED is the size of the tree that containers install
+from, "-" when there is none yet.`,
 		Example: "  pve-nvidia-hook cache list --json",
 		Args:    args(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -97,8 +95,8 @@ that containers install from, "-" when there is none yet.`,
 				return err
 			}
 			for _, it := range items {
-				if it.State == cache.Damaged || it.State == cache.Refused {
-					fmt.Fprintf(c.OutOrStdout(), "\n%s is %s: %s\n  %s\n", filepath.Base(it.Path), it.State, it.Damage, it.Advice())
+				if it.State == cache.Refused {
+					fmt.Fprintf(c.OutOrStdout(), "\n%s is refused: %s\n  %s\n", cache.FileName(it.Version, it.Arch), it.Damage, it.Advice())
 				}
 			}
 			return nil
@@ -248,10 +246,9 @@ func (a *app) cacheVerify() *cobra.Command {
 		Short: "read run files again and compare their checksums",
 		Long: `Read all run files of the cache, or those of the versions named, from the first
 byte to the last and compare their checksums; look whether their trees are
-complete. A file that is found wrong is marked and not used: "damaged" is one
-that this program has fetched, and it is fetched again when it is needed;
-"refused" is one put there by hand or by cache add, and it stays in the way
-until it is removed. The exit status is 1 when one is not in order.`,
+complete. A file that is found wrong is refused: it is renamed to FILE.refused,
+with the reason beside it, and fetched again when it is needed. The exit status
+is 1 when one is not in order.`,
 		Example: "  pve-nvidia-hook cache verify",
 		Args:    args(0, -1, "driver versions"),
 		RunE: func(c *cobra.Command, words []string) error {
@@ -289,7 +286,7 @@ until it is removed. The exit status is 1 when one is not in order.`,
 
 // tally counts what came of a verification.
 func tally(items []cache.Item, failed map[string]bool) string {
-	var good, refused, damaged, other int
+	var good, refused, other int
 	for _, it := range items {
 		switch {
 		case it.State == cache.Partial:
@@ -297,8 +294,6 @@ func tally(items []cache.Item, failed map[string]bool) string {
 			good++
 		case it.State == cache.Refused:
 			refused++
-		case it.State == cache.Damaged:
-			damaged++
 		default:
 			other++
 		}
@@ -310,7 +305,7 @@ func tally(items []cache.Item, failed map[string]bool) string {
 	for _, c := range []struct {
 		n    int
 		what string
-	}{{refused, "refused"}, {damaged, "damaged"}, {other, "not in order"}} {
+	}{{refused, "refused"}, {other, "not in order"}} {
 		if c.n > 0 {
 			line += fmt.Sprintf(", %s: %d", c.what, c.n)
 		}
@@ -340,12 +335,12 @@ func (a *app) verifyItems(ctx context.Context, store *cache.Cache, versions []ve
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return nil, nil, stopped(ctx, ctx.Err(), "verify "+it.Path, "the same command begins anew")
 			}
+			if after.Path != "" {
+				it = after // a refused one has another path
+			}
 			if err != nil {
 				a.log.Fail(err)
 				failed[it.Path] = true
-			}
-			if after.Path != "" {
-				it = after
 			}
 		}
 		checked = append(checked, it)

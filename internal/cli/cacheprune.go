@@ -24,10 +24,7 @@ func (a *app) cachePrune() *cobra.Command {
 		Long: `Remove all run files and their trees but those used last (cache.keep), those
 whose version a container's settings or the loaded kernel module want, and
 those in use by a run. Partial downloads that nobody works on go too, and so do
-files that this program has fetched and that are damaged or have changed since
-(a changed one that is wanted is verified again instead): none of them counts
-as one to keep. Nor does a refused or changed file that was put there by hand or
-by cache add, but it stays and is named.
+refused files: none of them counts as one to keep.
 
 On a cache that several nodes share the versions that another node's module
 wants are not known here: give a higher --keep there.`,
@@ -49,8 +46,7 @@ wants are not known here: give a higher --keep there.`,
 			if dryRun {
 				prune = func(_ context.Context, keep int, wanted func(version.Driver) bool) ([]cache.Item, error) {
 					items, err := store.List()
-					items, odd := cache.Prunable(items, keep, wanted)
-					cache.NameOdd(a.log, odd)
+					items = cache.Prunable(items, keep, wanted)
 					return slices.DeleteFunc(items, func(it cache.Item) bool { return it.InUse }), err
 				}
 			}

@@ -22,6 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	lookInWorker = filepath.Base(os.Args[0]) == "pve-nvidia-hook"
 	testscript.Main(m, map[string]func(){
 		"pve-nvidia-hook": func() {
 			ctx, args := context.Background(), os.Args[1:]

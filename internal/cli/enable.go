@@ -41,8 +41,8 @@ each container its own cards again. 0:1 is MIG instance 1 of GPU 0; after a
 reboot of the node it is gone, and the container starts without it.`,
 		Example: `  pve-nvidia-hook enable 101                    all GPUs, or as configured
   pve-nvidia-hook enable 101 102 --gpus 0,1     the first two GPUs
-  pve-nvidia-hook enable 101 --gpus GPU-5c4f    that card, wherever it is plugged in
-  pve-nvidia-hook enable --all                  put all right after cards have changed
+  pve-nvidia-hook enable 101 --gpus GPU-5c4f    that card, in any slot
+  pve-nvidia-hook enable --all                  all again, for other cards
   pve-nvidia-hook enable 101 --chain            run another one afterwards
   pve-nvidia-hook enable 101 --storage shared   on storage of all nodes
   pve-nvidia-hook enable 101 --dry-run          say what would be changed`,

@@ -59,6 +59,14 @@ func inWords(t hook.Trace, p hook.Plan) []string {
 			w = "install the CUDA toolkit and packages as configured from NVIDIA's repository, and check nvcc"
 		case hook.StepToolkitRemove:
 			w = "remove the CUDA packages that this program has installed"
+		case hook.StepAfter:
+			w = "restart services that need the driver and run commands, as configured below [after], and make CDI specifications anew"
+		case hook.StepDocker:
+			w = "set NVIDIA's Container Toolkit up for Docker and podman"
+		case hook.StepDockerRemove:
+			w = "take back what was set up for Docker and podman"
+		case hook.StepReboot:
+			w = "reboot the container from inside"
 		case hook.StepRecord:
 			w = "record in the container what is installed"
 			if leaving {

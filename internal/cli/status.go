@@ -166,6 +166,8 @@ func judge(s state, known *containers) (ok bool, reason string) {
 		return false, fmt.Sprintf("%s; the last run %s: %s", s.Plan.Why, was(last.Result), last.Reason)
 	case s.Running && s.Plan.Needed():
 		return false, s.Plan.Why
+	case s.Running && len(s.Use.Old()) > 0:
+		return false, hook.StillUse(s.Use.Old())
 	case s.Running && ended:
 		// Put right by a run that is not kept, or by hand: the line says both.
 		return true, fmt.Sprintf("all is in place now; the last run that is kept %s: %s", was(last.Result), last.Reason)

@@ -194,6 +194,38 @@ func checkPackage(s string) (string, string) {
 	return s, ""
 }
 
+// unitMost is how long systemd lets the name of a unit be.
+const unitMost = 255
+
+func checkRestart(v any) (any, string) {
+	r := v.(Restart)
+	_, wrong := each(64, func(s string) (string, string) {
+		name, isService := strings.CutSuffix(s, ".service")
+		if !isService || name == "" || len(s) > unitMost || !only(name, lower+upper+digits+":_.@\\-") {
+			return "", quote(s) + " is no name of a service"
+		}
+		return s, ""
+	})(r.Units)
+	return r, wrong
+}
+
+func checkRun(v any) (any, string) {
+	lists := v.([][]string)
+	if len(lists) > 16 {
+		return nil, fmt.Sprintf("has %d commands, more than 16", len(lists))
+	}
+	for i, argv := range lists {
+		_, wrong := each(64, func(s string) (string, string) { return s, "" })(argv)
+		switch {
+		case wrong != "":
+			return nil, fmt.Sprintf("command %d %s", i+1, wrong)
+		case len(argv) == 0 || argv[0] == "" || argv[0][0] == '-':
+			return nil, fmt.Sprintf("command %d names no program", i+1)
+		}
+	}
+	return lists, ""
+}
+
 // checkGPUs also takes Phoenix's "0, 1" and returns "0,1". The kernel module
 // numbers its nodes /dev/nvidia0 to /dev/nvidia254; 255 is nvidiactl.
 // gpuName is a UUID, a model, a PCI address, or a MIG instance such as 0:1.

@@ -63,7 +63,22 @@ func TestValuesThatAreTakenAndRefused(t *testing.T) {
 		{"cuda.packages", []any{"nvtop="}, nil, `"nvtop=" names no version of a package`},
 		{"cuda.repo_url", "http://127.0.0.1:8080/r/", "http://127.0.0.1:8080/r/", ""},
 		{"cuda.repo_url", "http://127.0.0.1.example/r/", nil, `"http://127.0.0.1.example/r/" is not https`},
+		{"cuda.repo_url", "https://h/repos/{distro}/{arch}/", "https://h/repos/{distro}/{arch}/", ""},
+		{"cuda.repo_url", "https://h/repos/{version}/", nil, `"https://h/repos/{version}/" holds a space or another character that no URL has`},
 		{"cuda.repo_url", "https://h/r/?x", nil, `"https://h/r/?***" holds a query`},
+		{"after.restart", "auto", Restart{}, ""},
+		{"after.restart", "never", Restart{Never: true}, ""},
+		{"after.restart", "always", nil, `"always" is not known`},
+		{"after.restart", []any{"my.service", "a@1.service", `x\x2dy.service`}, Restart{Units: []string{"my.service", "a@1.service", `x\x2dy.service`}}, ""},
+		{"after.restart", []any{"my", ".service", "a/b.service"}, nil, `"my" is no name of a service, and ".service" is no name of a service, and "a/b.service" is no name of a service`},
+		{"after.restart", []any{1.0}, nil, "item 1 must be a string, is a number"},
+		{"after.restart", true, nil, "must be a list of strings, is true or false"},
+		{"after.run", []any{[]any{"/root/patch.sh", "-q", ""}, []any{"true"}}, [][]string{{"/root/patch.sh", "-q", ""}, {"true"}}, ""},
+		{"after.run", []any{"/root/patch.sh"}, nil, "item 1 must be a list of strings, is a string"},
+		{"after.run", []any{[]any{"true"}, []any{}}, nil, "command 2 names no program"},
+		{"after.run", []any{[]any{"--help"}}, nil, "command 1 names no program"},
+		{"after.run", []any{[]any{"sh", "-c", "a\nb"}}, nil, "command 1 holds a control character"},
+		{"docker.toolkit", "yes", nil, "must be true or false, is a string"},
 		{"paths.metrics", "", "", ""},
 		{"paths.metrics", "/a/b.prom", "/a/b.prom", ""},
 		{"gpus", "0, 1 ,2", "0,1,2", ""},
@@ -97,7 +112,7 @@ func TestValuesThatAreTakenAndRefused(t *testing.T) {
 func TestShortNamesOfAContainerDoNotClash(t *testing.T) {
 	seen := map[string]string{}
 	for i := range keys {
-		if k := &keys[i]; k.scope != node {
+		if k := &keys[i]; k.scope != node && k.scope != dotted {
 			require.Empty(t, seen[k.short()], k.name)
 			require.NotContains(t, sections(), k.short())
 			seen[k.short()] = k.name

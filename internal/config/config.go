@@ -39,6 +39,12 @@ type Settings struct {
 		Packages []string
 		RepoURL  string
 	}
+	After struct {
+		Restart Restart
+		Reboot  bool
+		Run     [][]string // each a program and its arguments
+	}
+	Docker  struct{ Toolkit bool }
 	Notify  struct{ Mail bool }
 	Phoenix struct{ LXCConfigs, HypervisorConfig string }
 	Paths   struct{ State, Run, LXC, Metrics string }
@@ -49,6 +55,19 @@ type Settings struct {
 	Name    string // Phoenix's name of the container, if any
 	origins map[string]string
 }
+
+// Restart says which services of a container are restarted after its driver was
+// replaced: none, or those that need it, and Units whether they seem to or not.
+type Restart struct {
+	Never bool
+	Units []string
+}
+
+// Auto and never are the words for a Restart without Units.
+const (
+	Auto  = "auto"
+	never = "never"
+)
 
 // Origin says where a value came from, for instance "default",
 // "/etc/pve-nvidia-hook/config.toml:12" or "phoenix_lxc_configs.json, container 901 (parent of 801)".
@@ -82,6 +101,7 @@ func defaults(vmid int) Settings {
 	s.Install.Timeout = 15 * time.Minute
 	s.Install.Background = "auto"
 	s.CUDA.Packages = []string{}
+	s.After.Run = [][]string{}
 	s.Notify.Mail = true
 	s.Paths.State = DefaultState
 	s.Paths.Run = "/run/pve-nvidia-hook"

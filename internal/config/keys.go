@@ -13,6 +13,7 @@ type scope int
 const (
 	node      scope = iota // in its section, for the whole node
 	both                   // in its section, or in [containers.VMID]
+	dotted                 // the same, there with its section only: another key has the short name
 	container              // in [containers.VMID] only
 )
 
@@ -60,8 +61,18 @@ var keys = []key{
 		func(s *Settings) any { return &s.CUDA.Toolkit }},
 	{"cuda.packages", both, `package names such as "nvtop" or "nvtop=3.0.1-1"`, each(64, checkPackage),
 		func(s *Settings) any { return &s.CUDA.Packages }},
-	{"cuda.repo_url", both, `an https URL (http on a loopback address only), or ""`, str(checkRepoURL),
+	{"cuda.repo_url", both, `an https URL (http on a loopback address only), with the placeholders {distro} and {arch}, or ""`, str(checkRepoURL),
 		func(s *Settings) any { return &s.CUDA.RepoURL }},
+
+	{"after.restart", both, `"auto", "never", or names of services such as "my.service"`, checkRestart,
+		func(s *Settings) any { return &s.After.Restart }},
+	{"after.reboot", both, "true or false", nil,
+		func(s *Settings) any { return &s.After.Reboot }},
+	{"after.run", both, `lists of a program and its arguments, such as [["/root/patch.sh", "-q"]]`, checkRun,
+		func(s *Settings) any { return &s.After.Run }},
+
+	{"docker.toolkit", dotted, "true or false", nil,
+		func(s *Settings) any { return &s.Docker.Toolkit }},
 
 	{"notify.mail", node, "true or false", nil,
 		func(s *Settings) any { return &s.Notify.Mail }},
@@ -113,10 +124,10 @@ func find(name string) *key {
 }
 
 // findShort returns the key that a [containers.VMID] section calls by the last
-// part of its name. No two keys of the sections allowed there end alike.
+// part of its name.
 func findShort(short string) *key {
 	for i := range keys {
-		if k := &keys[i]; k.scope != node && k.short() == short {
+		if k := &keys[i]; k.scope != node && k.scope != dotted && k.short() == short {
 			return k
 		}
 	}
@@ -174,19 +185,45 @@ func convert(field, raw any) (any, string) {
 		}
 		return d, ""
 	case *[]string:
+		return stringList(raw)
+	case *Restart:
+		if word, ok := raw.(string); ok {
+			if word != Auto && word != never {
+				return nil, quote(word) + " is not known"
+			}
+			return Restart{Never: word == never}, ""
+		}
+		list, wrong := stringList(raw)
+		return Restart{Units: list}, wrong
+	case *[][]string:
 		items, ok := raw.([]any)
 		if !ok {
-			return nil, "must be a list of strings, is " + typeName(raw)
+			return nil, "must be a list of lists of strings, is " + typeName(raw)
 		}
-		list := make([]string, len(items))
+		lists := make([][]string, len(items))
 		for i, item := range items {
-			if list[i], ok = item.(string); !ok {
-				return nil, fmt.Sprintf("item %d must be a string, is %s", i+1, typeName(item))
+			var wrong string
+			if lists[i], wrong = stringList(item); wrong != "" {
+				return nil, fmt.Sprintf("item %d %s", i+1, wrong)
 			}
 		}
-		return list, ""
+		return lists, ""
 	}
-	return nil, "has no type" // not reached: the table holds these five only
+	return nil, "has no type" // not reached: the table holds these only
+}
+
+func stringList(raw any) ([]string, string) {
+	items, ok := raw.([]any)
+	if !ok {
+		return nil, "must be a list of strings, is " + typeName(raw)
+	}
+	list := make([]string, len(items))
+	for i, item := range items {
+		if list[i], ok = item.(string); !ok {
+			return nil, fmt.Sprintf("item %d must be a string, is %s", i+1, typeName(item))
+		}
+	}
+	return list, ""
 }
 
 func typeName(v any) string {
@@ -220,10 +257,18 @@ func (k *key) store(s *Settings, v any) {
 		*field = v.(time.Duration)
 	case *[]string:
 		*field = slices.Clone(v.([]string)) // Settings may be changed by who holds them
+	case *Restart:
+		*field = v.(Restart)
+		field.Units = slices.Clone(field.Units)
+	case *[][]string:
+		*field = make([][]string, 0, len(v.([][]string)))
+		for _, list := range v.([][]string) {
+			*field = append(*field, slices.Clone(list))
+		}
 	}
 }
 
-// value returns what the field holds as a string, bool, int or []string.
+// value returns what the field holds as a string, bool, int, []string or [][]string.
 func (k *key) value(s *Settings) any {
 	switch field := k.field(s).(type) {
 	case *string:
@@ -236,6 +281,16 @@ func (k *key) value(s *Settings) any {
 		return shortDuration(*field)
 	case *[]string:
 		return append([]string{}, *field...) // never null in JSON
+	case *Restart:
+		switch {
+		case field.Never:
+			return never
+		case len(field.Units) == 0:
+			return Auto
+		}
+		return slices.Clone(field.Units)
+	case *[][]string:
+		return append([][]string{}, *field...)
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 // Row is one setting as `config show` prints it, without credentials.
 type Row struct {
 	Key    string `json:"key"`
-	Value  any    `json:"value"` // string (durations too), bool, int or []string
+	Value  any    `json:"value"` // string (durations too), bool, int, []string or [][]string
 	Origin string `json:"origin"`
 }
 
@@ -21,13 +21,23 @@ func (r Row) Text() string {
 	case string:
 		return strconv.Quote(v)
 	case []string:
-		quoted := make([]string, len(v))
-		for i, s := range v {
-			quoted[i] = strconv.Quote(s)
+		return quoted(v)
+	case [][]string:
+		lists := make([]string, len(v))
+		for i, list := range v {
+			lists[i] = quoted(list)
 		}
-		return "[" + strings.Join(quoted, ", ") + "]"
+		return "[" + strings.Join(lists, ", ") + "]"
 	}
 	return fmt.Sprint(r.Value)
+}
+
+func quoted(list []string) string {
+	words := make([]string, len(list))
+	for i, s := range list {
+		words[i] = strconv.Quote(s)
+	}
+	return "[" + strings.Join(words, ", ") + "]"
 }
 
 // Rows lists every setting in the order of the documentation, credentials cut out.

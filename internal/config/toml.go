@@ -179,4 +179,12 @@ func (p *tomlParser) read(k *key, name string, raw any) (set, bool) {
 }
 
 // sections lists the sections for the whole node.
-func sections() []string { return []string{"driver", "cache", "install", "cuda", "notify", "phoenix", "paths"} }
+func sections() []string {
+	var all []string
+	for i := range keys {
+		if s := keys[i].section(); s != "" && !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
+}

@@ -59,7 +59,10 @@ func (p *tomlParser) unknownFor(prefix, rest string) {
 			}
 			continue
 		}
-		short, all = append(short, k.short()), append(all, k.name)
+		all = append(all, k.name)
+		if k.scope != dotted {
+			short = append(short, k.short())
+		}
 	}
 	if guess := nearest(rest, append(all, short...)); guess != "" {
 		p.wrong(name, "unknown key, did you mean "+prefix+"."+guess+"?", "")

@@ -35,7 +35,7 @@ func checkRepoURL(s string) (string, string) {
 	if s == "" {
 		return "", ""
 	}
-	u, wrong := parseURL(s, s)
+	u, wrong := parseURL(strings.NewReplacer("{distro}", "x", "{arch}", "x").Replace(s), s)
 	if wrong != "" {
 		return "", wrong
 	}

@@ -35,7 +35,7 @@ func (a *apt) look(verb, how string, more ...string) []string {
 	return append(append([]string{"apt-get", verb, how, "-o", "Debug::NoLocking=1"}, a.options()...), more...)
 }
 
-func (a *apt) prepare(ctx context.Context) error {
+func (a *apt) setup(ctx context.Context) error {
 	all, err := a.sources()
 	if err != nil {
 		return err
@@ -52,15 +52,7 @@ func (a *apt) prepare(ctx context.Context) error {
 	for _, r := range remarks {
 		a.log.Warnf("%s", r)
 	}
-	if err := a.waitLocks(ctx, aptLocks); err != nil {
-		return err
-	}
-	if err := a.heal(ctx); err != nil {
-		return err
-	}
-	// The pin comes first: from the moment that apt knows the repository no
-	// package of the driver can come in, not by anyone's apt upgrade either.
-	if err := a.put(pinFile, pinText()); err != nil {
+	if err := a.ready(ctx); err != nil {
 		return err
 	}
 	if err := a.keyring(ctx); err != nil {
@@ -108,22 +100,14 @@ func parseMadison(text string) []available {
 	return collect(pairs)
 }
 
-func (a *apt) install(ctx context.Context, names []string) error {
-	p, err := a.simulate(ctx, names)
-	if err != nil {
-		return err
-	}
-	if p.empty() {
-		a.log.Infof("all packages are there: %s", strings.Join(names, ", "))
-		return nil
-	}
-	if err := a.room(ctx, names); err != nil {
-		return err
-	}
-	if err := a.note(p.fresh, bareNames(names)); err != nil {
-		return err
+func (a *apt) act(ctx context.Context, do action, names []string, p plan) error {
+	if do == actRemove {
+		return a.purge(ctx, names)
 	}
 	args := append(a.command("install", "--no-remove"), names...)
+	if do == actReinstall {
+		args = append(a.command("install", "--reinstall", "--no-remove"), names...)
+	}
 	out, err := a.watch(ctx, a.progress(len(p.fresh)+len(p.newer)), args...)
 	if err != nil {
 		return err
@@ -131,7 +115,7 @@ func (a *apt) install(ctx context.Context, names []string) error {
 	if out.code != 0 {
 		return hint.Errorf("the next run takes up where this one stopped", "apt-get install %s in the container: %s", strings.Join(names, ", "), out.tail(5))
 	}
-	return a.forgetArchives(a.in.Added)
+	return a.forgetArchives(slices.Concat(a.in.Added, names))
 }
 
 // progress says every few seconds what apt is at.

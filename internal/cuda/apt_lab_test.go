@@ -66,6 +66,39 @@ func TestToolkitInARealContainer(t *testing.T) {
 		require.False(t, b.exists("/usr/local/cuda-12.8"))
 		require.NotContains(t, b.had.Added, "cuda-toolkit-12-8")
 	}))
+	t.Run("ReducedToAPartThePartStays", b.with(func(t *testing.T) {
+		require.NoError(t, b.install(func(w *Want) { w.Packages = []string{"cuda-nvcc-12-9"} }))
+		require.NotContains(t, b.packages(), "libnvjitlink-12-9")
+		require.Equal(t, []string{"cuda-keyring", "cuda-nvcc-12-9"}, b.had.Asked)
+		b.in("apt-get", "autoremove", "-y") // a user who tidies up
+		require.Contains(t, b.packages(), "cuda-nvcc-12-9")
+		require.NoError(t, b.install(func(w *Want) { w.Toolkit = "12.8" }))
+		require.NotContains(t, b.packages(), "cuda-nvcc-12-9")
+	}))
+	t.Run("ACompilerThatIsGoneFromTheDiskComesBack", b.with(func(t *testing.T) {
+		require.NoError(t, os.Remove(b.lab.Root+nvccPath("12.8")))
+		require.NoError(t, b.install(func(w *Want) { w.Toolkit = "12.8" }))
+		require.Contains(t, b.in("bash", "-lc", "nvcc --version"), "release 12.8")
+	}))
+	t.Run("WhatTheUserInstallsAfterAFailureIsTheirs", b.with(func(t *testing.T) {
+		// The server has lost a package: nothing is installed.
+		b.publish("lost", nvidiaList, b.key, toolkits()...)
+		lost := filepath.Join(b.dir, "lost/debian12/x86_64/nvidia-container-toolkit_1.17.8-1_all.deb")
+		deb, err := os.ReadFile(lost)
+		require.NoError(t, err)
+		require.NoError(t, os.Remove(lost))
+		with := func(packages ...string) func(*Want) {
+			return func(w *Want) { w.Toolkit, w.RepoURL, w.Packages = "12.8", b.repo("lost"), packages }
+		}
+		require.Error(t, b.install(with("nvidia-container-toolkit")))
+		require.NotContains(t, b.had.Added, "nvidia-container-toolkit")
+		require.NoError(t, os.WriteFile(lost, deb, 0o644))
+		b.in("apt-get", "install", "-y", "nvidia-container-toolkit")
+		require.NoError(t, b.install(with()))
+		require.Contains(t, b.packages(), "nvidia-container-toolkit")
+		b.in("apt-get", "purge", "-y", "nvidia-container-toolkit", "libnvidia-container1")
+		b.in("apt-get", "clean")
+	}))
 	t.Run("AutoTakesTheNewestThatTheDriverSupports", b.with(func(t *testing.T) {
 		require.NoError(t, b.install(func(w *Want) { w.Toolkit = cudapkg.Auto }))
 		require.Equal(t, "13.0", b.had.Release) // the repository has 13.3 as well
@@ -130,6 +163,7 @@ func TestToolkitInARealContainer(t *testing.T) {
 		require.ErrorContains(t, err, "/etc/apt/sources.list.d/hand.list")
 		require.ErrorContains(t, err, "/etc/apt/keyrings/mine.gpg")
 		require.NoError(t, os.Remove(hand))
+		require.NoError(t, Unpin(b.c))
 		b.same(before)
 	}))
 	t.Run("AnUnknownKeyIsRefused", b.with(func(t *testing.T) {

@@ -10,6 +10,14 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
+// ready waits for other package tools and heals what they, or a run of ours, left.
+func (a *apt) ready(ctx context.Context) error {
+	if err := a.waitLocks(ctx, aptLocks); err != nil {
+		return err
+	}
+	return a.heal(ctx)
+}
+
 // heal lets dpkg finish what a run that was cut off has left: packages unpacked
 // but not configured, entries in its journal.
 func (a *apt) heal(ctx context.Context) error {
@@ -18,7 +26,7 @@ func (a *apt) heal(ctx context.Context) error {
 		return err
 	}
 	a.log.Warnf("dpkg in the container was interrupted (%s): letting it finish", dirty)
-	out, err := a.locked(ctx, func() (output, error) {
+	out, err := a.locked(ctx, aptLocks, func() (output, error) {
 		return a.run(ctx, "dpkg", "--force-confdef", "--force-confold", "--configure", "-a")
 	})
 	if err == nil && out.code != 0 {
@@ -116,19 +124,4 @@ func parseStates(text string, is func(state string) bool) []string {
 
 func (a *apt) installed(ctx context.Context) ([]string, error) {
 	return a.states(ctx, func(state string) bool { return state[1] == 'i' })
-}
-
-// locked runs a command that does not wait for dpkg's lock itself, again when
-// someone took the lock in between.
-func (a *apt) locked(ctx context.Context, try func() (output, error)) (out output, err error) {
-	for range 5 {
-		if err := a.waitLocks(ctx, aptLocks); err != nil {
-			return out, err
-		}
-		out, err = try()
-		if err != nil || out.code == 0 || !out.contains("is locked by another process", "Could not get lock") {
-			return out, err
-		}
-	}
-	return out, err
 }

@@ -23,12 +23,12 @@ const (
 
 // keyringName is the keyring package's name in the shared cache: one for each
 // distribution, and for each mirror, whose package names another URL.
-func (a *apt) keyringName() string {
-	name := strings.TrimSuffix(keyringDeb, "all.deb") + a.distro.Folder
-	if !strings.HasPrefix(a.repo, repoBase) {
-		sum := sha256.Sum256([]byte(a.repo))
+func (j *job) keyringName() string {
+	name := strings.TrimSuffix(keyringDeb, "all.deb") + j.distro.Folder
+	if !strings.HasPrefix(j.repo, repoBase) {
+		sum := sha256.Sum256([]byte(j.repo))
 		name += "_" + hex.EncodeToString(sum[:4])
-	} else if strings.Contains(a.repo, "/sbsa/") {
+	} else if strings.Contains(j.repo, "/sbsa/") {
 		name += "_sbsa"
 	}
 	return name + ".deb"
@@ -69,7 +69,7 @@ func (a *apt) keyring(ctx context.Context) error {
 	if _, err := a.c.CopyIn(ctx, bytes.NewReader(deb), staged, 0o644); err != nil {
 		return fmt.Errorf("copy the keyring package into the container: %w", err)
 	}
-	out, err := a.locked(ctx, func() (output, error) {
+	out, err := a.locked(ctx, aptLocks, func() (output, error) {
 		return a.run(ctx, "dpkg", "--force-confdef", "--force-confold", "-i", staged)
 	})
 	if err != nil {
@@ -102,7 +102,7 @@ func (a *apt) ownedLists(ctx context.Context) ([]string, error) {
 // list sees to it that apt has the repository once. The keyring package brings
 // a list with NVIDIA's URL. For a mirror, that list is removed when we brought
 // it (dpkg leaves a removed configuration file removed, upgrades included), and a
-// list of our own names the mirror.
+// list of our own names the mirror unless one of the user's does.
 func (a *apt) list(ctx context.Context) error {
 	owned, err := a.ownedLists(ctx)
 	if err != nil {
@@ -112,17 +112,21 @@ func (a *apt) list(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range all {
-		if s.file != ownList && sameRepo(s.uri, a.repo) {
-			return a.drop(ownList)
-		}
+	names := func(is func(file string) bool) bool {
+		return slices.ContainsFunc(all, func(s source) bool { return is(s.file) && sameRepo(s.uri, a.repo) })
 	}
 	if slices.Contains(a.in.Added, keyringPackage) {
 		for _, file := range owned {
+			if names(func(f string) bool { return f == file }) {
+				continue
+			}
 			if err := a.c.Remove(file); err != nil {
 				return fmt.Errorf("remove %s: %w", file, err)
 			}
 		}
+	}
+	if names(func(f string) bool { return f != ownList }) {
+		return a.drop(ownList)
 	}
 	return a.put(ownList, fmt.Sprintf("# Written by pve-nvidia-hook.\ndeb [signed-by=%s] %s /\n", keyringFile, a.repo))
 }

@@ -70,3 +70,18 @@ func processName(pid int) string {
 	}
 	return fmt.Sprintf("%s (pid %d on the host)", name, pid)
 }
+
+// locked runs a command that does not wait for a lock itself, again when
+// someone took the lock in between.
+func (j *job) locked(ctx context.Context, files []string, try func() (output, error)) (out output, err error) {
+	for range 5 {
+		if err := j.waitLocks(ctx, files); err != nil {
+			return out, err
+		}
+		out, err = try()
+		if err != nil || out.code == 0 || !out.contains("is locked by another process", "Could not get lock", "can't create transaction lock") {
+			return out, err
+		}
+	}
+	return out, err
+}

@@ -2,29 +2,14 @@ package cuda
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
-)
-
-// verdict is what apt-get update came to, as far as the CUDA repository goes.
-type verdict int
-
-const (
-	updated     verdict = iota
-	lockedOut           // another apt holds the lists
-	unreachable         // no network, no name resolution, no server
-	brokenIndex         // the server's files do not fit together
-	badKey              // signature missing, unknown or wrong
-	oldKey              // signed with a key that this apt believes no longer
-	hopeless            // apt cannot work at all
 )
 
 // complaint is how apt begins a line about a problem; apt 3 spells the words out.
@@ -55,7 +40,7 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 		switch {
 		case strings.HasPrefix(l, "  ") && last != nil:
 			if l = strings.TrimSpace(l); l != "" {
-				*last = append(*last, l)
+				(*last)[len(*last)-1] += ": " + l
 			}
 			continue
 		case strings.HasPrefix(l, "Get:") || strings.HasPrefix(l, "Hit:") || strings.HasPrefix(l, "Ign:"):
@@ -105,42 +90,23 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 			return hopeless, fmt.Sprintf("status %d", code), nil
 		}
 	}
-	return updated, "", rest
+	return fine, "", rest
 }
 
-// update fetches the package lists, again and again while the network or a lock stands in the way.
+// update fetches the package lists.
 func (a *apt) update(ctx context.Context) error {
-	broken := 0
 	var others []string
-	err := a.retry(ctx, lists, func() (bool, error) {
+	err := a.fetchLists(ctx, func() (v verdict, about string, err error) {
 		if err := a.waitLocks(ctx, aptLocks); err != nil {
-			return false, err
+			return hopeless, "", err
 		}
 		// One retry of apt's own: it pauses longer each time, and is tried again here.
 		out, err := a.run(ctx, a.command("update", "-o", "Acquire::Retries=1")...)
 		if err != nil {
-			return false, err
+			return hopeless, "", err
 		}
-		v, about, rest := judgeUpdate(out.code, out.lines, a.repo)
-		others = rest
-		about = say.Clean(about, 400)
-		switch v {
-		case updated:
-			return false, nil
-		case lockedOut, unreachable:
-			return true, errors.New(about)
-		case brokenIndex:
-			broken++ // a mirror in the middle of an update heals within moments
-			return broken < 3, hint.Errorf("the server's files do not fit together: try later, or set cuda.repo_url to another mirror",
-				"the package index of %s is broken: %s", a.repo, about)
-		case oldKey:
-			return false, hint.Errorf("set cuda.repo_url to NVIDIA's folder for the container's own operating system, or leave it empty: newer folders, such as debian13, have a newer key",
-				"the key of the repository %s is too old for the apt in the container: %s", a.repo, about)
-		case badKey:
-			return false, hint.Errorf("is "+a.repo+" really NVIDIA's? If its key has changed, delete "+a.keyringName()+" in the cache folder, so that it is fetched again, and the package cuda-keyring in the container",
-				"the package index of %s is not signed with the key of its cuda-keyring package: %s", a.repo, about)
-		}
-		return false, hint.Errorf("run apt-get update in the container and put right what it says", "apt-get update in the container: %s", about)
+		v, about, others = judgeUpdate(out.code, out.lines, a.repo)
+		return v, about, nil
 	})
 	if err == nil && len(others) > 0 {
 		a.log.Warnf("apt-get update in the container complains of other repositories: %s", say.Clean(others[0], 300))

@@ -135,7 +135,13 @@ func (j *job) install(ctx context.Context) error {
 	j.in.Distro, j.in.Tool, j.in.Repo = d.Folder, d.Tool, repo
 	m := j.manager()
 
-	if err := m.prepare(ctx); err != nil {
+	// The pin comes first: from the moment that the package tool knows the
+	// repository no package of the driver can come in, not by anyone's upgrade either.
+	j.in.Files = slices.DeleteFunc(j.in.Files, func(f File) bool { return f.Path == pinFile }) // older versions had it there
+	if err := Pin(j.c); err != nil {
+		return err
+	}
+	if err := m.setup(ctx); err != nil {
 		return err
 	}
 	names := slices.Clone(w.Packages)
@@ -162,12 +168,12 @@ func (j *job) install(ctx context.Context) error {
 		release = chosen.Release
 		names = append([]string{toolkitPackage(release)}, names...)
 	}
-	if err := m.install(ctx, names); err != nil {
+	if err := j.bring(ctx, m, names); err != nil {
 		return err
 	}
 	j.in.Release, j.in.Version, j.in.Nvcc, j.in.NvccSize = "", "", "", 0
 	if release != "" {
-		if err := j.verify(ctx, release); err != nil {
+		if err := j.verify(ctx, m, release); err != nil {
 			return err
 		}
 		if err := j.put(profileFile, profileText(release)); err != nil {
@@ -176,7 +182,12 @@ func (j *job) install(ctx context.Context) error {
 	} else if err := j.drop(profileFile); err != nil {
 		return err
 	}
-	if err := m.prune(ctx, names); err != nil {
+	if keep := append(bareNames(names), keyringPackage); len(j.stale(keep)) > 0 {
+		if err := j.sweep(ctx, m, keep); err != nil {
+			return err
+		}
+	}
+	if err := j.complete(ctx, m, names); err != nil {
 		return err
 	}
 	j.in.OK = true
@@ -210,7 +221,16 @@ func (j *job) remove(ctx context.Context) error {
 	if m == nil {
 		return fmt.Errorf("the record names the package tool %q, which this program does not know", say.Clean(j.in.Tool, 40))
 	}
-	if err := m.remove(ctx); err != nil {
+	if err := m.begin(ctx); err != nil {
+		return err
+	}
+	if err := j.sweep(ctx, m, nil); err != nil {
+		return err
+	}
+	if len(j.in.Added) > 0 {
+		j.log.Infof("these packages stay, something else in the container needs them: %s", few(j.in.Added))
+	}
+	if err := m.end(ctx); err != nil {
 		return err
 	}
 	for _, f := range slices.Clone(j.in.Files) {

@@ -99,7 +99,7 @@ func TestWhatAptUpdateSaysIsUnderstood(t *testing.T) {
 		want   verdict
 		others int
 	}{
-		"well": {0, "Get:1 http://127.0.0.1:40404/debian12/x86_64  InRelease [1234 B]\nReading package lists...", updated, 0},
+		"well": {0, "Get:1 http://127.0.0.1:40404/debian12/x86_64  InRelease [1234 B]\nReading package lists...", fine, 0},
 		"refused, status 0": {0, `Err:1 http://127.0.0.1:40404/debian12/x86_64  InRelease
   Could not connect to 127.0.0.1:40404 (127.0.0.1). - connect (111: Connection refused)
 W: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/InRelease  Could not connect to 127.0.0.1:40404 (127.0.0.1). - connect (111: Connection refused)
@@ -111,7 +111,7 @@ E: The repository 'http://127.0.0.1:40404/debian12/x86_64  InRelease' is not sig
 		"old key, apt 3": {100, `Err:2 http://127.0.0.1:40404/debian12/x86_64  InRelease
   Sub-process /usr/bin/sqv returned an error code (1), error message is: Signing key on EB693B3035CD5710E231E123A4B469963BF863CC is not bound:            No binding signature at time 2026-02-10T20:05:37Z   because: Policy rejected non-revocation signature (PositiveCertification) requiring second pre-image resistance   because: SHA1 is not considered secure since 2026-02-01T00:00:00Z
 Error: The repository 'http://127.0.0.1:40404/debian12/x86_64  InRelease' is not signed.`, oldKey, 0},
-		"old key soon": {0, "Warning: http://127.0.0.1:40404/debian12/x86_64/InRelease: Policy will reject signature within a year, see --audit for details", updated, 0},
+		"old key soon": {0, "Warning: http://127.0.0.1:40404/debian12/x86_64/InRelease: Policy will reject signature within a year, see --audit for details", fine, 0},
 		"words, apt 3": {100, "Error: The repository 'http://127.0.0.1:40404/debian12/x86_64  InRelease' is not signed.", badKey, 0},
 		"sum":          {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages.gz  Hash Sum mismatch", brokenIndex, 0},
 		"size":         {100, "E: Failed to fetch http://127.0.0.1:40404/debian12/x86_64/Packages.gz  File has unexpected size (8 != 9). Mirror sync in progress? [IP: 127.0.0.1 40404]", brokenIndex, 0},
@@ -124,15 +124,15 @@ E: The repository 'http://127.0.0.1:40404/debian12/x86_64  Release' does not hav
 		"lock":           {100, "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 12 (apt-get)\nE: Unable to lock directory /var/lib/apt/lists/", lockedOut, 0},
 		"two keys":       {100, "E: Conflicting values set for option Signed-By regarding source http://127.0.0.1:40404/debian12/x86_64/ /: a != b\nE: The list of sources could not be read.", hopeless, 0},
 		"bad list":       {100, "E: Malformed entry 1 in list file /etc/apt/sources.list.d/x.list (URI)\nE: The list of sources could not be read.", hopeless, 0},
-		"others, status": {100, "E: The repository 'http://other/debian x Release' does not have a Release file.", updated, 1},
-		"others":         {0, "W: Failed to fetch http://other/debian/dists/x/InRelease  Could not resolve 'other'\nW: Some index files failed to download.", updated, 1},
+		"others, status": {100, "E: The repository 'http://other/debian x Release' does not have a Release file.", fine, 1},
+		"others":         {0, "W: Failed to fetch http://other/debian/dists/x/InRelease  Could not resolve 'other'\nW: Some index files failed to download.", fine, 1},
 		"silent":         {1, "", hopeless, 0},
-		"twice":          {0, "W: Target Packages (Packages) is configured multiple times in a:1 and b:1 http://127.0.0.1:40404/debian12/x86_64", updated, 0},
+		"twice":          {0, "W: Target Packages (Packages) is configured multiple times in a:1 and b:1 http://127.0.0.1:40404/debian12/x86_64", fine, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v, about, others := judgeUpdate(c.code, strings.Split(c.text, "\n"), repo)
 			require.Equal(t, c.want, v, about)
-			if c.want == updated {
+			if c.want == fine {
 				require.Len(t, others, c.others)
 			}
 		})

@@ -114,9 +114,6 @@ func (f *folder) Run(_ context.Context, cmd lxc.Cmd) (lxc.Result, error) {
 	return res, nil
 }
 
-// says answers a command with text on stdout.
-func says(text string) lxc.Result { return lxc.Result{Stdout: []byte(text)} }
-
 // logged keeps what is logged; hook is called with each line.
 type logged struct {
 	t     *testing.T

@@ -45,6 +45,22 @@ func (j *job) cached(ctx context.Context, from, name string, check func([]byte) 
 	if data, err = kept(file, check); !errors.Is(err, fs.ErrNotExist) {
 		return data, err
 	}
+	if data, err = j.fetch(ctx, from, name, check); err != nil {
+		return nil, err
+	}
+	left, _ := filepath.Glob(filepath.Join(j.w.CacheDir, "."+name+"[0-9]*"))
+	for _, half := range left {
+		_ = os.Remove(half) // by a run that was killed, for the lock is held
+	}
+	if err := cache.WriteFile(file, data); err != nil {
+		return nil, fmt.Errorf("keep %s in the cache: %w", name, err)
+	}
+	j.log.Infof("fetched %s for all containers", name)
+	return data, nil
+}
+
+// fetch fetches a small file on the host.
+func (j *job) fetch(ctx context.Context, from, name string, check func([]byte) error) (data []byte, err error) {
 	waits := patience{what: "fetch " + name + " on the host", waiting: "waiting for the host's network or the repository"}
 	err = j.retry(ctx, waits, func() (again bool, err error) {
 		data, again, err = j.get(ctx, from)
@@ -56,14 +72,6 @@ func (j *job) cached(ctx context.Context, from, name string, check func([]byte) 
 	if err := check(data); err != nil {
 		return nil, hint.Wrap(fmt.Errorf("%s: %w", from, err), "a proxy or login page may have answered in place of the repository")
 	}
-	left, _ := filepath.Glob(filepath.Join(j.w.CacheDir, "."+name+"[0-9]*"))
-	for _, half := range left {
-		_ = os.Remove(half) // by a run that was killed, for the lock is held
-	}
-	if err := cache.WriteFile(file, data); err != nil {
-		return nil, fmt.Errorf("keep %s in the cache: %w", name, err)
-	}
-	j.log.Infof("fetched %s for all containers", name)
 	return data, nil
 }
 

@@ -20,12 +20,27 @@ import (
 
 // manager is a package tool at work for a job.
 type manager interface {
-	prepare(ctx context.Context) error                 // repository set up, its index fetched
+	setup(ctx context.Context) error                   // waits its turn, sets the repository up and fetches its index
 	toolkits(ctx context.Context) ([]available, error) // that the repository has
-	install(ctx context.Context, names []string) error // after a look at what it would do
-	prune(ctx context.Context, names []string) error   // what an earlier run installed and names do not need
-	remove(ctx context.Context) error                  // all that was installed
+	installed(ctx context.Context) ([]string, error)   // all packages by name
+	// plan says what installing names would do, and why it cannot be done.
+	plan(ctx context.Context, names []string) (plan, error)
+	act(ctx context.Context, do action, names []string, p plan) error
+	keep(ctx context.Context, names []string) error // marks packages as there for their own sake
+	// unneeded are packages of ours that nothing needs, keep among what does.
+	unneeded(ctx context.Context, keep []string) ([]string, error)
+	begin(ctx context.Context) error // of a removal
+	end(ctx context.Context) error   // of a removal: what setup left behind
 }
+
+// action is what act does.
+type action string
+
+const (
+	actInstall   action = "install"
+	actReinstall action = "reinstall"
+	actRemove    action = "remove"
+)
 
 // job is one Install or Remove at work.
 type job struct {
@@ -63,9 +78,9 @@ func (j *job) manager() manager {
 	case toolApt:
 		return &apt{job: j}
 	case toolDnf:
-		return &dnf{job: j}
+		return &dnf{rpm{job: j}}
 	case toolZypper:
-		return &zypper{job: j}
+		return &zypper{rpm{job: j}}
 	}
 	return nil
 }
@@ -147,6 +162,21 @@ func (j *job) watch(ctx context.Context, look func(line string), args ...string)
 	}
 	var o output
 	j.log.Debugf("run in the container: %s", strings.Join(args, " "))
+	// Package tools wait for each other, and for servers, without a word.
+	began, quiet := time.Now(), 15*j.w.step
+	silence, done := time.NewTicker(quiet), make(chan struct{})
+	defer silence.Stop()
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-silence.C:
+				j.log.Infof("%s in the container is at work for %s; it may wait for the network or for another package tool", toolOf(args), time.Since(began).Round(time.Second))
+			}
+		}
+	}()
 	res, err := j.c.Run(ctx, lxc.Cmd{
 		Args:    args,
 		Env:     j.env(),
@@ -157,6 +187,7 @@ func (j *job) watch(ctx context.Context, look func(line string), args ...string)
 				o.lines = append(o.lines[:0], o.lines[keptLines/2:]...)
 			}
 			o.lines = append(o.lines, line)
+			silence.Reset(quiet)
 			if look != nil {
 				look(line)
 			}
@@ -171,6 +202,14 @@ func (j *job) watch(ctx context.Context, look func(line string), args ...string)
 			"the container's os-release names another operating system than it has")
 	}
 	return o, nil
+}
+
+// toolOf is the program of a command line, without env before it.
+func toolOf(args []string) string {
+	if args[0] == "env" && len(args) > 2 {
+		return args[2]
+	}
+	return args[0]
 }
 
 func cmpErr(err, other error) error {
@@ -293,29 +332,4 @@ func (j *job) retry(ctx context.Context, p patience, try func() (again bool, err
 		}
 		pause = min(2*pause, 5*j.w.step)
 	}
-}
-
-// note adds packages that are about to come in to what is in the container.
-func (j *job) note(fresh, asked []string) error {
-	for _, n := range fresh {
-		if !addedForm().MatchString(n) {
-			continue
-		}
-		if !slices.Contains(j.in.Added, n) {
-			j.in.Added = append(j.in.Added, n)
-		}
-		if slices.Contains(asked, n) && !slices.Contains(j.in.Asked, n) {
-			j.in.Asked = append(j.in.Asked, n)
-		}
-	}
-	return j.save()
-}
-
-// bareNames leaves the version out of name=version.
-func bareNames(names []string) []string {
-	bare := make([]string, len(names))
-	for i, n := range names {
-		bare[i], _, _ = strings.Cut(n, "=")
-	}
-	return bare
 }

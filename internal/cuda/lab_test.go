@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -28,18 +27,20 @@ import (
 // bench is a real container with the host's network, a repository on loopback,
 // and what is wanted of it so far.
 type bench struct {
-	t     *testing.T
-	ctx   context.Context // of the next Install
-	lab   *lab.Container
-	c     *lxc.Container
-	dir   string // of the server: DISTRO/x86_64 below it
-	url   string // of the server
-	key   *cudatest.Key
-	gets  atomic.Int64 // packages that were fetched
-	log   *logged
-	want  Want
-	had   Installed
-	saved []Installed
+	t      *testing.T
+	ctx    context.Context // of the next Install
+	lab    *lab.Container
+	c      *lxc.Container
+	dir    string // of the server: DISTRO/x86_64 below it
+	url    string // of the server
+	folder string // NVIDIA's name of the system, "": by the suite
+	key    *cudatest.Key
+	gets   atomic.Int64 // packages that were fetched
+	log    *logged
+	want   Want
+	had    Installed
+	saved  []Installed
+	full   Container // in the place of c, nil: c
 }
 
 // folderOf is NVIDIA's folder name that a suite of Debian belongs to.
@@ -50,25 +51,25 @@ func newBench(t *testing.T, suite string) *bench {
 }
 
 func newBenchOn(t *testing.T, spec lab.Spec) *bench {
+	b := newBareBench(t, spec)
+	// Nothing outside this machine is asked for packages.
+	b.in("sh", "-c", "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /var/lib/apt/lists/* && touch /etc/apt/sources.list")
+	return b
+}
+
+func newBareBench(t *testing.T, spec lab.Spec) *bench {
 	labtest.Need(t)
-	if _, err := exec.LookPath("gpg"); err != nil {
-		if os.Getenv(labtest.EnvNeed) == "1" {
-			t.Fatal("gpg is missing (install gpg)")
-		}
-		t.Skip("gpg is missing (install gpg)")
-	}
+	labtest.Program(t, "gpg")
 	b := &bench{t: t, ctx: t.Context(), dir: t.TempDir(), log: &logged{t: t}}
 	b.lab = labtest.Start(t, spec)
 	var err error
 	b.c, err = lxc.Open(t.Context(), b.lab.LXCPath, 101)
 	require.NoError(t, err)
 	t.Cleanup(func() { b.c.Close() })
-	// Nothing outside this machine is asked for packages.
-	b.in("sh", "-c", "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /var/lib/apt/lists/* && touch /etc/apt/sources.list")
 
 	files := http.FileServer(http.Dir(b.dir))
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasSuffix(r.URL.Path, ".deb") {
+		if ext := filepath.Ext(r.URL.Path); ext == ".deb" || ext == ".rpm" {
 			b.gets.Add(1)
 		}
 		files.ServeHTTP(w, r)
@@ -147,7 +148,12 @@ func newKey(t *testing.T) *cudatest.Key {
 	return key
 }
 
-func (b *bench) distro() string { return folderOf[b.lab.Spec.Base.Suite] }
+func (b *bench) distro() string {
+	if b.folder != "" {
+		return b.folder
+	}
+	return folderOf[b.lab.Spec.Base.Suite]
+}
 
 func (b *bench) repo(name string) string {
 	return b.url + "/" + name + "/" + b.distro() + "/x86_64/"
@@ -193,7 +199,11 @@ func (b *bench) install(change func(*Want)) error {
 	}
 	b.log.lines = nil
 	var err error
-	b.had, err = Install(b.ctx, b.c, w, b.log)
+	c := Container(b.c)
+	if b.full != nil {
+		c = b.full
+	}
+	b.had, err = Install(b.ctx, c, w, b.log)
 	require.Equal(b.t, err == nil, b.had.OK)
 	if err == nil && !b.had.Empty() {
 		ok, why := Current(unmovable{b.c, b.t}, b.had, w)
@@ -207,6 +217,8 @@ func (b *bench) remove() {
 	left, err := Remove(b.ctx, b.c, b.had, b.want, b.log)
 	require.NoError(b.t, err)
 	require.True(b.t, left.Empty(), "%+v", left)
+	require.True(b.t, Pinned(b.c), "the driver's packages are kept out as long as the driver is there")
+	require.NoError(b.t, Unpin(b.c))
 	b.had = Installed{}
 }
 
@@ -252,13 +264,17 @@ func (b *bench) state() map[string]string {
 // same requires the container to be as it was, and shows only what differs.
 func (b *bench) same(was map[string]string) {
 	b.t.Helper()
-	now := b.state()
+	requireSame(b.t, was, b.state())
+}
+
+func requireSame(t *testing.T, was, now map[string]string) {
+	t.Helper()
 	for name, old := range was {
-		require.Equal(b.t, old, now[name], name)
+		require.Equal(t, old, now[name], name)
 	}
 	for name := range now {
 		_, there := was[name]
-		require.True(b.t, there, "%s is new", name)
+		require.True(t, there, "%s is new", name)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
@@ -26,16 +28,40 @@ func parseNvcc(out []byte) (release, full string, err error) {
 	return string(m[1]), say.Clean(string(m[2]), 40), nil
 }
 
-// verify runs nvcc and notes what it is.
-func (j *job) verify(ctx context.Context, release string) error {
+// verify runs nvcc and notes what it is. One that does not work is installed
+// again: the package tool does not see what is missing on the disk.
+func (j *job) verify(ctx context.Context, m manager, release string) error {
+	err := j.runNvcc(ctx, release)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	name := "cuda-nvcc-" + strings.ReplaceAll(release, ".", "-")
+	if have, err2 := m.installed(ctx); err2 != nil || !slices.Contains(have, name) {
+		return err
+	}
+	j.log.Warnf("%v: installing %s again", err, name)
+	if err := m.act(ctx, actReinstall, []string{name}, plan{}); err != nil {
+		return err
+	}
+	return j.runNvcc(ctx, release)
+}
+
+func (j *job) runNvcc(ctx context.Context, release string) error {
 	path := nvccPath(release)
+	info, err := j.c.Stat(path)
+	if err != nil {
+		return fmt.Errorf("stat %s: %w", path, err)
+	}
+	if !info.Mode.IsRegular() {
+		return errors.New(path + " is no regular file")
+	}
 	out, err := j.run(ctx, path, "--version")
 	if err != nil {
 		return fmt.Errorf("run %s --version: %w", path, err)
 	}
 	if out.code != 0 {
-		return hint.Wrap(fmt.Errorf("%s --version ended with status %d: %s", path, out.code, out.tail(3)),
-			"look whether the toolkit's packages are complete: apply with --force installs them again")
+		return hint.Errorf("look whether the toolkit's packages are complete, and install those again that are not",
+			"%s --version ended with status %d: %s", path, out.code, out.tail(3))
 	}
 	got, full, err := parseNvcc(out.stdout)
 	if err != nil {
@@ -43,13 +69,6 @@ func (j *job) verify(ctx context.Context, release string) error {
 	}
 	if got != release {
 		return fmt.Errorf("%s says release %s, %s was installed", path, got, release)
-	}
-	info, err := j.c.Stat(path)
-	if err != nil {
-		return fmt.Errorf("stat %s: %w", path, err)
-	}
-	if !info.Mode.IsRegular() {
-		return errors.New(path + " is no regular file")
 	}
 	j.in.Release, j.in.Version, j.in.Nvcc, j.in.NvccSize = release, full, path, info.Size
 	return nil

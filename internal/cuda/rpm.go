@@ -3,19 +3,26 @@ package cuda
 import (
 	"context"
 	"errors"
+	"regexp"
 	"slices"
 	"strings"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
-// What is written for dnf and zypper follows their manuals and NVIDIA's own
-// .repo files. It is checked by golden files; it has not been seen running.
-
 // rpmRepoID is the repository's name to dnf and zypper.
 const rpmRepoID = "pve-nvidia-hook-cuda"
+
+// rpmLocks are the files on which rpm holds a POSIX lock while it changes
+// packages; dnf does not wait for it.
+var rpmLocks = []string{"/var/lib/rpm/.rpm.lock", "/usr/lib/sysimage/rpm/.rpm.lock"}
+
+// rpm is what dnf and zypper have in common.
+type rpm struct {
+	*job
+	keys []string // that rpm knew before
+}
 
 // gpgKey finds the key's file name in NVIDIA's .repo file: it differs from
 // distribution to distribution (D42D0685.pub for RHEL 8 and 9, CDF6BA43.pub for RHEL 10).
@@ -29,45 +36,117 @@ func parseKeyName(repoFile []byte) (string, error) {
 	return string(m[1]), nil
 }
 
-// keyName fetches NVIDIA's .repo file, once for all containers, for the key's name.
-func (j *job) keyName(ctx context.Context) (string, error) {
-	file := "cuda-" + j.distro.Folder + ".repo"
-	data, err := j.cached(ctx, j.repo+file, file, func(data []byte) error {
+// addRepo waits until rpm is free and writes the .repo file, for which NVIDIA's
+// own tells the name of the key. fetch loads the index.
+func (r *rpm) addRepo(ctx context.Context, file string, fetch func() (output, error)) error {
+	if err := r.waitLocks(ctx, rpmLocks); err != nil {
+		return err
+	}
+	name := "cuda-" + r.distro.Folder + ".repo"
+	data, err := r.fetch(ctx, r.repo+name, name, func(data []byte) error {
 		_, err := parseKeyName(data)
 		return err
 	})
 	if err != nil {
-		return "", err
+		return err
 	}
-	return parseKeyName(data)
+	key, _ := parseKeyName(data)
+	if r.keys, err = r.installed(ctx); err != nil {
+		return err
+	}
+	if err := r.put(file, rpmRepoText(r.repo, key)); err != nil {
+		return err
+	}
+	err = r.fetchLists(ctx, func() (verdict, string, error) {
+		out, err := fetch()
+		if err != nil || out.code == 0 {
+			return fine, "", err
+		}
+		v, about := judgeRPM(out)
+		return v, about, nil
+	})
+	if ctx.Err() != nil {
+		return err
+	}
+	return errors.Join(err, r.noteKeys(ctx))
 }
 
 // rpmRepoText is a .repo file for dnf and zypper.
-func rpmRepoText(repo, key string, excludes []string) string {
-	text := "# Written by pve-nvidia-hook.\n" +
+func rpmRepoText(repo, key string) string {
+	return "# Written by pve-nvidia-hook.\n" +
 		"[" + rpmRepoID + "]\n" +
 		"name=NVIDIA CUDA\n" +
 		"baseurl=" + repo + "\n" +
 		"enabled=1\n" +
 		"gpgcheck=1\n" +
 		"gpgkey=" + repo + key + "\n"
-	if len(excludes) > 0 {
-		text += "# The NVIDIA driver in this container comes from the host's run file.\n" +
-			"excludepkgs=" + strings.Join(excludes, ",") + "\n"
-	}
-	return text
 }
 
-// judgeRPM refuses a plan that must not be carried out.
-func judgeRPM(p plan, names []string) error {
-	if name, ok := firstDriver(append(slices.Clone(p.fresh), p.newer...)); ok {
-		return refuseDriver(name, names, "")
+// What dnf 4 and 5, zypper and rpm say about the causes of a failure.
+var rpmWords = []struct {
+	words func() *regexp.Regexp
+	verdict
+}{
+	{lazy.Regexp(`can't create transaction lock|System management is locked`), lockedOut},
+	{lazy.Regexp(`No space left|more space needed|needs \S+ (more space )?on the |[Nn]ot enough (free )?(disk )?space`), noRoom},
+	{lazy.Regexp(`GPG check FAILED|OpenPGP check for|wrong key|Signature verification failed|signed with an unknown key|is not (correctly )?signed|bad PGP signature`), badKey},
+	{lazy.Regexp(`Curl error \((5|6|7|28|35|52|56)\)|Could(n't| not) (resolve|connect)|Connection (failed|refused|reset|timed out)|Timeout (exceeded|was reached)|No route to host|unreachable`), unreachable},
+	{lazy.Regexp(`checksum doesn't match|wrong checksum|Digest verification failed|[Pp]arse error|Parsing unsuccessful|Status code: 4\d\d|error: 4\d\d|not found on medium|Valid metadata not found`), brokenIndex},
+	{lazy.Regexp(`Problem\b.*:|Unable to find a match|No match for argument|No provider of|nothing provides|matches only excluded`), unsolvable},
+}
+
+// judgeRPM finds the cause among what a package tool said. about are the words,
+// of a problem with dependencies all that belong to it.
+func judgeRPM(o output) (v verdict, about string) {
+	for _, w := range rpmWords {
+		at := slices.IndexFunc(o.lines, func(l string) bool { return w.words().MatchString(l) })
+		if at < 0 {
+			continue
+		}
+		about := []string{o.lines[at]}
+		if w.verdict == unsolvable {
+			for _, l := range o.lines[at+1:] {
+				if len(about) == 6 || !strings.HasPrefix(l, "  ") && !strings.HasPrefix(l, "not installable") && !w.words().MatchString(l) {
+					break
+				}
+				about = append(about, l)
+			}
+		}
+		return w.verdict, strings.Join(strings.Fields(strings.Join(about, " ")), " ")
 	}
-	if len(p.remove) > 0 {
-		return hint.Errorf("remove them in the container yourself when they are not needed, or ask for other packages",
-			"installing %s would remove %s", strings.Join(names, ", "), say.Clean(strings.Join(p.remove, ", "), 300))
+	return hopeless, o.tail(4)
+}
+
+// failed is the error for what ended badly.
+func (r *rpm) failed(what string, out output) error {
+	v, about := judgeRPM(out)
+	return r.blame(v, what, about)
+}
+
+// planned turns what a dry run said into its plan.
+func (r *rpm) planned(what string, names []string, out output, good bool, p plan) (plan, error) {
+	if good {
+		return p, nil
 	}
-	return nil
+	if v, about := judgeRPM(out); v == unsolvable {
+		if name, ok := driverIn(out.lines); ok {
+			return p, refuseDriver(name, names, say.Clean(about, 400))
+		}
+	}
+	return p, r.failed(what+" "+strings.Join(names, ", "), out)
+}
+
+// change runs a command that changes packages, again when someone took rpm's
+// lock in between.
+func (r *rpm) change(ctx context.Context, what string, try func() (output, error), good func(output) bool) error {
+	out, err := r.locked(ctx, rpmLocks, try)
+	if ctx.Err() == nil {
+		err = errors.Join(err, r.noteKeys(ctx))
+	}
+	if err == nil && !good(out) {
+		err = r.failed(what, out)
+	}
+	return err
 }
 
 // rpmNames turns name=version, as apt has it, into name-version.
@@ -79,26 +158,104 @@ func rpmNames(names []string) []string {
 	return out
 }
 
-// rpmInstalled returns which of names are installed.
-func (j *job) rpmInstalled(ctx context.Context, names []string) ([]string, error) {
-	if len(names) == 0 {
-		return nil, nil
+// installed lists all packages; rpm has the keys that it knows as packages of
+// one name, so that of these the version counts.
+func (r *rpm) installed(ctx context.Context) ([]string, error) {
+	out, err := r.run(ctx, "rpm", "-qa", "--qf", "%{NAME}|%{VERSION}-%{RELEASE}\\n")
+	if err == nil && out.code != 0 {
+		err = r.failed("rpm -qa", out)
 	}
-	out, err := j.run(ctx, append([]string{"rpm", "-q", "--qf", "%{NAME}\\n"}, names...)...)
 	if err != nil {
 		return nil, err
 	}
-	said := strings.Fields(string(out.stdout)) // of the others: "package X is not installed"
-	return slices.DeleteFunc(slices.Clone(names), func(n string) bool {
-		at := slices.Index(said, n)
-		return at < 0 || (at > 0 && said[at-1] == "package")
-	}), nil
+	var all []string
+	for line := range strings.Lines(string(out.stdout)) {
+		name, version, ok := strings.Cut(strings.TrimSpace(line), "|")
+		if name == "gpg-pubkey" {
+			name += "-" + version
+		}
+		if ok {
+			all = append(all, name)
+		}
+	}
+	return all, nil
 }
 
-// must turns a command's bad end into an error.
-func must(o output, err error, what string) error {
-	if err == nil && o.code != 0 {
-		err = hint.Errorf("run it in the container and put right what it says", "%s in the container: %s", what, o.tail(4))
+func isKey(name string) bool { return strings.HasPrefix(name, "gpg-pubkey-") }
+
+// noteKeys notes keys that the package tool has imported.
+func (r *rpm) noteKeys(ctx context.Context) error {
+	have, err := r.installed(ctx)
+	if err != nil {
+		return err
+	}
+	fresh := slices.DeleteFunc(have, func(n string) bool { return !isKey(n) || slices.Contains(r.keys, n) })
+	if len(fresh) == 0 {
+		return nil
+	}
+	return r.note(fresh, nil)
+}
+
+// begin takes the keys away: no package needs them.
+func (r *rpm) begin(ctx context.Context) error {
+	if err := r.waitLocks(ctx, rpmLocks); err != nil {
+		return err
+	}
+	have, err := r.installed(ctx)
+	if err != nil {
+		return err
+	}
+	keys := slices.DeleteFunc(slices.Clone(r.in.Added), func(n string) bool { return !isKey(n) || !slices.Contains(have, n) })
+	if len(keys) == 0 {
+		return nil
+	}
+	out, err := r.run(ctx, append([]string{"rpm", "-e"}, keys...)...)
+	if err == nil && out.code != 0 {
+		err = r.failed("rpm -e "+strings.Join(keys, " "), out)
 	}
 	return err
+}
+
+// "	libnvjitlink-12-8 >= 12.8 is needed by (installed) plain-tool-1.0-1.noarch"
+var neededBy = lazy.Regexp(`^\s*(\S+).* is needed by \(installed\) `)
+
+// unneeded asks rpm which of our packages could go without breaking others,
+// keep among them. It needs no repository for that.
+func (r *rpm) unneeded(ctx context.Context, keep []string) ([]string, error) {
+	keep, err := r.providers(ctx, keep)
+	if err != nil {
+		return nil, err
+	}
+	goners := slices.DeleteFunc(slices.Clone(r.in.Added), func(n string) bool { return isKey(n) || slices.Contains(keep, n) })
+	for len(goners) > 0 {
+		out, err := r.run(ctx, append([]string{"rpm", "-e", "--test"}, goners...)...)
+		if err != nil || out.code == 0 {
+			return goners, err
+		}
+		var needed []string
+		for _, l := range out.lines {
+			if m := neededBy().FindStringSubmatch(l); m != nil && !slices.Contains(needed, m[1]) {
+				needed = append(needed, m[1])
+			}
+		}
+		if needed, err = r.providers(ctx, needed); err != nil {
+			return nil, err
+		}
+		before := len(goners)
+		goners = slices.DeleteFunc(goners, func(n string) bool { return slices.Contains(needed, n) })
+		if len(goners) == before {
+			r.log.Warnf("rpm would not remove what was installed for the toolkit: %s", out.tail(3))
+			return nil, nil
+		}
+	}
+	return nil, nil
+}
+
+// providers are the installed packages that have the names, or provide what is named so.
+func (r *rpm) providers(ctx context.Context, names []string) ([]string, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	out, err := r.run(ctx, append([]string{"rpm", "-q", "--whatprovides", "--qf", "%{NAME}\\n"}, names...)...)
+	return append(strings.Fields(string(out.stdout)), names...), err
 }

@@ -3,26 +3,27 @@ package cuda
 import (
 	"context"
 	"fmt"
+	"html"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 const zypperRepoFile = "/etc/zypp/repos.d/" + rpmRepoID + ".repo"
 
 // zypper is zypper of openSUSE and SLES at work for a job.
-type zypper struct{ *job }
+type zypper struct{ rpm }
 
 // command is a command line of zypper; ZYPP_LOCK_TIMEOUT lets it wait for another one (seconds).
 func (z *zypper) command(verb string, more ...string) []string {
 	return append([]string{"env", fmt.Sprintf("ZYPP_LOCK_TIMEOUT=%d", int(z.w.LockWait/time.Second)),
-		"zypper", "--non-interactive", "--gpg-auto-import-keys", "--xmlout", verb}, more...)
+		"zypper", "--non-interactive", "--xmlout", verb}, more...)
 }
 
-// zypper's informational statuses (its manual, "EXIT CODES"): the work is done.
+// zypper's statuses (its manual, "EXIT CODES"). From 102 on the work is done.
 const (
 	rebootNeeded  = 102 // a reboot is suggested
 	restartNeeded = 103 // zypper itself was updated
@@ -31,57 +32,50 @@ const (
 	scriptFailed  = 107 // a package's script, after its files were installed
 )
 
-func informs(code int) bool {
-	return slices.Contains([]int{rebootNeeded, restartNeeded, repoSkipped, scriptFailed}, code)
+var tag = lazy.Regexp(`<[^<>]*>`)
+
+// zypper runs it and takes the XML out of the lines that are shown to a person.
+func (z *zypper) zypper(ctx context.Context, verb string, more ...string) (output, error) {
+	out, err := z.run(ctx, z.command(verb, more...)...)
+	for i, l := range out.lines {
+		out.lines[i] = html.UnescapeString(tag().ReplaceAllString(l, ""))
+	}
+	out.lines = slices.DeleteFunc(out.lines, func(l string) bool { return strings.TrimSpace(l) == "" })
+	return out, err
 }
 
-// must is the must of all, which knows what is no failure to zypper. Whether the
-// toolkit works is seen from nvcc.
-func (z *zypper) must(o output, err error, what string) error {
-	if err != nil || !informs(o.code) {
-		return must(o, err, what)
-	}
+// good knows what is no failure to zypper. Whether the toolkit works is seen from nvcc.
+func (z *zypper) good(o output) bool {
 	switch o.code {
+	case 0, rebootNeeded, restartNeeded:
 	case repoSkipped:
-		z.log.Warnf("%s in the container skipped a repository that it could not refresh: %s", what, o.tail(2))
+		z.log.Warnf("zypper in the container skipped a repository that it could not refresh: %s", o.tail(2))
 	case scriptFailed:
-		z.log.Warnf("%s in the container: a package's script failed: %s", what, o.tail(2))
+		z.log.Warnf("zypper in the container: a package's script failed: %s", o.tail(2))
+	default:
+		return false
 	}
-	return nil
+	return true
 }
 
-// lock is a change of zypper's list of packages that it must not install: a
-// repository file has no such line for zypper.
-func (z *zypper) lock(verb string) []string {
-	return z.command(verb, append([]string{"--type", "package", "--repo", rpmRepoID}, cudapkg.RPMDriver...)...)
-}
-
-func (z *zypper) prepare(ctx context.Context) error {
-	key, err := z.keyName(ctx)
-	if err != nil {
-		return err
-	}
-	if err := z.put(zypperRepoFile, rpmRepoText(z.repo, key, nil)); err != nil {
-		return err
-	}
-	out, err := z.run(ctx, z.lock("addlock")...)
-	if err := z.must(out, err, "zypper addlock"); err != nil {
-		return err
-	}
-	return z.retry(ctx, lists, func() (bool, error) {
-		out, err := z.run(ctx, z.command("refresh", rpmRepoID)...)
-		if err != nil {
-			return false, err
+func (z *zypper) setup(ctx context.Context) error {
+	return z.addRepo(ctx, zypperRepoFile, func() (output, error) {
+		// Here only, so that no other repository's key comes in unasked.
+		out, err := z.zypper(ctx, "--gpg-auto-import-keys", "refresh", rpmRepoID)
+		if err == nil && z.good(out) {
+			out.code = 0
 		}
-		return true, z.must(out, nil, "zypper refresh")
+		return out, err
 	})
 }
 
-// element is a package in zypper's XML, or the begin or end of a section of
-// them. A package may have its description within.
+func (z *zypper) end(context.Context) error { return nil }
+
+// element is a package in zypper's XML, the summary, or the begin or end of a
+// section of packages. A package may have its description within.
 var (
-	element   = lazy.Regexp(`<(/?)(solvable|to-[a-z-]+)\b[^<>]*>`)
-	attribute = lazy.Regexp(`\b(name|edition|kind|type)="([^"]*)"`)
+	element   = lazy.Regexp(`<(/?)(solvable|install-summary|to-[a-z-]+)\b[^<>]*>`)
+	attribute = lazy.Regexp(`\b(name|edition|kind|type|download-size|space-usage-diff)="([^"]*)"`)
 )
 
 func attributes(element string) map[string]string {
@@ -99,14 +93,18 @@ func parseZypper(text string) plan {
 	section := ""
 	for _, m := range element().FindAllStringSubmatch(text, -1) {
 		end, tag := m[1] != "", m[2]
-		if tag != "solvable" {
+		a := attributes(m[0])
+		switch {
+		case tag == "install-summary" && !end:
+			p.fetch, _ = strconv.ParseUint(a["download-size"], 10, 63)
+			p.disk, _ = strconv.ParseUint(a["space-usage-diff"], 10, 63) // below zero: 0
+			continue
+		case tag != "solvable":
 			if section = tag; end {
 				section = ""
 			}
 			continue
-		}
-		a := attributes(m[0])
-		if end || a["type"] != "" && a["type"] != "package" {
+		case end || a["type"] != "" && a["type"] != "package":
 			continue
 		}
 		switch section {
@@ -123,14 +121,11 @@ func parseZypper(text string) plan {
 }
 
 func (z *zypper) toolkits(ctx context.Context) ([]available, error) {
-	out, err := z.run(ctx, z.command("search", "--details", "--type", "package", "--repo", rpmRepoID, "cuda-toolkit-*")...)
-	if err == nil && out.code == nothingFound {
-		return nil, nil
+	out, err := z.zypper(ctx, "search", "--details", "--type", "package", "--repo", rpmRepoID, "cuda-toolkit-*")
+	if err == nil && out.code != nothingFound && !z.good(out) {
+		err = z.failed("zypper search", out)
 	}
-	if err := z.must(out, err, "zypper search"); err != nil {
-		return nil, err
-	}
-	return parseZypperSearch(string(out.stdout)), nil
+	return parseZypperSearch(string(out.stdout)), err
 }
 
 func parseZypperSearch(text string) []available {
@@ -142,64 +137,25 @@ func parseZypperSearch(text string) []available {
 	return collect(pairs)
 }
 
-func (z *zypper) install(ctx context.Context, names []string) error {
-	out, err := z.run(ctx, z.command("install", append([]string{"--dry-run", "--no-recommends"}, names...)...)...)
+func (z *zypper) plan(ctx context.Context, names []string) (plan, error) {
+	out, err := z.zypper(ctx, "install", append([]string{"--dry-run", "--no-recommends"}, names...)...)
 	if err != nil {
-		return err
+		return plan{}, err
 	}
-	p := parseZypper(string(out.stdout))
-	if out.code != 0 && !informs(out.code) {
-		if name, ok := driverIn(out.lines); ok {
-			return refuseDriver(name, names, out.tail(4))
-		}
-		return z.must(out, nil, "zypper install --dry-run")
-	}
-	if err := judgeRPM(p, names); err != nil || p.empty() {
-		return err
-	}
-	if err := z.note(p.fresh, bareNames(names)); err != nil {
-		return err
-	}
-	out, err = z.run(ctx, z.command("install", append([]string{"--no-recommends", "--auto-agree-with-licenses"}, names...)...)...)
-	return z.must(out, err, "zypper install")
+	return z.planned("zypper install", names, out, z.good(out), parseZypper(string(out.stdout)))
 }
 
-// prune leaves what an earlier run installed: zypper cannot tell what came in
-// with a package and is needed by nothing else now.
-func (z *zypper) prune(_ context.Context, names []string) error {
-	keep := bareNames(names)
-	for _, n := range z.in.Asked {
-		if !slices.Contains(keep, n) {
-			z.log.Infof("%s of an earlier run stays in the container beside the new one", n)
-		}
+func (z *zypper) act(ctx context.Context, do action, names []string, _ plan) error {
+	verb, options := "install", []string{"--no-recommends", "--auto-agree-with-licenses"}
+	switch do {
+	case actReinstall:
+		options = append(options, "--force")
+	case actRemove:
+		verb, options = "remove", []string{"--no-clean-deps"}
 	}
-	return nil
+	return z.change(ctx, "zypper "+verb+" "+few(names),
+		func() (output, error) { return z.zypper(ctx, verb, append(options, names...)...) }, z.good)
 }
 
-// remove takes away the packages that came in, unless others would go with them.
-func (z *zypper) remove(ctx context.Context) error {
-	have, err := z.rpmInstalled(ctx, z.in.Added)
-	if err != nil {
-		return err
-	}
-	if len(have) > 0 {
-		out, err := z.run(ctx, z.command("remove", append([]string{"--dry-run"}, have...)...)...)
-		if err := z.must(out, err, "zypper remove --dry-run"); err != nil {
-			return err
-		}
-		for _, n := range parseZypper(string(out.stdout)).remove {
-			if !slices.Contains(have, n) {
-				return fmt.Errorf("removing the toolkit's packages would remove %s too", say.Clean(n, 100))
-			}
-		}
-		out, err = z.run(ctx, z.command("remove", have...)...)
-		if err := z.must(out, err, "zypper remove"); err != nil {
-			return err
-		}
-		if z.in.Added, err = z.rpmInstalled(ctx, z.in.Added); err != nil {
-			return err
-		}
-	}
-	out, err := z.run(ctx, z.lock("removelock")...)
-	return z.must(out, err, "zypper removelock")
-}
+// keep has nothing to do: zypper removes what nothing needs only when told to.
+func (z *zypper) keep(context.Context, []string) error { return nil }

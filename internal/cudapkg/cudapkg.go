@@ -39,25 +39,29 @@ func IsVersion(s string) bool { return number().MatchString(s) }
 // DebDriver are the names of the driver's packages in NVIDIA's, Debian's and
 // Ubuntu's repositories, as apt's preferences take them.
 // The toolkit has libraries of similar names (libnvjitlink, libnvjpeg, libnvvm,
-// libnvptxcompiler, libnvfatbin), and the container toolkit is called
-// nvidia-container-toolkit and libnvidia-container: a plain libnv* or nvidia-*
-// would stop those too. libnvidia-* without libnvidia-container* can only be
-// written as a regular expression.
+// libnvptxcompiler, libnvfatbin, libnvidia-ml-dev), and the container toolkit is
+// called nvidia-container-toolkit and libnvidia-container: a plain libnv* or
+// nvidia-* would stop those too, and only a regular expression can leave some out.
+// nvidia-installer-cleanup cannot be installed beside a run file's driver.
 var DebDriver = []string{
 	"cuda", "/^cuda-[0-9]+-[0-9]+$/", "cuda-drivers*", "cuda-runtime-*",
 	"nvidia-driver*", "nvidia-open*", "nvidia-kernel*", "nvidia-smi", "nvidia-alternative", "nvidia-persistenced", "nvidia-modprobe",
 	"nvidia-utils*", "nvidia-compute-utils*", "nvidia-headless*", "nvidia-dkms*", "nvidia-firmware*", "nvidia-legacy-*", "nvidia-tesla-*",
-	"/^libnvidia-([^c]|c[^o]|co[^n]|con[^t])/",
-	"libcuda1", "libcudadebugger1", "libnvcuvid1", "libnvoptix1", "firmware-nvidia-gsp*", "xserver-xorg-video-nvidia*",
+	"nvidia-settings*", "nvidia-xconfig", "nvidia-cuda-mps", "nvidia-opencl-*", "nvidia-libopencl1", "nvidia-vulkan-*", "nvidia-egl-*",
+	"nvidia-vdpau-driver", "nvidia-suspend-common", "nvidia-powerd", "nvidia-support", "nvidia-installer-cleanup", "glx-alternative-nvidia",
+	"/^libnvidia-([^cm]|c[^o]|co[^n]|con[^t]|m[^l]|ml[^-])/", "/^lib(egl|gl1|gles|glx)-nvidia/",
+	"libcuda1", "libcudadebugger1", "libnvcuvid1", "libnvoptix1",
+	"firmware-nvidia-gsp*", "firmware-nvidia-tesla-*", "xserver-xorg-video-nvidia*", "linux-modules-nvidia-*",
 }
 
 // RPMDriver are the names in NVIDIA's and others' rpm repositories: globs only.
 var RPMDriver = []string{
 	"cuda", "cuda-[0-9]*-[0-9]*", "cuda-drivers*", "cuda-runtime-*",
-	"nvidia-driver*", "nvidia-open*", "nvidia-kmod*", "kmod-nvidia*", "akmod-nvidia*", "xorg-x11-drv-nvidia*",
-	"nvidia-smi", "nvidia-persistenced", "nvidia-modprobe", "nvidia-settings", "nvidia-xconfig", "nvidia-libXNVCtrl*",
-	"nvidia-compute*", "nvidia-gfx*", "nvidia-gl-*", "nvidia-glG*", "nvidia-video*",
-	"libnvidia-[abd-z]*", "libnvidia-cfg*", "libnvidia-common*", "libnvidia-compute*", "libcuda1", "dnf-plugin-nvidia",
+	"nvidia-driver*", "nvidia-open*", "nvidia-kmod*", "kmod-nvidia*", "akmod-nvidia*", "dkms-nvidia*", "xorg-x11-drv-nvidia*",
+	"nvidia-smi", "nvidia-persistenced*", "nvidia-modprobe*", "nvidia-settings*", "nvidia-xconfig*", "nvidia-libXNVCtrl*",
+	"nvidia-compute*", "nvidia-gfx*", "nvidia-gl-*", "nvidia-glG*", "nvidia-video*", "nvidia-utils*", "nvidia-common*",
+	"libnvidia-[abd-ln-z]*", "libnvidia-ml", "libnvidia-cfg*", "libnvidia-common*", "libnvidia-compute*", "libcuda1",
+	"kernel-firmware-nvidia-gsp*", "dnf-plugin-nvidia",
 }
 
 var matchers = compile(append(append([]string{}, DebDriver...), RPMDriver...))

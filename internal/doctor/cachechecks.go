@@ -27,11 +27,13 @@ type cacheFacts struct {
 	there      bool
 	trust      error // why nothing is taken from it
 	readOnly   bool
-	locks      error // why its locks do not lock
-	free       int64 // bytes
-	freeError  string
+	locks      error    // why its locks do not lock
+	fuse       string   // its file system, where that is one of FUSE whose locks may end at this node
+	vgpu       []string // files of the vGPU host driver
+	free       int64    // bytes
+	freeError  error
 	items      []cache.Item
-	itemsError string
+	itemsError error
 	holders    map[string]string // of what is in use, by path
 	rehash     map[string]error  // of a deep look, by path
 }
@@ -52,15 +54,13 @@ func lookCache(ctx context.Context, root string, s config.Settings, deep bool) c
 		f.locks = lock.Excludes(f.dir)
 	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(f.dir, &st); err != nil {
-		f.freeError = err.Error()
-	}
+	f.freeError = unix.Statfs(f.dir, &st)
 	f.free = int64(min(st.Bavail, 1<<40)) * st.Bsize
+	f.fuse = lock.MayNotExclude(f.dir)
+	f.vgpu, _ = filepath.Glob(filepath.Join(f.dir, "NVIDIA-*-vgpu-kvm*.run"))
 
 	c := &cache.Cache{Dir: f.dir}
-	items, err := c.List()
-	f.items = items
-	f.itemsError = text(err)
+	f.items, f.itemsError = c.List()
 	for _, it := range f.items {
 		if it.InUse {
 			name := strings.TrimSuffix(cache.FileName(it.Version, it.Arch), ".run")
@@ -73,66 +73,87 @@ func lookCache(ctx context.Context, root string, s config.Settings, deep bool) c
 	return f
 }
 
-// checkCache judges the cache folder and what is in it.
-func checkCache(f cacheFacts, h hostFacts, guests []guestFacts) []Finding {
-	if f.unmounted != nil {
-		return one("cache", Problem, hint.Of(f.unmounted), "%v", f.unmounted)
-	}
-	if !f.there {
-		return one("cache", OK, "", "the cache folder %s is not there yet: it is made when it is first used", f.dir)
-	}
-	all := checkCacheFolder(f)
-	all = append(all, checkCacheRoom(f, h, guests)...)
-	return append(all, checkCacheFiles(f)...)
-}
-
-// checkCacheFolder: who may write to the folder, or exchange it, decides what
-// root runs in every container.
-func checkCacheFolder(f cacheFacts) []Finding {
-	out := findings{check: "cache"}
-	if f.trust != nil {
-		out.add(Problem, hint.Of(f.trust), "%v", f.trust)
-	}
-	switch {
-	case f.readOnly:
-		out.add(Problem, "make it writable (are you root?), or set cache.dir to another folder", "the cache folder %s cannot be written, nor its locks be tried", f.dir)
-	case f.locks != nil:
-		out.add(Problem, hint.Of(f.locks), "%v", f.locks)
-	}
-	return out.orOK("the cache folder %s is root's alone, and its locks work", f.dir)
+// cacheChecks look at the folder of run files.
+func cacheChecks() []check {
+	return []check{{
+		name: "cache", about: "only root can write to the cache folder, and its locks work",
+		run: func(h *hostFacts, _ *guestFacts, out *findings) {
+			f := h.cache
+			if f.unmounted != nil {
+				out.add(Problem, hint.Of(f.unmounted), "%v", f.unmounted)
+				return
+			}
+			if !f.there {
+				out.add(OK, "", "the cache folder %s is not there yet: it is made when it is first used", f.dir)
+				return
+			}
+			// Who may write to the folder, or exchange it, decides what root runs in
+			// every container.
+			if f.trust != nil {
+				out.add(Problem, hint.Of(f.trust), "%v", f.trust)
+			}
+			switch {
+			case f.readOnly:
+				out.add(Problem, "make it writable (are you root?), or set cache.dir to another folder", "the cache folder %s is not writable, so its locks cannot be tested", f.dir)
+			case f.locks != nil:
+				out.add(Problem, hint.Of(f.locks), "%v", f.locks)
+			case f.fuse != "":
+				out.add(Warning, "for a cache that nodes share, set cache.dir to a folder on NFS, CephFS or another file system whose locks reach all nodes",
+					"the cache folder %s is on FUSE (%s): its locks hold on this node, but they may not exclude another node", f.dir, f.fuse)
+			}
+			out.orOK("only root can write to the cache folder %s, and its locks work", f.dir)
+		},
+	}, {
+		name: "cache-room", about: "it has room for the driver that is wanted",
+		run: checkCacheRoom,
+	}, {
+		name: "cache-files", about: "its run files are as they were when they were verified; --deep reads them and checks their hashes",
+		run: checkCacheFiles,
+	}}
 }
 
 // roomForFile is what a run file and its unpacked tree take, in bytes: 0.4 and 1.6 GB.
 const roomForFile = 2000_000_000
 
-func checkCacheRoom(f cacheFacts, h hostFacts, guests []guestFacts) []Finding {
-	const check = "cache-room"
-	if f.freeError != "" {
-		return one(check, Unknown, "", "the free room of the cache folder %s cannot be seen: %s", f.dir, f.freeError)
+func checkCacheRoom(h *hostFacts, _ *guestFacts, out *findings) {
+	f := h.cache
+	if !f.there {
+		return
+	}
+	if f.freeError != nil {
+		out.add(Unknown, "", "the free space of the cache folder %s is not known: %v", f.dir, f.freeError)
+		return
 	}
 	have := map[version.Driver]bool{}
 	for _, it := range f.items {
 		have[it.Version] = have[it.Version] || it.State == cache.Ready && it.TreeSize > 0
 	}
-	for _, g := range guests {
-		if v := g.wanted(h); v != "" && !have[v] && f.free < roomForFile {
-			return one(check, Warning, "pve-nvidia-hook cache prune, or set cache.dir to a larger disk",
+	for _, g := range h.guests {
+		if v := g.wanted(*h); v != "" && !have[v] && f.free < roomForFile {
+			out.add(Warning, "pve-nvidia-hook cache prune, or set cache.dir to a larger disk",
 				"driver %s is not in the cache, takes about %s there, and %s has %s free", v, say.Bytes(roomForFile), f.dir, say.Bytes(f.free))
+			return
 		}
 	}
-	return one(check, OK, "", "the cache folder has %s free", say.Bytes(f.free))
+	out.orOK("the cache folder has %s free", say.Bytes(f.free))
 }
 
-func checkCacheFiles(f cacheFacts) []Finding {
-	out := findings{check: "cache-files"}
-	if f.itemsError != "" {
-		out.add(Unknown, "", "what the cache holds cannot be seen: %s", f.itemsError)
+func checkCacheFiles(h *hostFacts, _ *guestFacts, out *findings) {
+	f := h.cache
+	if !f.there {
+		return
+	}
+	if f.itemsError != nil {
+		out.add(Unknown, "", "the files of the cache cannot be read: %v", f.itemsError)
+	}
+	for _, file := range f.vgpu {
+		out.add(Warning, "rm "+file, "%s is the vGPU host driver: it is for virtual machines and has no libraries for containers", filepath.Base(file))
 	}
 	for _, it := range f.items {
 		verify := fmt.Sprintf("pve-nvidia-hook cache verify %s", it.Version)
-		name := filepath.Base(it.Path)
+		name := cache.FileName(it.Version, it.Arch)
 		if holder := f.holders[it.Path]; holder != "" {
-			out.add(Warning, "wait until it ends, then look again", "%s is in use just now: %s", name, holder)
+			out.add(Warning, "wait until it ends, then run doctor again", "%s is in use: %s", name, holder)
 			continue
 		}
 		if err, looked := f.rehash[it.Path]; looked {
@@ -142,15 +163,11 @@ func checkCacheFiles(f cacheFacts) []Finding {
 			continue
 		}
 		switch it.State {
-		case cache.Damaged:
-			out.add(Problem, it.Advice(), "%s is damaged: %s", name, it.Damage)
 		case cache.Refused:
 			out.add(Problem, it.Advice(), "%s is refused: %s", name, it.Damage)
-		case cache.Changed:
-			out.add(Warning, verify, "%s is not the file that was verified: it is verified again before it is used", name)
 		case cache.Unverified:
-			out.add(Unknown, verify, "%s was put there by hand and is verified when it is first used", name)
+			out.add(Unknown, verify, "%s was put there by hand, or has changed: it is verified before it is used", name)
 		}
 	}
-	return out.orOK("the %d run files of the cache are as they were when they were verified", len(f.items))
+	out.orOK("the %d run files of the cache are as they were when they were verified", len(f.items))
 }

@@ -1,20 +1,20 @@
 // Package doctor finds out why containers do not get their GPU, and says what
 // to do about it.
 //
-// It looks first (files of the node, of Proxmox, of the cache, of the state
-// folder and of running containers) and judges then: each check is a function
-// from facts to findings that reads nothing itself. What could not be looked at
-// is a finding of its own: it is never taken for well or for wrong.
+// A check is one entry of a table: see check. The help of the command is made
+// from the same table. What a running container shows is collected first, within
+// a deadline, and judged then; checks of the node read their files below the
+// host's root themselves. What could not be looked at is a finding of its own:
+// it is never taken for well or for wrong.
 //
-// Looking changes nothing, but for a file in the cache folder that is made and
-// removed at once to try its locks, and for what the cache notes about a run
-// file that a deep look has read.
+// Looking changes nothing, except for a file in the cache folder that is made and
+// removed at once to try its locks, and for what the cache notes about a run file
+// that a deep look has read.
 package doctor
 
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -35,13 +35,20 @@ const (
 	Unknown Level = "unknown" // could not be looked at
 )
 
+// bad orders levels: the higher, the worse.
+func (l Level) bad() int { return slices.Index([]Level{OK, Unknown, Warning, Problem}, l) }
+
 // Finding is what one check came to.
 type Finding struct {
 	Check string `json:"check"`
 	VMID  int    `json:"vmid"` // 0: the host
 	Level Level  `json:"level"`
 	What  string `json:"what"`
-	Fix   string `json:"fix,omitempty"` // a command where there is one, else words
+	Fix   string `json:"fix,omitempty"`   // a command where there is one, else words
+	Cause string `json:"cause,omitempty"` // the check, of the same container or of the host, whose finding explains this one
+
+	after []string // checks that can explain it
+	root  *Finding // the finding of Cause
 }
 
 // Options say what to look at.
@@ -69,77 +76,112 @@ func Examine(ctx context.Context, o Options) Report {
 		c = &config.Config{} // the defaults: better to look there than nowhere
 	}
 	node, _ := c.For(0) // its folders hold, whatever else is wrong
-	h := lookHost(o.Host, node.Paths.State)
+	h := lookHost(o, c, node)
 	guests := choose(c, o.Host.Root, h, o.VMIDs)
-	facts := make([]guestFacts, len(guests))
+	h.guests = make([]guestFacts, len(guests))
 	var group sync.WaitGroup
 	free := make(chan struct{}, atOnce)
 	for i, g := range guests {
 		free <- struct{}{}
 		group.Go(func() {
-			facts[i] = lookGuest(ctx, c, o.Host, h, g)
+			h.guests[i] = lookGuest(ctx, c, o.Host, h, g)
 			<-free
 		})
 	}
 	group.Wait()
+	h.cache = lookCache(ctx, o.Host.Root, node, o.Deep)
+	h.persistence = lookPersistence(ctx, h)
 
 	names := map[int]string{0: say.Clean(h.local, 100)}
-	all := checkConfig(o, c)
-	all = append(all, checkHost(h, facts)...)
-	all = append(all, checkCache(lookCache(ctx, o.Host.Root, node, o.Deep), h, facts)...)
-	for i := range all {
-		all[i].VMID = 0
+	for _, g := range h.guests {
+		names[g.vmid] = say.Clean(g.name, 100)
 	}
-	for _, f := range facts {
-		names[f.vmid] = say.Clean(f.name, 100)
-		for _, found := range checkGuest(h, f) {
-			found.VMID = f.vmid
-			all = append(all, found)
+	return Report{judge(h), names}
+}
+
+// judge runs the checks, those of the node first.
+func judge(h hostFacts) []Finding {
+	var all []Finding
+	for _, c := range table() {
+		if c.where == onNode {
+			all = append(all, c.on(&h, &guestFacts{})...)
 		}
 	}
+	guests := slices.SortedFunc(slices.Values(h.guests), func(a, b guestFacts) int { return cmp.Compare(a.vmid, b.vmid) })
+	for _, g := range guests {
+		all = append(all, judgeGuest(h, g)...)
+	}
+	fold(all)
 	for i := range all {
 		// The one place that all texts pass, those of containers too.
 		all[i].What, all[i].Fix = say.Clean(all[i].What, 1000), say.Clean(all[i].Fix, 1000)
 	}
-	slices.SortStableFunc(all, func(a, b Finding) int { return cmp.Compare(a.VMID, b.VMID) })
-	return Report{all, names}
+	return all
+}
+
+// judgeGuest runs the checks of one container.
+func judgeGuest(h hostFacts, g guestFacts) []Finding {
+	var all []Finding
+	for _, c := range table() {
+		if !c.applies(g) {
+			continue
+		}
+		found := c.on(&h, &g)
+		all = append(all, found...)
+		if c.alone && len(found) > 0 {
+			break
+		}
+	}
+	return all
+}
+
+// fold finds for each finding the one that explains it, so that a cause is told
+// once: what follows from it needs no fix of its own. Causes stand before what
+// follows from them, as in the table.
+func fold(all []Finding) {
+	type key struct {
+		vmid  int
+		check string
+	}
+	worst := map[key]*Finding{}
+	for i := range all {
+		f := &all[i]
+		if f.Level == OK {
+			continue
+		}
+		for _, name := range f.after {
+			cause := cmp.Or(worst[key{0, name}], worst[key{f.VMID, name}])
+			if cause == nil || cause.Level == Unknown && f.Level != Unknown {
+				continue
+			}
+			f.root = cmp.Or(cause.root, cause)
+			f.Cause, f.Fix = f.root.Check, "see "+f.root.Check
+			if f.root.VMID != f.VMID {
+				f.Fix += " of the host"
+			}
+			if f.Level == Problem {
+				f.root.Level = Problem // for something does not work
+			}
+			break
+		}
+		if k := (key{f.VMID, f.Check}); worst[k] == nil || f.Level.bad() > worst[k].Level.bad() {
+			worst[k] = f
+		}
+	}
 }
 
 // Problems reports whether anything is wrong.
 func (r Report) Problems() bool { return count(r.Findings, Problem) > 0 }
 
+// count counts the findings of a level, without those that follow from others.
 func count(all []Finding, level Level) int {
 	n := 0
 	for _, f := range all {
-		if f.Level == level {
+		if f.Level == level && f.Cause == "" {
 			n++
 		}
 	}
 	return n
-}
-
-// findings collects what one check finds.
-type findings struct {
-	check string
-	list  []Finding
-}
-
-func (f *findings) add(level Level, fix, format string, args ...any) {
-	f.list = append(f.list, Finding{Check: f.check, Level: level, What: fmt.Sprintf(format, args...), Fix: fix})
-}
-
-// orOK returns the findings, or that all is well when there are none.
-func (f *findings) orOK(format string, args ...any) []Finding {
-	if len(f.list) == 0 {
-		f.add(OK, "", format, args...)
-	}
-	return f.list
-}
-
-func one(check string, level Level, fix, format string, args ...any) []Finding {
-	f := findings{check: check}
-	f.add(level, fix, format, args...)
-	return f.list
 }
 
 const timeForm = "2006-01-02 15:04"

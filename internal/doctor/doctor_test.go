@@ -40,14 +40,14 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"no GPU": {
 			func(n node) { n.remove("proc/driver", "sys/bus/pci/devices/0000:01:00.0") },
-			"0 problem kernel-module: this host has no NVIDIA GPU and NVIDIA's kernel module is not loaded | put an NVIDIA GPU into the host",
+			"0 problem kernel-module: this host has no NVIDIA GPU and NVIDIA's kernel module is not loaded | if the host has one, see whether lspci -d 10de: lists it; for a container that needs no GPU: pve-nvidia-hook disable VMID",
 		},
 		"GPU in a VM": {
 			func(n node) {
 				n.remove("proc/driver")
 				n.link("sys/bus/pci/devices/0000:01:00.0/driver", "../../../bus/pci/drivers/vfio-pci")
 			},
-			"0 problem kernel-module: the GPUs of this host are handed to virtual machines",
+			"0 problem kernel-module: the GPUs of this host are reserved for virtual machines (vfio-pci has GPU 0000:01:00.0), and NVIDIA's kernel module is not loaded",
 		},
 		"host upgraded, not rebooted": {
 			func(n node) {
@@ -66,7 +66,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"node is a file": {
 			func(n node) { n.remove("dev/nvidia0"); n.file("dev/nvidia0", "") },
-			"0 problem device-nodes: /dev/nvidia0 on the host is no device node",
+			"0 problem device-nodes: /dev/nvidia0 on the host is not a device node",
 		},
 		"uvm major drifted": {
 			func(n node) { n.remove("dev/nvidia-uvm"); n.node("nvidia-uvm", 243, 0) },
@@ -74,7 +74,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"uvm module missing": {
 			func(n node) { n.file("proc/devices", "Character devices:\n195 nvidia\n") },
-			"0 problem device-nodes: the kernel module nvidia-uvm is not loaded, so that CUDA cannot work | modprobe nvidia-uvm; pve-nvidia-hook devices",
+			"0 problem device-nodes: the kernel module nvidia-uvm is not loaded, so CUDA cannot work | modprobe nvidia-uvm; pve-nvidia-hook devices",
 		},
 		"unit not enabled": {
 			func(n node) { n.remove("etc/systemd/system/multi-user.target.wants") },
@@ -90,7 +90,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"another node": {
 			func(n node) { n.file("etc/pve/nodes/pve2/lxc/999.conf", "hostname: there\n") },
-			"0 unknown hook-program: whether local:snippets/pve-nvidia-hook stands on pve2 too cannot be seen from here; a container that migrates to a node without it does not start | ssh pve2 test -x /var/lib/vz/snippets/pve-nvidia-hook, and install pve-nvidia-hook there where it fails",
+			"0 unknown hook-program: whether local:snippets/pve-nvidia-hook is on pve2 too is not known here; a container that migrates to a node without it does not start | ssh pve2 test -x /var/lib/vz/snippets/pve-nvidia-hook, and install pve-nvidia-hook there if that fails",
 		},
 		"hookscript on a network storage": {
 			func(n node) {
@@ -145,7 +145,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			func(n node) {
 				n.guest("unprivileged: 1\n", "unprivileged: 1\n[pve:pending]\ndev3: /dev/nvidia-uvm-tools,mode=0666\n")
 			},
-			"101 warning hookscript: changes of its hookscript or devices wait for the next start | pct reboot 101",
+			"101 warning hookscript: changes of its hookscript or devices take effect at the next start | pct reboot 101",
 		},
 		"devN of a node that is not there": {
 			func(n node) {
@@ -171,26 +171,26 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			func(n node) {
 				n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","dev":{"3":"/dev/nvidia-uvm-tools,mode=0666"}}`)
 			},
-			"101 problem entries: nothing brings /dev/nvidia-uvm-tools into the container | pve-nvidia-hook enable 101 --gpus all",
+			"101 problem entries: no entry brings /dev/nvidia-uvm-tools into the container | pve-nvidia-hook enable 101 --gpus all",
 		},
 		"state folder for all": {
 			func(n node) { n.mode("state", 0o777) },
-			"has mode 0777: others than root may write it, and no run is kept | chmod 700 ",
+			"has mode 0777: others than root can write to it, so no run is recorded | chmod 700 ",
 		},
 		"uvm left out": {
 			func(n node) { n.guest("dev2: /dev/nvidia-uvm,mode=0666\n", "") },
-			"101 problem entries: nothing brings /dev/nvidia-uvm into the container | pve-nvidia-hook enable 101 --gpus all",
+			"101 problem entries: no entry brings /dev/nvidia-uvm into the container | pve-nvidia-hook enable 101 --gpus all",
 		},
 		"a chosen GPU left out": {
 			func(n node) { n.configure("[containers.101]\ngpus = \"0,1\"\n") },
-			"101 problem entries: nothing brings /dev/nvidia1 into the container | pve-nvidia-hook enable 101 --gpus 0,1",
+			"101 problem entries: no entry brings /dev/nvidia1 into the container | pve-nvidia-hook enable 101 --gpus 0,1",
 		},
 		"no entries": {
 			func(n node) {
 				n.remove("state/enabled")
 				n.file("etc/pve/nodes/pve1/lxc/101.conf", "hookscript: local:snippets/pve-nvidia-hook\n")
 			},
-			"101 problem entries: nothing brings a GPU's device nodes into the container | pve-nvidia-hook enable 101 --gpus all",
+			"101 problem entries: no entry brings a GPU's device nodes into the container | pve-nvidia-hook enable 101 --gpus all",
 		},
 		"mount of a missing node": {
 			func(n node) { n.mounts("c 195:* rwm", "c 511:* rwm"); n.remove("dev/nvidia-uvm") },
@@ -220,7 +220,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			func(n node) {
 				n.file("state/failures/101.json", `{"count":3,"at":"2026-01-01T00:00:00Z","next":"2999-01-01T00:00:00Z","reason":"the disk is full"}`)
 			},
-			"101 problem last-run: it failed 3 times in a row, and is not tried again before 2999-01-01",
+			"101 problem last-run: it failed 3 times in a row, and the next attempt is at 2999-01-01",
 		},
 		"last run refused": {
 			func(n node) {
@@ -234,7 +234,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"nodes for graphics missing": {
 			func(n node) { n.file("sys/module/nvidia_modeset/refcnt", "0\n") },
-			"0 warning device-nodes: the host lacks /dev/nvidia-modeset, without which graphics or parts of a GPU (MIG) do not work in containers | pve-nvidia-hook devices",
+			"0 warning device-nodes: the host lacks /dev/nvidia-modeset: without them graphics or parts of a GPU (MIG) do not work in containers | pve-nvidia-hook devices",
 		},
 		"cache writable for all": {
 			func(n node) { n.file("cache/x", ""); n.mode("cache", 0o777) },
@@ -254,7 +254,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"run file put there by hand": {
 			func(n node) { n.file("cache/NVIDIA-Linux-x86_64-580.142.run", "x") },
-			"0 unknown cache-files: NVIDIA-Linux-x86_64-580.142.run was put there by hand and is verified when it is first used | pve-nvidia-hook cache verify 580.142",
+			"0 unknown cache-files: NVIDIA-Linux-x86_64-580.142.run was put there by hand, or has changed: it is verified before it is used | pve-nvidia-hook cache verify 580.142",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -325,10 +325,10 @@ func TestContainersAreChosen(t *testing.T) {
 	n.configure("[containers.103]\nenabled = true\n[containers.104]\nenabled = true\n[containers.106]\nenabled = true\n")
 	r := n.examine()
 	require.Equal(t, map[int]string{0: "pve1", 101: "web", 103: "configured", 106: ""}, r.Names)
-	require.Contains(t, lines(r.Findings), "106 warning container: the configuration names container 106, which there is not")
+	require.Contains(t, lines(r.Findings), "106 warning container: the configuration names container 106, but there is no such container")
 
 	said := lines(n.examine(104, 105, 107).Findings)
-	require.Contains(t, said, "104 unknown container: container 104 is on node pve2 and cannot be looked at from here | ssh pve2 pve-nvidia-hook doctor 104")
+	require.Contains(t, said, "104 unknown container: container 104 is on node pve2 and cannot be checked from here | ssh pve2 pve-nvidia-hook doctor 104")
 	require.Contains(t, said, "105 problem container: 105 is a virtual machine")
 	require.Contains(t, said, "107 problem container: there is no container 107")
 }
@@ -384,7 +384,7 @@ func TestTextOfOthersCannotChangeATerminal(t *testing.T) {
 	r := n.examine()
 	require.Contains(t, lines(r.Findings), `a\x1b[2J ok  all is well`)
 	var b strings.Builder
-	require.NoError(t, r.Print(&b, true, false))
+	require.NoError(t, r.Print(&b, true, false, 0))
 	require.NotContains(t, b.String(), "\x1b")
 }
 
@@ -410,11 +410,11 @@ func TestDeepLookReadsRunFilesThrough(t *testing.T) {
 	require.Contains(t, lines(n.look(Options{Deep: true}).Findings), "0 problem cache-files: ")
 	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is refused: ")
 	require.Contains(t, lines(n.look(Options{}).Findings), "sha256 is ")
-	require.Contains(t, lines(n.look(Options{}).Findings), " | rm "+file+", and the next start fetches it again; or ")
+	require.Contains(t, lines(n.look(Options{}).Findings), " | the next start fetches it again; or ")
 	require.NotContains(t, lines(n.look(Options{}).Findings), "cache verify")
 
 	// One that was never good is no other matter.
-	require.NoError(t, os.Remove(file))
+	require.NoError(t, os.Remove(file+".refused"))
 	require.NoError(t, os.WriteFile(file, []byte("<html>"), 0o644))
 	require.Contains(t, lines(n.look(Options{Deep: true}).Findings), "is refused: ")
 	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is refused: ")
@@ -426,7 +426,7 @@ func TestRunThatGoesOnIsNamed(t *testing.T) {
 	held, err := lock.Take(context.Background(), n.path("run/101.lock"), lock.Options{Holder: "container 101"})
 	require.NoError(t, err)
 	defer held.Release()
-	require.Contains(t, lines(n.examine().Findings), fmt.Sprintf("101 warning lock: a run works on this container just now, so that what is said of it may change: pid %d on ", os.Getpid()))
+	require.Contains(t, lines(n.examine().Findings), fmt.Sprintf("101 warning lock: a run is active on this container, so this report may change: pid %d on ", os.Getpid()))
 	require.NoError(t, held.Release())
 	require.Empty(t, lines(n.examine().Findings))
 }

@@ -1,16 +1,12 @@
 package doctor
 
 import (
-	"iter"
-	"maps"
 	"path"
 	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
-
-func keys[K comparable, V any](m map[K]V) iter.Seq[K] { return maps.Keys(m) }
 
 // entry is one way in which a device node comes into a container.
 type entry struct {

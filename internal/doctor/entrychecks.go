@@ -2,19 +2,33 @@ package doctor
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
+// entryChecks look at what brings device nodes into a container.
+func entryChecks() []check {
+	return []check{{
+		name: "entries-on-host", about: "the host has what its devN and lxc.mount.entry lines name",
+		where: ofGuest, after: []string{"kernel-module", "device-nodes"}, run: checkStarts,
+	}, {
+		name: "entries", about: "these lines bring the chosen GPUs, each node once",
+		where: ofWanted, run: checkEntries,
+	}, {
+		name: "entry-mode", about: "no devN is for root alone (Proxmox's default is 0660)",
+		where: ofWanted, run: checkModes,
+	}, {
+		name: "device-rules", about: "its lxc.cgroup2.devices.allow lines fit the numbers that the drivers have now",
+		where: ofWanted, run: checkRules,
+	}}
+}
+
 // checkStarts finds the entries that Proxmox or LXC fails on.
-func checkStarts(h hostFacts, f guestFacts) []Finding {
-	out := findings{check: "entries-on-host"}
-	if f.guest == nil {
-		return nil
-	}
+func checkStarts(h *hostFacts, f *guestFacts, out *findings) {
 	n := 0
 	for _, e := range entries(f.next) {
 		if !e.dev() && !e.nvidia() {
@@ -28,8 +42,9 @@ func checkStarts(h hostFacts, f guestFacts) []Finding {
 		}
 		switch {
 		case !known:
-			out.add(Unknown, "", "whether the host has %s cannot be seen: %s", e.source, f.noHas[e.source])
+			out.add(Unknown, "", "whether the host has %s is not known: %v", e.source, f.noHas[e.source])
 		case there:
+			continue
 		case e.dev():
 			out.add(Problem, h.orDelete(fix, f.vmid, e), "the container does not start: %s names %s, which the host lacks", e.key, e.source)
 		case e.optional:
@@ -37,31 +52,32 @@ func checkStarts(h hostFacts, f guestFacts) []Finding {
 		default:
 			out.add(Problem, fix, "the container does not start: the host lacks %s of the line %q", e.source, mountKey+": "+e.value)
 		}
+		if !e.nvidia() || h.module != "" && !h.expects(e.source) {
+			out.follows() // the driver would not make it
+		}
 	}
-	if n == 0 {
-		return nil
+	if n > 0 {
+		out.orOK("the host has what its %d device entries name", n)
 	}
-	return out.orOK("the host has what its %d device entries name", n)
 }
 
 // orDelete adds to what to do about an entry what to do when its device is not
 // one that the driver would have now.
-func (h hostFacts) orDelete(fix string, vmid int, e entry) string {
+func (h *hostFacts) orDelete(fix string, vmid int, e entry) string {
 	other := fmt.Sprintf("pct set %d --delete %s", vmid, e.key)
 	switch {
 	case fix == "":
 		return other
-	case slices.ContainsFunc(h.kernel.Nodes(), func(n host.Node) bool { return n.Path == e.source }):
+	case h.module == "" || h.expects(e.source):
 		return fix
 	}
 	return fix + "; or, if that device is gone for good: " + other
 }
 
 // checkEntries looks for nodes that nothing or too much brings.
-func checkEntries(h hostFacts, f guestFacts) []Finding {
-	out := findings{check: "entries"}
+func checkEntries(h *hostFacts, f *guestFacts, out *findings) {
 	if f.guest == nil {
-		return nil
+		return
 	}
 	list := entries(f.next)
 	enable := fmt.Sprintf("pve-nvidia-hook enable %d --gpus %s", f.vmid, f.gpus())
@@ -81,40 +97,25 @@ func checkEntries(h hostFacts, f guestFacts) []Finding {
 	needed, gpu := f.needed(h)
 	switch {
 	case !any && len(needed) == 0 && f.explicitGPUs():
-		return out.orOK("no GPU is chosen for this container: gpus is none in %s", f.settings.Origin("gpus"))
+		out.orOK("no GPU is chosen for this container: gpus is none in %s", f.settings.Origin("gpus"))
+		return
 	case !any && len(needed) == 0:
-		return out.orOK("no GPU is chosen for this container: enable --gpus none has set the hookscript alone")
+		out.orOK("no GPU is chosen for this container: enable --gpus none has set the hookscript only")
+		return
 	case !any:
-		out.add(Problem, enable, "nothing brings a GPU's device nodes into the container")
-		return out.list
+		out.add(Problem, enable, "no entry brings a GPU's device nodes into the container")
+		return
 	}
-	brought := func(node string) bool {
-		for _, e := range list {
-			if e.brings(node) {
-				return true
-			}
-		}
-		return false
-	}
-	var missing []string
-	for _, node := range needed {
-		if !brought(node) {
-			missing = append(missing, node)
-		}
-	}
-	if gpu {
-		some := false
-		for _, e := range list {
-			some = some || isGPU(e.target) || !e.dev() && e.target == "/dev"
-		}
-		if !some {
-			missing = append(missing, "any of /dev/nvidia0 and so on")
-		}
+	missing := slices.DeleteFunc(needed, func(node string) bool {
+		return slices.ContainsFunc(list, func(e entry) bool { return e.brings(node) })
+	})
+	if gpu && !slices.ContainsFunc(list, func(e entry) bool { return isGPU(e.target) || !e.dev() && e.target == "/dev" }) {
+		missing = append(missing, "any of /dev/nvidia0 and so on")
 	}
 	if len(missing) > 0 {
-		out.add(Problem, enable, "nothing brings %s into the container", strings.Join(missing, ", "))
+		out.add(Problem, enable, "no entry brings %s into the container", strings.Join(missing, ", "))
 	}
-	return out.orOK("its entries bring what the chosen GPUs need")
+	out.orOK("its entries bring what the chosen GPUs need")
 }
 
 // gpus is what enable is given to bring what the container should have.
@@ -128,7 +129,7 @@ func (f guestFacts) gpus() string {
 // needed lists the nodes that the container must get: those of the GPUs that the
 // configuration names, else those that enable has put there. gpu is true when
 // any GPU will do: nobody has said which.
-func (f guestFacts) needed(h hostFacts) (nodes []string, gpu bool) {
+func (f guestFacts) needed(h *hostFacts) (nodes []string, gpu bool) {
 	common := []string{"/dev/nvidiactl", "/dev/nvidia-uvm"}
 	chosen := f.settings.GPUs
 	explicit := f.explicitGPUs()
@@ -136,10 +137,8 @@ func (f guestFacts) needed(h hostFacts) (nodes []string, gpu bool) {
 	case explicit && chosen == "none":
 		return nil, false
 	case explicit && chosen != "all":
-		for n := range strings.SplitSeq(chosen, ",") {
-			common = append(common, "/dev/nvidia"+strings.TrimSpace(n))
-		}
-		return common, false
+		nodes, err := pve.NodesOf(h.kernel.Driven, chosen)
+		return append(common, nodes...), err != nil
 	case f.state.None && !explicit:
 		return nil, false // enable --gpus none
 	case explicit:
@@ -148,7 +147,7 @@ func (f guestFacts) needed(h hostFacts) (nodes []string, gpu bool) {
 		}
 		return common, len(h.kernel.GPUs) == 0
 	}
-	for _, n := range slices.Sorted(keys(f.state.Dev)) {
+	for _, n := range slices.Sorted(maps.Keys(f.state.Dev)) {
 		if node := devEntry("", f.state.Dev[n]).source; !slices.Contains(common, node) {
 			common = append(common, node)
 		}
@@ -165,8 +164,7 @@ func isGPU(node string) bool {
 }
 
 // checkModes: a devN without mode= is for root in the container alone.
-func checkModes(f guestFacts) []Finding {
-	out := findings{check: "entry-mode"}
+func checkModes(_ *hostFacts, f *guestFacts, out *findings) {
 	n := 0
 	for _, e := range entries(f.next) {
 		// The capability nodes are closed on purpose.
@@ -182,10 +180,9 @@ func checkModes(f guestFacts) []Finding {
 			out.add(Warning, fix, "%s gives %s the mode %04o: only root in the container can use it", e.key, e.source, e.mode)
 		}
 	}
-	if n == 0 {
-		return nil
+	if n > 0 {
+		out.orOK("every user in the container may use the nodes of its devN entries")
 	}
-	return out.orOK("every user in the container may use the nodes of its devN entries")
 }
 
 // plain is text of a configuration that means nothing to a shell, and so can
@@ -200,8 +197,7 @@ func open(value string) string {
 
 // checkRules compares hand-written lxc.cgroup2.devices.allow lines with what the
 // kernel says now. Proxmox writes those for devN itself, at each start.
-func checkRules(h hostFacts, f guestFacts) []Finding {
-	out := findings{check: "device-rules"}
+func checkRules(h *hostFacts, f *guestFacts, out *findings) {
 	var list, ignored []rule
 	for _, r := range rules(f.next) {
 		if r.legacy && h.cgroup2 {
@@ -240,9 +236,9 @@ func checkRules(h hostFacts, f guestFacts) []Finding {
 	}
 	if h.kernel.MajorsError != nil {
 		if len(list) > 0 {
-			out.add(Unknown, "", "whether its device rules still fit cannot be seen: %v", h.kernel.MajorsError)
+			out.add(Unknown, "", "whether its device rules still fit is not known: %v", h.kernel.MajorsError)
 		}
-		return out.list
+		return
 	}
 	for _, r := range list {
 		major, dynamic := r.dynamic()
@@ -263,8 +259,7 @@ func checkRules(h hostFacts, f guestFacts) []Finding {
 			out.add(Warning, fix, "the line %q is stale: the major %d is %s now", r.key+": "+r.value, major, owners[0])
 		}
 	}
-	if checked == 0 {
-		return nil
+	if checked > 0 {
+		out.orOK("its device rules fit the numbers that the drivers have now")
 	}
-	return out.orOK("its device rules fit the numbers of today")
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,6 +48,8 @@ func newNode(t *testing.T) node {
 	n.file("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n")
 	n.file("sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n")
 	n.file("sys/bus/pci/devices/0000:01:00.0/class", "0x030200\n")
+	n.file("sys/bus/pci/devices/0000:01:00.0/device", "0x2236\n")
+	n.file("dev/kmsg", kernelLog())
 	n.node("nvidiactl", 195, 255)
 	n.node("nvidia0", 195, 0)
 	n.node("nvidia-uvm", 511, 0)
@@ -66,6 +69,15 @@ func newNode(t *testing.T) node {
 	n.mode("state", 0o700)
 	n.configure("")
 	return n
+}
+
+// kernelLog is a kernel's log as /dev/kmsg gives it, with messages of the driver.
+func kernelLog(messages ...string) string {
+	log := "5,0,0,-;Linux version 6.8.12-4-pve (build@proxmox) #1 SMP\n6,700,3100000,-;pci 0000:01:00.0: vgaarb: bridge control possible\n SUBSYSTEM=pci\n DEVICE=+pci:0000:01:00.0\n"
+	for i, m := range append([]string{"nvidia: loading out-of-tree module taints kernel."}, messages...) {
+		log += fmt.Sprintf("4,%d,%d,-;%s\n", 800+i, 5140900+i, strings.ReplaceAll(m, "\n", `\x0a`))
+	}
+	return log
 }
 
 func arch(t *testing.T) string {
@@ -161,4 +173,9 @@ func lines(all []Finding) string {
 		}
 	}
 	return b.String()
+}
+
+// causes are lines without what follows from another finding.
+func causes(all []Finding) string {
+	return lines(slices.DeleteFunc(slices.Clone(all), func(f Finding) bool { return f.Cause != "" }))
 }

@@ -1,128 +1,151 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
-// checkGuest judges one container: first what holds for its next start, then
-// what is in it now.
-func checkGuest(h hostFacts, f guestFacts) []Finding {
-	if missing := checkThere(h, f); missing != nil {
-		return missing
-	}
-	f.told = f.inside != nil && f.refusedFor(h)
-	f.needsModule = f.lacksModule(h)
-	all := checkSettings(f)
-	all = append(all, checkHook(h, f)...)
-	all = append(all, checkStarts(h, f)...)
-	if f.unwanted() {
-		return append(all, checkLock(f)...) // only what keeps it from starting concerns it
-	}
-	all = append(all, checkEntries(h, f)...)
-	all = append(all, checkModes(f)...)
-	all = append(all, checkRules(h, f)...)
-	all = append(all, checkLock(f)...)
-	all = append(all, checkInside(h, f)...)
-	return append(all, checkRuns(f)...)
+// guestChecks look at what the files of the node say of a container.
+func guestChecks() []check {
+	return []check{{
+		name: "container", about: "it exists and is a container of this node",
+		where: ofGuest, alone: true, run: checkThere,
+	}, {
+		name: "settings", about: "its settings have no mistakes; if they want no driver, only what keeps it from starting is checked",
+		where: ofGuest,
+		run: func(_ *hostFacts, g *guestFacts, out *findings) {
+			switch {
+			case g.settingsError != nil:
+				out.add(Problem, hint.Of(g.settingsError), "the settings of this container have mistakes: nothing is installed in it")
+			case g.unwanted():
+				out.add(OK, "", "no driver is wanted in this container: %s", g.settings.WhyNot)
+			}
+			out.orOK("a driver is wanted in this container")
+		},
+	}, {
+		name: "wanted-version", about: "the driver version that it wants is that of the host's kernel module",
+		where: ofWanted, after: []string{"settings"},
+		run: func(h *hostFacts, g *guestFacts, out *findings) {
+			wanted := g.wanted(*h)
+			if wanted == "" || h.module == "" {
+				return
+			}
+			if wanted != h.module {
+				level := Problem
+				if g.settings.Driver.OnMismatch == "install" {
+					level = Warning
+				}
+				out.add(level, fmt.Sprintf("set driver.version = \"host\", or load driver %s on the host", wanted),
+					"driver %s is wanted (%s), the host's kernel module is %s: they must be equal to the last digit", wanted, g.settings.Origin("driver.version"), h.module)
+			}
+			out.orOK("driver %s is wanted", wanted)
+		},
+	}, {
+		name: "hookscript", about: "its hookscript is this program's; the file is there, executable and of this version",
+		where: ofGuest, run: checkHook,
+	}, {
+		name: "lock", about: "no run is active on it",
+		where: ofGuest, after: []string{"root"},
+		run: func(_ *hostFacts, g *guestFacts, out *findings) {
+			switch {
+			case g.lockError != nil:
+				out.add(Unknown, "", "whether a run is active on this container is not known: %v", g.lockError)
+			case g.holder != "":
+				out.add(Warning, "wait until it ends, then run doctor again", "a run is active on this container, so this report may change: %s", g.holder)
+			}
+			out.orOK("no run is active on this container")
+		},
+	}}
 }
 
 // unwanted reports whether somebody has chosen that no driver comes into the container.
-func (f guestFacts) unwanted() bool { return f.settingsError == "" && !f.settings.Wanted }
+func (g guestFacts) unwanted() bool { return g.settingsError == nil && !g.settings.Wanted }
 
-// checkThere returns a finding when there is nothing more to look at here.
-func checkThere(h hostFacts, f guestFacts) []Finding {
-	const check = "container"
+// checkThere finds what makes it pointless to look at anything else.
+func checkThere(h *hostFacts, g *guestFacts, out *findings) {
+	unknown := errors.Is(g.insideError, lxc.ErrUnknown)
 	switch {
-	case h.pveError != "" && !f.unknown:
-		return nil // LXC alone knows it
-	case f.guest == nil && f.unknown && h.pveError != "" && !f.configured:
+	case h.pveError != nil && !unknown: // LXC alone knows it
+	case g.guest == nil && unknown && h.pveError != nil && !g.configured:
 		list := "pct list"
 		if h.noPVE {
-			list = "lxc-ls -P " + f.settings.Paths.LXC
+			list = "lxc-ls -P " + g.settings.Paths.LXC
 		}
-		return one(check, Problem, list, "there is no container %d below %s", f.vmid, f.settings.Paths.LXC)
-	case f.guest == nil && f.configured:
-		return one(check, Warning, "take it out of the configuration if it is gone for good", "the configuration names container %d, which there is not", f.vmid)
-	case f.guest == nil:
-		return one(check, Problem, "pct list", "there is no container %d", f.vmid)
-	case f.guest.VM:
-		return one(check, Problem, "a VM gets a whole GPU by PCI passthrough; this program is for containers", "%s is a virtual machine, not a container", f.guest)
-	case f.guest.Node != h.local:
-		return one(check, Unknown, fmt.Sprintf("ssh %s pve-nvidia-hook doctor %d", f.guest.Node, f.vmid), "container %s is on node %s and cannot be looked at from here", f.guest, f.guest.Node)
-	case f.guest.Err != nil:
-		return one(check, Unknown, "", "its configuration cannot be read: %v", f.guest.Err)
+		out.add(Problem, list, "there is no container %d below %s", g.vmid, g.settings.Paths.LXC)
+	case g.guest == nil && g.configured:
+		out.add(Warning, "remove it from the configuration if it is gone for good", "the configuration names container %d, but there is no such container", g.vmid)
+	case g.guest == nil:
+		out.add(Problem, "pct list", "there is no container %d", g.vmid)
+	case g.guest.VM:
+		out.add(Problem, "a VM gets a whole GPU by PCI passthrough; this program is for containers", "%s is a virtual machine, not a container", g.guest)
+	case g.guest.Node != h.local:
+		out.add(Unknown, fmt.Sprintf("ssh %s pve-nvidia-hook doctor %d", g.guest.Node, g.vmid), "container %s is on node %s and cannot be checked from here", g.guest, g.guest.Node)
+	case g.guest.Err != nil:
+		out.add(Unknown, "", "its configuration cannot be read: %v", g.guest.Err)
 	}
-	return nil
-}
-
-func checkSettings(f guestFacts) []Finding {
-	const check = "settings"
-	if f.settingsError != "" {
-		return one(check, Problem, f.settingsHint, "the settings of this container have mistakes: nothing is installed in it")
-	}
-	if f.unwanted() {
-		return one(check, OK, "", "no driver is wanted in this container: %s", f.settings.WhyNot)
-	}
-	return one(check, OK, "", "a driver is wanted in this container")
 }
 
 // checkHook looks at the hookscript line and the file behind it.
-func checkHook(h hostFacts, f guestFacts) []Finding {
-	out := findings{check: "hookscript"}
-	enable := fmt.Sprintf("pve-nvidia-hook enable %d", f.vmid)
-	if h.pveError != "" {
-		return nil // said once, of the host
+func checkHook(h *hostFacts, g *guestFacts, out *findings) {
+	if h.pveError != nil {
+		return // said once, of the host
 	}
-	if f.noKeep != "" {
-		out.add(Unknown, "", "what enable has set is not known: %s", f.noKeep)
+	enable := fmt.Sprintf("pve-nvidia-hook enable %d", g.vmid)
+	if g.noKeep != nil {
+		out.add(Unknown, "", "what enable has set is not known: %v", g.noKeep)
 	}
-	next := f.next.Hookscript
+	next := g.next.Hookscript
 	switch {
-	case pve.Ours(next), f.unwanted():
-	case next != "" && f.state.Hookscript != "":
-		out.add(Problem, enable+" --chain", "the hookscript was overwritten: it is %s instead of %s, so the driver no longer follows the host", next, f.state.Hookscript)
-	case f.state.Hookscript != "":
-		out.add(Problem, enable, "the hookscript line is gone: enable has set %s", f.state.Hookscript)
+	case pve.Ours(next), g.unwanted():
+	case next != "" && g.state.Hookscript != "":
+		out.add(Problem, enable+" --chain", "the hookscript was overwritten: it is %s instead of %s, so the driver no longer follows the host", next, g.state.Hookscript)
+	case g.state.Hookscript != "":
+		out.add(Problem, enable, "the hookscript line is gone: enable has set %s", g.state.Hookscript)
 	case next != "":
-		out.add(Warning, enable+" --chain", "the container has another hookscript, %s: it does not follow the host unless that calls this program", next)
+		out.add(Warning, enable+" --chain", "the container has another hookscript, %s: the driver does not follow the host unless that script calls this program", next)
 	default:
-		out.add(Warning, enable, "the container has no hookscript: it does not follow the host by itself")
+		out.add(Warning, enable, "the container has no hookscript: the driver does not follow the host by itself")
 	}
-	if f.guest.Conf.Waits() {
-		out.add(Warning, fmt.Sprintf("pct reboot %d", f.vmid), "changes of its hookscript or devices wait for the next start")
+	if g.guest.Conf.Waits() {
+		out.add(Warning, fmt.Sprintf("pct reboot %d", g.vmid), "changes of its hookscript or devices take effect at the next start")
 	}
-	out.file(f.hook, enable)
-	if f.hook.there && f.hook.exec {
+	out.file(g.hook, enable)
+	if g.hook.there && g.hook.exec {
 		switch {
-		case f.hook.err != "":
-			out.add(Problem, f.hook.hint, "%s", f.hook.err)
-		case !f.hookOurs:
-			out.add(Warning, enable, "the hookscript %s is not the one of this version", f.hook.file)
+		case g.hook.err != nil:
+			out.add(Problem, hint.Of(g.hook.err), "%v", g.hook.err)
+		case !g.hookOurs:
+			out.add(Warning, enable, "the hookscript %s is not the one of this version", g.hook.file)
 		}
 	}
 	// It is run in every phase, and its failure is the hook's.
-	out.file(f.chain, "put it back, or drop it: take chain out of the configuration, pve-nvidia-hook disable "+fmt.Sprint(f.vmid)+", then enable")
-	if len(out.list) == 0 && !pve.Ours(next) {
-		return nil // nobody wants it
+	out.file(g.chain, fmt.Sprintf("put it back, or drop it: remove chain from the configuration, pve-nvidia-hook disable %d, then enable", g.vmid))
+	if len(out.list) > 0 || !pve.Ours(next) {
+		return // nobody wants it, or all is said
 	}
-	return out.orOK("its hookscript is set and its file is in place")
+	if g.chain.volume != "" {
+		out.add(OK, "", "its hookscript is set and its file is in place; after it runs the chained script %s, whose exit status is that of the phase", g.chain.volume)
+	}
+	out.orOK("its hookscript is set and its file is in place")
 }
 
 // file says what of a hookscript's file keeps the container from starting.
 func (f *findings) file(s script, fix string) {
 	switch {
 	case s.volume == "":
-	case s.file == "" && s.hint == "":
-		f.add(Unknown, "", "the file of the hookscript %s cannot be found out: %s", s.volume, s.err)
+	case s.file == "" && hint.Of(s.err) == "":
+		f.add(Unknown, "", "the file of the hookscript %s is not known: %v", s.volume, s.err)
 	case s.file == "":
-		f.add(Problem, s.hint, "the container does not start: %s", s.err)
-	case !s.there && s.err != "":
-		f.add(Unknown, "", "the file of the hookscript %s cannot be looked at: %s", s.volume, s.err)
+		f.add(Problem, hint.Of(s.err), "the container does not start: %v", s.err)
+	case !s.there && s.err != nil:
+		f.add(Unknown, "", "the file of the hookscript %s cannot be read: %v", s.volume, s.err)
 	case !s.there:
 		f.add(Problem, fix, "the container does not start: its hookscript %s is missing", s.file)
 	case s.noexec:
@@ -136,80 +159,55 @@ func (f *findings) file(s script, fix string) {
 	}
 }
 
-func checkLock(f guestFacts) []Finding {
-	const check = "lock"
-	switch {
-	case f.lockError != "":
-		return one(check, Unknown, "", "whether a run works on this container cannot be seen: %s", f.lockError)
-	case f.holder != "":
-		return one(check, Warning, "wait until it ends, then look again", "a run works on this container just now, so that what is said of it may change: %s", f.holder)
-	}
-	return one(check, OK, "", "no run works on this container")
-}
-
 // mend is what to do after a run that failed or was refused; "" when the last
-// one did neither. What a run is refused for that is held back is the failure before it.
-func (f guestFacts) mend() string {
-	what := f.last.Hint
+// one did neither. A run that is held back is refused for the failure before it.
+func (g guestFacts) mend() string {
+	what := g.last.Hint
 	switch {
-	case f.failure != nil:
-		what = f.failure.Hint
-	case !f.ran || f.last.Result != "failed" && f.last.Result != "refused":
+	case g.failure != nil:
+		what = g.failure.Hint
+	case !g.ran || g.last.Result != "failed" && g.last.Result != "refused":
 		return ""
 	}
-	if f.waits() { // what mends it need not end that time
-		return hook.AtOnce(what, f.vmid)
+	if g.waits() { // mending the cause need not end that time
+		return hook.AtOnce(what, g.vmid)
 	}
-	what = strings.ReplaceAll(or(what, "mend the cause"), "VMID", strconv.Itoa(f.vmid))
+	what = strings.ReplaceAll(or(what, "mend the cause"), "VMID", strconv.Itoa(g.vmid))
 	if strings.Contains(what, "next start") || strings.Contains(what, "pve-nvidia-hook apply") {
 		return what
 	}
-	return fmt.Sprintf("%s; then: pve-nvidia-hook apply %d", what, f.vmid)
+	return fmt.Sprintf("%s; then: pve-nvidia-hook apply %d", what, g.vmid)
 }
 
 // waits reports whether a failure has the next run wait.
-func (f guestFacts) waits() bool { return f.failure != nil && f.now.Before(f.failure.Next) }
+func (g guestFacts) waits() bool { return g.failure != nil && g.now.Before(g.failure.Next) }
 
-// mismatch reports whether another driver is wanted than the kernel module's.
-func (f guestFacts) mismatch(h hostFacts) bool {
-	wanted := f.wanted(h)
-	return wanted != "" && h.module != "" && wanted != h.module
-}
-
-// lacksModule reports whether a run would be refused because no kernel module is
-// loaded, or none whose version can be told.
-func (f guestFacts) lacksModule(h hostFacts) bool {
-	d := f.settings.Driver
-	return h.moduleError != "" || h.module == "" && (d.Version == "host" || d.OnMismatch != "install")
-}
-
-// refusedFor reports whether the last run was refused for that mismatch.
-func (f guestFacts) refusedFor(h hostFacts) bool {
-	return f.mismatch(h) && f.failure == nil && f.last.Result == "refused" &&
-		strings.Contains(f.last.Reason, string(f.wanted(h))) && strings.Contains(f.last.Reason, string(h.module))
+// needsModule reports whether a run would be refused because no kernel module is
+// loaded, or none whose version is known.
+func (g guestFacts) needsModule(h *hostFacts) bool {
+	d := g.settings.Driver
+	return h.moduleError != nil || h.module == "" && (d.Version == "host" || d.OnMismatch != "install")
 }
 
 // checkRuns looks at how it went the last time.
-func checkRuns(f guestFacts) []Finding {
-	out := findings{check: "last-run"}
-	fix := f.mend()
+func checkRuns(h *hostFacts, g *guestFacts, out *findings) {
+	fix := g.mend()
 	switch {
-	case f.waits():
-		out.add(Problem, fix, "it failed %s, and is not tried again before %s: %s", hook.Times(f.failure.Count), when(f.failure.Next), f.failure.Reason)
-	case f.failure != nil:
-		out.add(Problem, fix, "it failed %s, the last time at %s: %s", hook.Times(f.failure.Count), when(f.failure.At), f.failure.Reason)
-	case f.lastError != "":
-		out.add(Unknown, "", "the last run cannot be read: %s", f.lastError)
-	case !f.ran:
-		out.add(Unknown, "", "no run is kept of this container: it has not started here since it has the hookscript")
-	case f.last.Result == "failed":
-		out.add(Problem, fix, "the last run, at %s, failed: %s", when(f.last.At), f.last.Reason)
-	case f.told:
-		out.add(OK, "", "the last run, at %s, was refused for the versions", when(f.last.At))
-	case f.last.Result == "refused":
-		out.add(Warning, fix, "the last run, at %s, was refused: %s", when(f.last.At), f.last.Reason)
+	case g.waits():
+		out.add(Problem, fix, "it failed %s, and the next attempt is at %s: %s", hook.Times(g.failure.Count), when(g.failure.Next), g.failure.Reason)
+	case g.failure != nil:
+		out.add(Problem, fix, "it failed %s, the last time at %s: %s", hook.Times(g.failure.Count), when(g.failure.At), g.failure.Reason)
+	case g.lastError != nil:
+		out.add(Unknown, "", "the last run cannot be read: %v", g.lastError)
+	case !g.ran:
+		out.add(Unknown, "", "there is no record of a run on this node: it has not started here since it has the hookscript")
+	case g.last.Result == "failed":
+		out.add(Problem, fix, "the last run, at %s, failed: %s", when(g.last.At), g.last.Reason)
+	case g.last.Result == "refused":
+		out.add(Warning, fix, "the last run, at %s, was refused: %s", when(g.last.At), g.last.Reason)
+		return // what it was refused for may be told already
 	default:
-		out.add(OK, "", "the last run, at %s: %s", when(f.last.At), f.last.Result)
+		out.add(OK, "", "the last run, at %s: %s", when(g.last.At), g.last.Result)
 	}
-	return out.list
+	out.follows()
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
@@ -25,48 +24,42 @@ type guestFacts struct {
 	name          string
 	now           time.Time
 	settings      config.Settings
-	settingsError string
-	settingsHint  string
+	settingsError error
 	configured    bool // a file of the configuration names it
 
 	guest  *pve.Guest  // nil: Proxmox does not know it, or is not here
 	live   pve.Section // what it was started with
 	next   pve.Section // what it is started with the next time
 	state  pve.State
-	noKeep string // why what enable has set is not known
+	noKeep error // why what enable has set is not known
 
 	hook     script // this program's hookscript in the live or the next configuration
 	hookOurs bool   // it is this version's snippet
 	chain    script // the other one that runs after it
 
 	hostHas map[string]bool // sources of the entries: whether they are devices
-	noHas   map[string]string
+	noHas   map[string]error
 
 	holder    string // who holds the lock of this container's runs; "" nobody
-	lockError string
+	lockError error
 
-	failure     *record.Failure
-	last        lastRun
-	ran         bool
-	told        bool // what the last run was refused for is a finding of versions
-	needsModule bool // a run would be refused for the kernel module, a finding of the host
-	lastError   string
+	failure   *record.Failure
+	last      lastRun
+	ran       bool
+	lastError error
 
 	inside      *insideFacts // nil: could not be looked into
-	insideError string
-	insideHint  string
-	running     bool
-	unknown     bool // LXC knows no such container
+	insideError error
 }
 
 // script is a hookscript and the file behind it.
 type script struct {
-	volume    string // "" when there is none
-	file      string // path on the node; "" when it cannot be found out
-	there     bool
-	exec      bool
-	noexec    bool // its file system runs no programs
-	err, hint string
+	volume string // "" when there is none
+	file   string // path on the node; "" when it cannot be found out
+	there  bool
+	exec   bool
+	noexec bool // its file system runs no programs
+	err    error
 }
 
 // lastRun is what this command reads of a trace.
@@ -82,7 +75,7 @@ type lastRun struct {
 // node that follow the host, or should since enable.
 func choose(c *config.Config, root string, h hostFacts, asked []int) []int {
 	if len(asked) == 0 {
-		for id, standing := range pve.Standings(root, h.guests, c) {
+		for id, standing := range pve.Standings(root, h.listed, c) {
 			if standing >= pve.Lost {
 				asked = append(asked, id)
 			}
@@ -92,26 +85,23 @@ func choose(c *config.Config, root string, h hostFacts, asked []int) []int {
 }
 
 func lookGuest(ctx context.Context, c *config.Config, host host.Host, h hostFacts, vmid int) guestFacts {
-	f := guestFacts{vmid: vmid, now: time.Now(), hostHas: map[string]bool{}, noHas: map[string]string{}}
-	var err error
-	f.settings, err = c.For(vmid)
-	f.settingsError, f.settingsHint = text(err), hint.Of(err)
+	f := guestFacts{vmid: vmid, now: time.Now(), hostHas: map[string]bool{}, noHas: map[string]error{}}
+	f.settings, f.settingsError = c.For(vmid)
 	f.configured = slices.Contains(c.Containers(), vmid)
 	f.name = f.settings.Name
-	for i := range h.guests {
-		if h.guests[i].VMID == vmid {
-			f.guest = &h.guests[i]
+	for i := range h.listed {
+		if h.listed[i].VMID == vmid {
+			f.guest = &h.listed[i]
 			f.name = f.guest.Conf.Hostname
 			f.live, f.next = f.guest.Conf.Section, f.guest.Conf.Next()
 		}
 	}
-	f.state, err = pve.ReadState(f.settings.Paths.State, vmid)
-	f.noKeep = text(err)
+	f.state, f.noKeep = pve.ReadState(f.settings.Paths.State, vmid)
 	f.lookHook(host, h)
 	for _, e := range entries(f.next) {
 		ok, err := nodeAt(host, e.source)
 		if err != nil {
-			f.noHas[e.source] = err.Error()
+			f.noHas[e.source] = err
 		} else {
 			f.hostHas[e.source] = ok
 		}
@@ -139,11 +129,7 @@ func (f *guestFacts) lookHook(host host.Host, h hostFacts) {
 		}
 	}
 	if f.hook.there {
-		var err error
-		f.hookOurs, err = pve.SnippetStands(host.Path(f.hook.file))
-		if err != nil {
-			f.hook.err, f.hook.hint = err.Error(), hint.Of(err)
-		}
+		f.hookOurs, f.hook.err = pve.SnippetStands(host.Path(f.hook.file))
 	}
 	chained := cmp.Or(f.settings.Chain, pve.ChainOf(f.hook.volume))
 	if f.hook.volume != "" && chained != "" {
@@ -155,12 +141,12 @@ func (f *guestFacts) lookHook(host host.Host, h hostFacts) {
 // regular file, or a link to one, and executable.
 func lookScript(host host.Host, h hostFacts, volume string) script {
 	s := script{volume: volume, err: h.noStore}
-	if h.noStore != "" {
+	if h.noStore != nil {
 		return s
 	}
 	file, err := h.storages.Path(volume)
 	if err != nil {
-		s.err, s.hint = err.Error(), hint.Of(err)
+		s.err = err
 		return s
 	}
 	s.file = file
@@ -170,7 +156,7 @@ func lookScript(host host.Host, h hostFacts, volume string) script {
 		s.there, s.exec = info.Mode().IsRegular(), info.Mode()&0o111 != 0
 		s.noexec = pve.NoExec(host.Path(file))
 	case !errors.Is(err, fs.ErrNotExist):
-		s.err = err.Error()
+		s.err = err
 	}
 	return s
 }
@@ -179,17 +165,13 @@ func lookScript(host host.Host, h hostFacts, volume string) script {
 func (f *guestFacts) lookRuns(ctx context.Context) {
 	runs := record.Runs{State: f.settings.Paths.State}
 	f.failure = runs.Failure(f.vmid)
-	var err error
-	f.ran, err = runs.Last(f.vmid, &f.last)
-	f.lastError = text(err)
-
-	f.holder, err = hook.Busy(ctx, f.settings, f.vmid)
-	f.lockError = text(err)
+	f.ran, f.lastError = runs.Last(f.vmid, &f.last)
+	f.holder, f.lockError = hook.Busy(ctx, f.settings, f.vmid)
 }
 
 // wanted is the driver that the container should have, or "" when that is not known.
 func (f guestFacts) wanted(h hostFacts) version.Driver {
-	if f.settingsError != "" || f.unwanted() {
+	if f.settingsError != nil || f.unwanted() {
 		return ""
 	}
 	if f.settings.Driver.Version != "host" {

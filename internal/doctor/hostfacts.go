@@ -1,130 +1,118 @@
 package doctor
 
 import (
+	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
-// hostFacts are of the node. An error beside a fact means that it is not known.
+// hostFacts are what more than one check needs to know of the node. An error
+// beside a fact means that it is not known.
 type hostFacts struct {
-	arch, archError     string
-	module              version.Driver // "" when none is loaded
-	moduleError         string
-	userSpace           version.Driver // of the node itself; "" when there is none or it cannot be told
-	modules             []string       // loaded kernel modules
-	modulesError        string
-	kernel              host.Facts
-	present             []host.Node
-	bootUnit, bootKnown bool // the unit that makes the nodes at boot is enabled
-	bootFile            bool // that unit is installed
-	program             bool // the program stands where the snippet calls it
-	cgroup2             bool // control groups of version 2 alone, as on every Proxmox VE 8 or 9 by default
+	host.Host
+	config      *config.Config
+	configError error  // its mistakes; config has the defaults then
+	state       string // the state folder
+	root        bool   // who asks is root
 
-	root       bool // who asks is root
-	stateError string
-	state      string      // the state folder
-	stateMode  fs.FileMode // of it
-	stateThere bool        // it was made already
+	arch         string
+	archError    error
+	module       version.Driver // "" when none is loaded
+	moduleError  error
+	modules      []string // loaded kernel modules
+	modulesError error
+	kernel       host.Facts
+	present      []host.Node
+	built        map[string]string // files of NVIDIA's module, by the kernel that it is for
+	log          []string          // of the kernel, what it says of NVIDIA and of modules
+	logError     error
+	persistence  string // what nvidia-smi says of persistence mode; "" when it was not asked
+	cgroup2      bool   // control groups of version 2 alone, as on every Proxmox VE 8 or 9 by default
 
-	noPVE    bool   // this is no node of Proxmox VE at all
-	pveError string // why this is no working node of Proxmox VE; "" when it is one
+	noPVE    bool  // this is no node of Proxmox VE at all
+	pveError error // why this is no working node of Proxmox VE; nil when it is one
 	local    string
 	nodes    []string
-	guests   []pve.Guest
+	listed   []pve.Guest
 	storages pve.Storages
 	late     map[string]bool // storages that may not be mounted yet when guests start at boot
-	noStore  string          // why there are no storages
+	noStore  error           // why there are no storages
+
+	guests []guestFacts
+	cache  cacheFacts
 }
 
-// Places on the node.
-const (
-	program  = "usr/bin/pve-nvidia-hook"
-	bootUnit = "etc/systemd/system/multi-user.target.wants/" + bootName
-	bootName = "pve-nvidia-hook-devices.service"
-)
-
-func lookHost(h host.Host, state string) hostFacts {
-	var f hostFacts
-	var err error
-	f.root = os.Geteuid() == 0
-	f.state = state
-	switch info, err := os.Lstat(state); {
-	case err == nil:
-		f.stateThere, f.stateMode = true, info.Mode()
-	case !errors.Is(err, fs.ErrNotExist):
-		f.stateError = err.Error()
-	}
-	f.arch, err = host.Arch()
-	f.archError = text(err)
-	f.module, err = h.Module()
-	f.moduleError = text(err)
-	f.userSpace = hostUserSpace(h, f.arch)
-	f.modules, err = loadedModules(h)
-	f.modulesError = text(err)
-	f.kernel = host.ReadFacts(h.Root)
-	f.present = host.NodesPresent(h.Root)
-	if _, err := os.Stat(h.Path("etc/systemd/system")); err == nil {
-		f.bootKnown = true
-		_, err := os.Lstat(h.Path(bootUnit))
-		f.bootUnit = err == nil
-	}
-	for _, dir := range []string{"etc/systemd/system", "lib/systemd/system", "usr/lib/systemd/system"} {
-		_, err := os.Stat(h.Path(filepath.Join(dir, bootName)))
-		f.bootFile = f.bootFile || err == nil
-	}
-	if info, err := os.Stat(h.Path(program)); err == nil {
-		f.program = info.Mode().IsRegular() && info.Mode()&0o111 != 0
-	}
-	_, err = os.Stat(h.Path("sys/fs/cgroup/cgroup.controllers")) // with version 1 beside it, it lies in a folder below
-	f.cgroup2 = err == nil
-	f.local = pve.LocalNode(h.Root)
-	f.guests, err = pve.Guests(h.Root)
-	f.pveError, f.noPVE = text(err), errors.Is(err, pve.ErrNoNode)
-	if err == nil {
-		f.nodes, _ = pve.Nodes(h.Root) // as Guests could just now
-		f.storages, err = pve.ReadStorages(h.Root)
-		f.noStore = text(err)
-		f.late = map[string]bool{}
-		for id, s := range f.storages {
-			f.late[id] = s.Late(h.Root)
+func lookHost(o Options, c *config.Config, node config.Settings) hostFacts {
+	h := hostFacts{Host: o.Host, config: c, configError: o.ConfigError, state: node.Paths.State, root: os.Geteuid() == 0}
+	h.arch, h.archError = host.Arch()
+	h.module, h.moduleError = h.Module()
+	h.modules, h.modulesError = loadedModules(h.Host)
+	h.kernel = host.ReadFacts(h.Root)
+	h.present = host.NodesPresent(h.Root)
+	h.built = h.BuiltModules()
+	h.log, h.logError = host.KernelLog(h.Root, ofInterest().MatchString)
+	h.cgroup2 = h.has("sys/fs/cgroup/cgroup.controllers") // with version 1 beside it, it lies in a folder below
+	h.local = pve.LocalNode(h.Root)
+	h.listed, h.pveError = pve.Guests(h.Root)
+	h.noPVE = errors.Is(h.pveError, pve.ErrNoNode)
+	if h.pveError == nil {
+		h.nodes, _ = pve.Nodes(h.Root) // as Guests could just now
+		h.storages, h.noStore = pve.ReadStorages(h.Root)
+		h.late = map[string]bool{}
+		for id, s := range h.storages {
+			h.late[id] = s.Late(h.Root)
 		}
 	}
-	return f
+	return h
 }
 
-func text(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
+// has reports whether a file of the node is there.
+func (h hostFacts) has(name string) bool {
+	_, err := os.Stat(h.Path(name))
+	return err == nil
 }
 
-// small reads a file of the kernel's, of at most 1 MiB.
-func small(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
+// wanting counts the containers that want a driver, or might.
+func (h hostFacts) wanting() int {
+	n := 0
+	for _, g := range h.guests {
+		if !g.unwanted() {
+			n++
+		}
 	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, 1<<20))
-	return string(raw), err
+	return n
+}
+
+func (h hostFacts) node(path string) (host.Node, bool) {
+	i := slices.IndexFunc(h.present, func(n host.Node) bool { return n.Path == path })
+	if i < 0 {
+		return host.Node{}, false
+	}
+	return h.present[i], true
+}
+
+// expects reports whether the driver would have a node of that name now.
+func (h hostFacts) expects(path string) bool {
+	return slices.ContainsFunc(h.kernel.Nodes(), func(n host.Node) bool { return n.Path == path })
 }
 
 // loadedModules names the kernel's modules. sys/module has those that are built
 // in as well, and is there on kernels that load none.
 func loadedModules(h host.Host) ([]string, error) {
 	var names []string
-	raw, err := small(h.Path("proc/modules"))
+	raw, err := host.ReadSmall(h.Path("proc/modules"))
 	if err != nil {
 		entries, again := os.ReadDir(h.Path("sys/module"))
 		if again != nil {
@@ -144,23 +132,60 @@ func loadedModules(h host.Host) ([]string, error) {
 
 var libraryVersion = lazy.Regexp(`^libnvidia-ml\.so\.([0-9]+\.[0-9]+(?:\.[0-9]+)?)$`)
 
-// hostUserSpace is the version of the node's own libnvidia-ml, when there is just one.
-func hostUserSpace(h host.Host, arch string) version.Driver {
-	found := map[version.Driver]bool{}
-	var v version.Driver
-	for _, dir := range []string{"usr/lib/" + arch + "-linux-gnu", "usr/lib/" + arch + "-linux-gnu/nvidia/current", "usr/lib64"} {
+// userSpaces lists the versions of the node's own libnvidia-ml, each with a file.
+func (h hostFacts) userSpaces() map[version.Driver]string {
+	found := map[version.Driver]string{}
+	for _, dir := range []string{"usr/lib/" + h.arch + "-linux-gnu", "usr/lib/" + h.arch + "-linux-gnu/nvidia/current", "usr/lib64"} {
 		files, _ := filepath.Glob(h.Path(dir + "/libnvidia-ml.so.*"))
 		for _, file := range files {
 			if m := libraryVersion().FindStringSubmatch(filepath.Base(file)); m != nil {
-				v = version.Driver(m[1])
-				found[v] = true
+				found[version.Driver(m[1])] = "/" + filepath.Join(dir, filepath.Base(file))
 			}
 		}
 	}
-	if len(found) != 1 {
+	return found
+}
+
+// smiLimit ends a call of the host's nvidia-smi, which may take seconds where no
+// program holds the GPU, and hangs where the GPU does.
+const smiLimit = 10 * time.Second
+
+// lookPersistence asks the host's own nvidia-smi for the persistence mode. It is
+// not started where it could load a module or make a node, nor for another node's
+// facts.
+func lookPersistence(ctx context.Context, h hostFacts) string {
+	if filepath.Clean("/"+h.Root) != "/" || h.module == "" || !h.root || h.wanting() == 0 {
 		return ""
 	}
-	return v
+	var nodes findings
+	if checkNodes(&h, nil, &nodes); nodes.list[0].Level != OK {
+		return ""
+	}
+	smi, err := exec.LookPath("nvidia-smi")
+	if err != nil {
+		return ""
+	}
+	return askPersistence(ctx, smi)
+}
+
+// askPersistence gives a process up that a GPU holds in the kernel, and that no
+// signal ends.
+func askPersistence(ctx context.Context, smi string) string {
+	ctx, cancel := context.WithTimeout(ctx, smiLimit)
+	defer cancel()
+	answer := make(chan string, 1)
+	go func() {
+		cmd := exec.CommandContext(ctx, smi, "--query-gpu=persistence_mode", "--format=csv,noheader")
+		cmd.WaitDelay = time.Second
+		out, _ := cmd.Output()
+		answer <- string(out)
+	}()
+	select {
+	case out := <-answer:
+		return out
+	case <-ctx.Done():
+		return ""
+	}
 }
 
 // nodeAt looks at a device node of the host. ok is false when it is not there
@@ -174,12 +199,4 @@ func nodeAt(h host.Host, path string) (ok bool, err error) {
 		return false, err
 	}
 	return info.Mode()&fs.ModeDevice != 0, nil
-}
-
-func (f hostFacts) node(path string) (host.Node, bool) {
-	i := slices.IndexFunc(f.present, func(n host.Node) bool { return n.Path == path })
-	if i < 0 {
-		return host.Node{}, false
-	}
-	return f.present[i], true
 }

@@ -2,10 +2,12 @@ package doctor
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -23,15 +26,37 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
+// only runs the named checks.
+func only(h hostFacts, g guestFacts, names ...string) []Finding {
+	var all []Finding
+	for _, c := range table() {
+		if slices.Contains(names, c.name) {
+			all = append(all, c.on(&h, &g)...)
+		}
+	}
+	return all
+}
+
+// checkGuest judges a container, beside what of the host can explain its faults.
+func checkGuest(h hostFacts, g guestFacts) []Finding {
+	h.guests = []guestFacts{g}
+	all := only(h, guestFacts{}, "kernel-module", "device-nodes")
+	n := len(all)
+	all = append(all, judgeGuest(h, g)...)
+	fold(all)
+	return all[n:]
+}
+
 // well are the facts of a host and a running container with which all is well.
 func well(t *testing.T) (hostFacts, guestFacts) {
 	t.Helper()
-	h := hostFacts{module: module, local: "pve1", nodes: []string{"pve1"},
+	h := hostFacts{arch: arch(t), module: module, local: "pve1", nodes: []string{"pve1"},
 		kernel: host.Facts{GPUs: []uint32{0}, Majors: map[uint32][]string{195: {"nvidia"}, 511: {"nvidia-uvm"}}},
 		present: []host.Node{
 			{Path: "/dev/nvidia0", Major: 195, Minor: 0, IsChar: true},
 			{Path: "/dev/nvidiactl", Major: 195, Minor: 255, IsChar: true},
 			{Path: "/dev/nvidia-uvm", Major: 511, Minor: 0, IsChar: true},
+			{Path: "/dev/nvidia-uvm-tools", Major: 511, Minor: 1, IsChar: true},
 		}}
 	settings, err := (&config.Config{}).For(101)
 	require.NoError(t, err)
@@ -39,7 +64,7 @@ func well(t *testing.T) (hostFacts, guestFacts) {
 		Dev: map[int]string{0: "/dev/nvidia0,mode=0666", 1: "/dev/nvidiactl,mode=0666", 2: "/dev/nvidia-uvm,mode=0666"}}
 	const device = fs.ModeDevice | fs.ModeCharDevice | 0o666
 	at := time.Date(2026, 1, 2, 3, 4, 0, 0, time.Local)
-	f := guestFacts{vmid: 101, name: "web", now: at, settings: settings, running: true,
+	f := guestFacts{vmid: 101, name: "web", now: at, settings: settings,
 		guest: &pve.Guest{VMID: 101, Node: "pve1", Conf: pve.Conf{VMID: 101, Section: next}}, live: next, next: next, state: pve.State{Hookscript: next.Hookscript, Dev: next.Dev},
 		hook: script{volume: pve.DefaultVolume, file: "/x", there: true, exec: true}, hookOurs: true,
 		hostHas: map[string]bool{"/dev/nvidia0": true, "/dev/nvidiactl": true, "/dev/nvidia-uvm": true},
@@ -81,11 +106,11 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 	}{
 		"regular file": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.nodes[0].mode = 0o644 },
-			"problem nodes-inside: /dev/nvidia0 in the container is an ordinary file, no device",
+			"problem nodes-inside: /dev/nvidia0 in the container is an ordinary file, not a device",
 		},
 		"link": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.nodes[0].mode = fs.ModeSymlink | 0o777 },
-			"problem nodes-inside: /dev/nvidia0 in the container is no device (L",
+			"problem nodes-inside: /dev/nvidia0 in the container is not a device (L",
 		},
 		"other major": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.nodes[2].major = 243 },
@@ -117,15 +142,15 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 		},
 		"broken-off install": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.found.Log = "590.48.01" },
-			"problem versions: an installation of driver 590.48.01 was begun over 580.142 and not ended",
+			"problem versions: an installation of driver 590.48.01 was begun over 580.142 and did not end",
 		},
 		"configuration says otherwise": {
 			func(_ *hostFacts, f *guestFacts) { f.settings.Driver.Version = "570.26" },
-			"problem versions: driver 570.26 is wanted (default), the host's kernel module is 580.142",
+			"problem wanted-version: driver 570.26 is wanted (default), the host's kernel module is 580.142",
 		},
 		"no module": {
 			func(h *hostFacts, _ *guestFacts) { h.module = "" },
-			"unknown versions: driver 580.142 is installed; whether that fits cannot be told, for it is not known which is wanted",
+			"unknown versions: driver 580.142 is installed; whether that is right is not known, because the wanted version is not known",
 		},
 		"stale record": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.record.Version = "550.78" },
@@ -133,11 +158,11 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 		},
 		"no record": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.record = nil },
-			"warning record: driver 580.142 was not installed by this program, or not to the end",
+			"warning record: driver 580.142 was not installed by this program, or not completely",
 		},
 		"false record": {
-			func(_ *hostFacts, f *guestFacts) { f.inside.recordError = "format 9" },
-			"problem record: its record cannot be believed: format 9",
+			func(_ *hostFacts, f *guestFacts) { f.inside.recordError = errors.New("format 9") },
+			"problem record: its record is not trusted: format 9",
 		},
 		"file gone": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.differs = "the file /usr/bin/nvidia-smi is gone" },
@@ -145,7 +170,7 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 		},
 		"never ran nvidia-smi": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.record.Verified = "files" },
-			"warning record: only the files of driver 580.142 were checked so far",
+			"warning record: only the files of driver 580.142 have been checked",
 		},
 		"toolkit to come": {
 			func(_ *hostFacts, f *guestFacts) {
@@ -159,7 +184,7 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 		},
 		"orphans": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.orphans = []string{"/a", "/b", "/c", "/d"} },
-			"problem orphans: libraries of another driver are left: /a, /b, /c and 1 more;",
+			"problem orphans: libraries of another driver version are left: /a, /b, /c and 1 more;",
 		},
 		"packages": {
 			func(_ *hostFacts, f *guestFacts) {
@@ -186,12 +211,12 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 			"warning memory: its memory limit is 256 MiB",
 		},
 		"memory not known": {
-			func(_ *hostFacts, f *guestFacts) { f.inside.memoryError = "no cgroup" },
-			"unknown memory: its memory limit cannot be seen: no cgroup",
+			func(_ *hostFacts, f *guestFacts) { f.inside.memoryError = errors.New("no cgroup") },
+			"unknown memory: its memory limit is not known: no cgroup",
 		},
 		"a run goes on": {
 			func(_ *hostFacts, f *guestFacts) { f.holder = "pid 7 on pve1" },
-			"warning lock: a run works on this container just now, so that what is said of it may change: pid 7 on pve1",
+			"warning lock: a run is active on this container, so this report may change: pid 7 on pve1",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -208,8 +233,8 @@ func TestAfterAFailureThereIsOneAnswer(t *testing.T) {
 	f.failure = &record.Failure{Count: 1, At: f.now, Next: f.now.Add(time.Hour), Reason: "the disk is full", Hint: "make room"}
 	f.last = lastRun{At: f.now, Result: "refused", Reason: "not tried again", Hint: "make room; then at once: pve-nvidia-hook apply 101"}
 	said := lines(checkGuest(h, f))
-	require.Contains(t, said, "it failed once, and is not tried again before 2026-01-02 04:04: the disk is full | make room; then at once: pve-nvidia-hook apply 101\n", "as the hook says it")
-	require.Contains(t, said, "580.142 is wanted | see last-run below\n")
+	require.Contains(t, said, "it failed once, and the next attempt is at 2026-01-02 04:04: the disk is full | make room; then at once: pve-nvidia-hook apply 101\n", "as the hook says it")
+	require.Contains(t, said, "580.142 is wanted | see last-run\n")
 	require.Equal(t, 1, strings.Count(said, "pve-nvidia-hook apply"), said)
 
 	f.failure = nil
@@ -225,12 +250,12 @@ func TestRefusalForAPinnedVersionIsOneFinding(t *testing.T) {
 	f.settings.Driver.Version = "550.163.01"
 	f.inside.found, f.inside.record = driver.Found{}, nil
 	f.last = lastRun{At: f.now, Result: "refused", Reason: "driver 550.163.01 is wanted but the host's kernel module is 580.142"}
-	said := lines(checkGuest(h, f))
+	said := causes(checkGuest(h, f))
 	require.Equal(t, 1, strings.Count(said, "\n"), said)
-	require.Contains(t, said, "problem versions: driver 550.163.01 is wanted")
+	require.Contains(t, said, "problem wanted-version: driver 550.163.01 is wanted")
 
 	f.inside = nil
-	require.Contains(t, lines(checkGuest(h, f)), "was refused: driver 550.163.01 is wanted", "of a stopped one nothing else tells it")
+	require.Equal(t, said, causes(checkGuest(h, f)), "of a stopped one it is told too")
 }
 
 func TestFixOfSeveralMistakesStandsOnce(t *testing.T) {
@@ -240,7 +265,7 @@ func TestFixOfSeveralMistakesStandsOnce(t *testing.T) {
 		{Check: "configuration", Level: Problem, What: "b", Fix: "correct it"},
 		{Check: "cache", Level: Problem, What: "c", Fix: "correct it"},
 	}, Names: map[int]string{}}
-	require.NoError(t, r.Print(&out, false, false))
+	require.NoError(t, r.Print(&out, false, false, 0))
 	require.Equal(t, 2, strings.Count(out.String(), "correct it"), out.String())
 }
 
@@ -255,23 +280,24 @@ func TestWhatIsNoFaultInside(t *testing.T) {
 func TestWhatTheHookWouldLeaveAloneIsNoFault(t *testing.T) {
 	h, f := well(t)
 	f.inside.record.Verified, f.settings.GPUs = "files", "none"
-	require.Empty(t, lines(checkRecord(h, f)), "without a GPU nvidia-smi is never asked")
+	require.Empty(t, lines(only(h, f, "record")), "without a GPU nvidia-smi is never asked")
 	f.settings.GPUs, f.settings.Driver.Version = "all", "590.48.01"
-	require.Empty(t, lines(checkRecord(h, f)), "nor ahead of the host's module")
+	require.Empty(t, lines(only(h, f, "record")), "nor ahead of the host's module")
 	f.inside.toolkit = "no toolkit is wanted any more"
-	require.Empty(t, lines(checkToolkit(h, f)), "it stays until uninstall")
+	require.Empty(t, lines(only(h, f, "toolkit")), "it stays until uninstall")
 	f.inside.stage, f.holder = true, "pid 7 on pve1"
-	require.Empty(t, lines(checkStage(f)), "a run works there")
+	require.Empty(t, lines(only(h, f, "stage")), "a run works there")
 }
 
 func TestRoomOfTheCacheIsForWhatIsNotThere(t *testing.T) {
 	h, f := well(t)
-	c := cacheFacts{dir: "/c", there: true, free: 1e9}
-	require.Contains(t, lines(checkCacheRoom(c, h, []guestFacts{f})), "warning cache-room: driver 580.142 is not in the cache, takes about 2.0 GB there, and /c has 1.0 GB free")
+	h.guests, h.cache = []guestFacts{f}, cacheFacts{dir: "/c", there: true, free: 1e9}
+	c := &h.cache
+	require.Contains(t, lines(only(h, f, "cache-room")), "warning cache-room: driver 580.142 is not in the cache, takes about 2.0 GB there, and /c has 1.0 GB free")
 	c.items = []cache.Item{{Version: module, State: cache.Ready, TreeSize: 1}}
-	require.Empty(t, lines(checkCacheRoom(c, h, []guestFacts{f})))
+	require.Empty(t, lines(only(h, f, "cache-room")))
 	c.items, c.free = nil, 3e9
-	require.Empty(t, lines(checkCacheRoom(c, h, []guestFacts{f})))
+	require.Empty(t, lines(only(h, f, "cache-room")))
 }
 
 // An empty folder in the place of a mount passes for a cache in which nothing is yet.
@@ -282,7 +308,8 @@ func TestACacheOnAStorageThatIsNotMountedIsToldOf(t *testing.T) {
 	s := config.Settings{}
 	s.Cache.Dir = "/mnt/pve/nas/cache"
 	h, _ := well(t)
-	found := lines(checkCache(lookCache(t.Context(), root, s, false), h, nil))
+	h.cache = lookCache(t.Context(), root, s, false)
+	found := lines(only(h, guestFacts{}, "cache", "cache-room", "cache-files"))
 	require.Contains(t, found, "problem cache: use /mnt/pve/nas/cache: storage nas is not mounted at "+root+"/mnt/pve/nas")
 	require.NotContains(t, found, "cache-room")
 }
@@ -293,31 +320,27 @@ func sample(t *testing.T) Report {
 	f.inside.nodes[0].mode = 0o644
 	f.inside.memory = 256 << 20
 	_, other := well(t)
-	other.inside, other.insideError, other.running, other.name = nil, "container is not running", false, ""
-	r := Report{Names: map[int]string{0: "pve1", 101: "web"}}
-	h.modules = []string{"nvidia"}
-	all := append(checkModule(h, 2), checkNouveau(h)...)
-	all = append(all, checkNodes(hostFacts{module: module, kernel: h.kernel, present: h.present[1:]})...)
-	for _, g := range []guestFacts{f, other} {
-		for _, found := range checkGuest(h, g) {
-			if g.inside == nil {
-				found.VMID = 102
-			} else {
-				found.VMID = 101
-			}
-			all = append(all, found)
-		}
+	other.inside, other.insideError, other.name = nil, lxc.ErrNotRunning, ""
+	h.modules, h.guests = []string{"nvidia"}, []guestFacts{f, other}
+	all := only(h, guestFacts{}, "nouveau", "kernel-module")
+	h.present = h.present[1:]
+	all = append(all, only(h, guestFacts{}, "device-nodes")...)
+	for i := range h.guests {
+		h.guests[i].vmid = 101 + i
+		h.guests[i].hostHas = map[string]bool{"/dev/nvidia0": i == 0, "/dev/nvidiactl": true, "/dev/nvidia-uvm": true}
+		all = append(all, judgeGuest(h, h.guests[i])...)
 	}
-	r.Findings = all
-	return r
+	fold(all)
+	return Report{all, map[int]string{0: "pve1", 101: "web"}}
 }
 
 func TestReportsLookLikeThis(t *testing.T) {
 	r := sample(t)
 	for name, print := range map[string]func(*bytes.Buffer) error{
-		"short.txt":   func(b *bytes.Buffer) error { return r.Print(b, false, false) },
-		"verbose.txt": func(b *bytes.Buffer) error { return r.Print(b, true, false) },
-		"colour.txt":  func(b *bytes.Buffer) error { return r.Print(b, false, true) },
+		"short.txt":   func(b *bytes.Buffer) error { return r.Print(b, false, false, 0) },
+		"verbose.txt": func(b *bytes.Buffer) error { return r.Print(b, true, false, 0) },
+		"narrow.txt":  func(b *bytes.Buffer) error { return r.Print(b, true, false, 80) },
+		"colour.txt":  func(b *bytes.Buffer) error { return r.Print(b, false, true, 0) },
 		"report.json": func(b *bytes.Buffer) error { return say.JSON(b, r.Findings) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -344,15 +367,15 @@ func TestFixesAreThoseThatCanWork(t *testing.T) {
 	require.Contains(t, lines(checkGuest(h, f)), "580.142 is wanted | pve-nvidia-hook apply 101\n")
 
 	h, f = well(t)
-	h.noPVE, h.pveError, f.guest, f.live, f.next = true, "no node", nil, pve.Section{}, pve.Section{}
+	h.noPVE, h.pveError, f.guest, f.live, f.next = true, pve.ErrNoNode, nil, pve.Section{}, pve.Section{}
 	f.inside.nodes, f.inside.memory, f.inside.free, f.inside.record = nil, 256<<20, 1e8, nil
 	said := lines(checkGuest(h, f))
-	require.Contains(t, said, "there is no GPU's device node in the container | for each of /dev/nvidiactl")
+	require.Contains(t, said, "the container has no device node of a GPU | for each of /dev/nvidiactl")
 	require.Contains(t, said, "then: lxc-stop -P /var/lib/lxc -n 101 && lxc-start -P /var/lib/lxc -n 101\n")
 	require.NotContains(t, said, "pct", "there is no Proxmox VE")
 	require.NotContains(t, said, "enable")
 
-	f.unknown, f.inside = true, nil
+	f.insideError, f.inside = lxc.ErrUnknown, nil
 	require.Contains(t, lines(checkGuest(h, f)), "there is no container 101 below /var/lib/lxc | lxc-ls -P /var/lib/lxc\n")
 	h.noPVE = false
 	require.Contains(t, lines(checkGuest(h, f)), "there is no container 101 below /var/lib/lxc | pct list\n")

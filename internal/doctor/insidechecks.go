@@ -1,82 +1,173 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
-// checkInside judges what is in a running container.
-func checkInside(h hostFacts, f guestFacts) []Finding {
-	if f.inside == nil {
-		if !f.running {
-			return one("inside", Unknown, f.insideHint, "it does not run, so that its files cannot be looked at")
-		}
-		return one("inside", Unknown, f.insideHint, "its files cannot be looked at: %s", f.insideError)
+// insideChecks look at what is in a running container, and at how the last run
+// went, which explains some of it.
+func insideChecks() []check {
+	// What explains that the driver is not as it should be: a run is refused, or failed.
+	blocked := []string{"settings", "vgpu", "kernel-module", "wanted-version", "obstacles", "last-run"}
+	return []check{{
+		name: "inside", about: "it runs, and its files can be read",
+		where: ofWanted, after: []string{"root"},
+		run: func(_ *hostFacts, g *guestFacts, out *findings) {
+			switch {
+			case errors.Is(g.insideError, lxc.ErrNotRunning) && plain().MatchString(g.chain.file):
+				out.add(Unknown, fmt.Sprintf("if a hookscript error ends its start, the exit status is that of the chained script: %s %d pre-start; echo $?", g.chain.file, g.vmid),
+					"it is not running, so its files cannot be read")
+			case errors.Is(g.insideError, lxc.ErrNotRunning):
+				out.add(Unknown, hint.Of(g.insideError), "it is not running, so its files cannot be read")
+			case g.insideError != nil:
+				out.add(Unknown, hint.Of(g.insideError), "its files cannot be read: %v", g.insideError)
+			}
+		},
+	}, {
+		name: "obstacles", about: "nothing keeps NVIDIA's installer from working: glibc and ldconfig are there, driver packages of the distribution are not",
+		where: inside,
+		run: func(_ *hostFacts, g *guestFacts, out *findings) {
+			for _, b := range g.inside.blockers {
+				out.add(Problem, b.Hint, "%s", b.Reason)
+			}
+			out.orOK("glibc, ldconfig and the installer's tools are there, driver packages of the distribution are not")
+		},
+	}, {
+		name: "disk", about: "its disk has room for a driver",
+		where: inside, run: checkDisk,
+	}, {
+		name: "memory", about: "its memory limit is not below 512 MiB",
+		where: inside, run: checkMemory,
+	}, {
+		name: "last-run", about: "the last run did not fail; else when the next attempt is",
+		where: ofWanted, after: []string{"kernel-module", "wanted-version", "obstacles"}, run: checkRuns,
+	}, {
+		name: "nodes-inside", about: "its NVIDIA nodes are devices with the host's numbers",
+		where: inside, after: []string{"kernel-module", "device-nodes", "entries-on-host", "entries"}, run: checkInsideNodes,
+	}, {
+		name: "versions", about: "the version of its driver is the one that is wanted",
+		where: inside, after: blocked, run: checkVersions,
+	}, {
+		name: "loader", about: "programs get the driver's libcuda, not one of cuda-compat, conda or pip (/etc/ld.so.cache)",
+		where: inside, run: checkLoader,
+	}, {
+		name: "record", about: "its files are as they were recorded after the installation",
+		where: inside, after: append(slices.Clone(blocked), "versions"), run: checkRecord,
+	}, {
+		name: "toolkit", about: "the CUDA toolkit is the one that is wanted",
+		where: inside, after: append(slices.Clone(blocked), "versions"),
+		run: func(h *hostFacts, g *guestFacts, out *findings) {
+			// What a start would do about it.
+			asked := g.settings.CUDA.Toolkit != "" || len(g.settings.CUDA.Packages) > 0
+			if !asked || !g.settings.Wanted || g.settingsError != nil || g.wanted(*h) == "" {
+				return
+			}
+			if g.inside.toolkit != "" {
+				out.add(Problem, g.apply(false), "the CUDA toolkit is not as wanted: %s", g.inside.toolkit)
+			}
+			out.orOK("the CUDA toolkit is as wanted")
+		},
+	}, {
+		name: "stage", about: "a run that was killed has left no files in it",
+		where: inside,
+		run: func(_ *hostFacts, g *guestFacts, out *findings) {
+			if g.inside.stage && g.holder == "" && g.lockError == nil {
+				out.add(Warning, g.apply(true), "a run that was killed has left its files in %s in the container", stage)
+			}
+		},
+	}, {
+		name: "orphans", about: "it has no libraries of another driver version",
+		where: inside, after: append(slices.Clone(blocked), "versions"),
+		run: func(_ *hostFacts, g *guestFacts, out *findings) {
+			if n := len(g.inside.orphans); n > 0 {
+				shown := g.inside.orphans[:min(n, 3)]
+				more := ""
+				if n > len(shown) {
+					more = fmt.Sprintf(" and %d more", n-len(shown))
+				}
+				out.add(Problem, g.apply(true), "libraries of another driver version are left: %s%s; the next ldconfig may give them to programs", strings.Join(shown, ", "), more)
+			}
+			out.orOK("there are no libraries of another driver version")
+		},
+	}}
+}
+
+// explains reports whether a finding of another check can be why this container
+// has not what it should.
+func (g *guestFacts) explains(h *hostFacts, check string) bool {
+	switch check {
+	case "kernel-module":
+		return g.needsModule(h)
+	case "wanted-version":
+		return g.settings.Driver.OnMismatch != "install"
 	}
-	all := checkInsideNodes(h, f)
-	all = append(all, checkVersions(h, f)...)
-	all = append(all, checkRecord(h, f)...)
-	all = append(all, checkToolkit(h, f)...)
-	all = append(all, checkStage(f)...)
-	all = append(all, checkOrphans(f)...)
-	all = append(all, checkObstacles(f)...)
-	all = append(all, checkDisk(h, f)...)
-	return append(all, checkMemory(h, f)...)
+	return true
 }
 
 // checkInsideNodes compares the container's device nodes with the host's.
-func checkInsideNodes(h hostFacts, f guestFacts) []Finding {
-	out := findings{check: "nodes-inside"}
-	if f.inside.nodesError != "" {
-		out.add(Unknown, "", "its /dev cannot be looked at: %s", f.inside.nodesError)
-		return out.list
+func checkInsideNodes(h *hostFacts, f *guestFacts, out *findings) {
+	if f.inside.nodesError != nil {
+		out.add(Unknown, "", "its /dev cannot be read: %v", f.inside.nodesError)
+		return
 	}
 	restart, exec := h.restart(f), h.exec(f)
 	there := map[string]bool{}
 	closed := entryModes(f)
 	for _, n := range f.inside.nodes {
 		there[n.path] = true
+		before := len(out.list)
 		real, known := h.node(n.path)
 		switch {
 		case n.mode.IsRegular():
 			out.add(Problem, fmt.Sprintf("%s, remove the file in the container (%s rm %s), then: %s", makeNodes, exec, n.path, restart),
-				"%s in the container is an ordinary file, no device: a mount with create=file found no node on the host, or a program wrote to the name", n.path)
-			continue
+				"%s in the container is an ordinary file, not a device: a mount with create=file found no node on the host, or a program wrote to that name", n.path)
 		case !n.char():
-			out.add(Problem, exec+" ls -l "+n.path, "%s in the container is no device (%s)", n.path, n.mode.Type())
-			continue
+			out.add(Problem, exec+" ls -l "+n.path, "%s in the container is not a device (%s)", n.path, n.mode.Type())
 		case known && real.IsChar && (real.Major != n.major || real.Minor != n.minor):
 			out.add(Problem, restart, "%s in the container has the numbers %d:%d, on the host it has %d:%d", n.path, n.major, n.minor, real.Major, real.Minor)
 		case !known && common(n.path) && len(h.present) > 0:
 			out.add(Problem, exec+" rm "+n.path, "%s is in the container but not on the host", n.path)
 		}
-		if n.mode.Perm()&0o006 != 0o006 && !closed[n.path] && !strings.HasPrefix(n.path, "/dev/nvidia-caps/") {
+		if len(out.list) > before && known && real.IsChar {
+			out.follows() // the host's node is not why
+		}
+		if n.char() && n.mode.Perm()&0o006 != 0o006 && !closed[n.path] && !strings.HasPrefix(n.path, "/dev/nvidia-caps/") {
 			out.add(Warning, "give its devN entry mode=0666, then: "+restart, "%s in the container has mode %04o: only root there can use it", n.path, n.mode.Perm())
+			out.follows()
 		}
 	}
 	for _, e := range entries(f.live) {
 		if e.nvidia() && !e.folder && !there[e.target] && e.target != "/dev/nvidia-caps" {
 			out.add(Problem, restart, "%s is not in the container, though %s brings it", e.target, e.key)
+			if n, there := h.node(e.source); there && n.IsChar {
+				out.follows() // the host's node is not why
+			}
 		}
 	}
 	if len(f.inside.nodes) == 0 && len(out.list) == 0 {
 		if needed, _ := f.needed(h); len(needed) == 0 {
-			return nil
+			return
 		}
-		out.add(Problem, h.bring(f)+", then: "+restart, "there is no GPU's device node in the container")
-		return out.list
+		out.add(Problem, h.bring(f)+", then: "+restart, "the container has no device node of a GPU")
 	}
-	return out.orOK("its %d device nodes are the host's", len(f.inside.nodes))
+	out.orOK("its %d device nodes are the host's", len(f.inside.nodes))
 }
 
 // restart is the command that starts a container anew, with Proxmox VE or LXC alone.
-func (h hostFacts) restart(f guestFacts) string {
+func (h *hostFacts) restart(f *guestFacts) string {
 	if h.noPVE {
 		return fmt.Sprintf("lxc-stop -P %s -n %d && lxc-start -P %[1]s -n %[2]d", f.settings.Paths.LXC, f.vmid)
 	}
@@ -84,7 +175,7 @@ func (h hostFacts) restart(f guestFacts) string {
 }
 
 // exec begins a command in a container.
-func (h hostFacts) exec(f guestFacts) string {
+func (h *hostFacts) exec(f *guestFacts) string {
 	if h.noPVE {
 		return fmt.Sprintf("lxc-attach -P %s -n %d --", f.settings.Paths.LXC, f.vmid)
 	}
@@ -93,7 +184,7 @@ func (h hostFacts) exec(f guestFacts) string {
 
 // bring is what gives a container its GPUs. Without Proxmox VE nothing does it by
 // a command, nor writes the device rules.
-func (h hostFacts) bring(f guestFacts) string {
+func (h *hostFacts) bring(f *guestFacts) string {
 	if !h.noPVE {
 		return fmt.Sprintf("pve-nvidia-hook enable %d --gpus %s", f.vmid, f.gpus())
 	}
@@ -114,7 +205,7 @@ func common(node string) bool {
 
 // entryModes names the nodes of whose mode something was said already, or whose
 // entry gives them to a user or group on purpose.
-func entryModes(f guestFacts) map[string]bool {
+func entryModes(f *guestFacts) map[string]bool {
 	said := map[string]bool{}
 	for _, e := range entries(f.live) {
 		if e.dev() && (e.owned || e.mode&0o006 != 0o006) {
@@ -125,56 +216,65 @@ func entryModes(f guestFacts) map[string]bool {
 }
 
 // apply is the command that puts right what a run can; again also when it holds
-// what is there for good. After a failure there is one answer, the last run's.
-func (f guestFacts) apply(again bool) string {
-	switch {
-	case f.told:
-		return "see versions"
-	case f.needsModule:
-		return "see kernel-module of the host"
-	case f.mend() != "":
-		return "see last-run below"
-	case again:
-		return fmt.Sprintf("pve-nvidia-hook apply --force %d", f.vmid)
+// what is there for good.
+func (g *guestFacts) apply(again bool) string {
+	if again {
+		return fmt.Sprintf("pve-nvidia-hook apply --force %d", g.vmid)
 	}
-	return fmt.Sprintf("pve-nvidia-hook apply %d", f.vmid)
+	return fmt.Sprintf("pve-nvidia-hook apply %d", g.vmid)
 }
 
-// checkVersions compares host, configuration and container.
-func checkVersions(h hostFacts, f guestFacts) []Finding {
-	out := findings{check: "versions"}
-	wanted := f.wanted(h)
-	refused := false
-	if f.mismatch(h) {
-		level := Problem
-		if f.settings.Driver.OnMismatch == "install" {
-			level = Warning
-		}
-		refused = level == Problem // then what is there is that mismatch's doing
-		out.add(level, fmt.Sprintf("set driver.version = \"host\", or load driver %s on the host", wanted),
-			"driver %s is wanted (%s), the host's kernel module is %s: they must be equal to the last digit", wanted, f.settings.Origin("driver.version"), h.module)
-	}
-	found := f.inside.found
+// checkVersions compares what is installed with what is wanted.
+func checkVersions(h *hostFacts, g *guestFacts, out *findings) {
+	found, wanted := g.inside.found, g.wanted(*h)
 	have := found.Version()
 	switch {
 	case found.CUDA != found.NVML:
-		out.add(Problem, f.apply(true), "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", or(string(found.CUDA), "nothing"), or(string(found.NVML), "nothing"))
-	case have == "" && (!f.settings.Wanted || f.settingsError != ""):
-	case refused && (have == "" || have != wanted):
+		out.add(Problem, g.apply(true), "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", or(string(found.CUDA), "nothing"), or(string(found.NVML), "nothing"))
+	case have == "" && (!g.settings.Wanted || g.settingsError != nil):
 	case have == "":
-		out.add(Problem, f.apply(false), "no driver is installed, %s is wanted", or(string(wanted), "that of the host"))
+		out.add(Problem, g.apply(false), "no driver is installed, %s is wanted", or(string(wanted), "that of the host"))
 	case wanted == "":
-		out.add(Unknown, "", "driver %s is installed; whether that fits cannot be told, for it is not known which is wanted", have)
+		out.add(Unknown, "", "driver %s is installed; whether that is right is not known, because the wanted version is not known", have)
 	case have != wanted:
-		out.add(Problem, f.apply(false), "driver %s is installed, %s is needed", have, wanted)
+		out.add(Problem, g.apply(false), "driver %s is installed, %s is needed", have, wanted)
 	}
 	if found.Log != "" && have != "" && found.Log != have {
-		out.add(Problem, f.apply(true), "an installation of driver %s was begun over %s and not ended", found.Log, have)
+		out.add(Problem, g.apply(true), "an installation of driver %s was begun over %s and did not end", found.Log, have)
 	}
 	if have == "" {
-		return out.orOK("no driver is installed, as wanted")
+		out.orOK("no driver is installed, as wanted")
 	}
-	return out.orOK("driver %s is installed, as wanted", have)
+	out.orOK("driver %s is installed, as wanted", have)
+}
+
+// checkLoader looks for another libcuda that the loader finds before the driver's.
+func checkLoader(h *hostFacts, g *guestFacts, out *findings) {
+	l, have := g.inside.loader, g.inside.found.Version()
+	switch {
+	case g.inside.loaderError != nil:
+		out.add(Unknown, "", "which libcuda programs get is not known: %v", g.inside.loaderError)
+		return
+	case l.Path == "" || have == "":
+		return
+	}
+	if !driver.DriverFolder(l.Path, h.arch) && l.Version != have {
+		dir := path.Dir(l.Path)
+		fix := "remove its folder from /etc/ld.so.conf and /etc/ld.so.conf.d in the container, then run ldconfig there"
+		if exec := h.exec(g); plain().MatchString(dir) {
+			fix = fmt.Sprintf("remove %s from the file that this names: %s grep -rF %s /etc/ld.so.conf /etc/ld.so.conf.d; then: %s ldconfig", dir, exec, dir, exec)
+		}
+		level, whose := Problem, "of no known version"
+		if l.Version != "" {
+			whose = "of driver " + string(l.Version)
+		}
+		why := "CUDA programs may fail"
+		if l.Version != "" && version.Compare(l.Version, have) > 0 {
+			level, why = Warning, "a newer one, such as that of cuda-compat, works on data centre GPUs only"
+		}
+		out.add(level, fix, "programs get %s (%s) instead of the libcuda of driver %s: %s", l.Path, whose, have, why)
+	}
+	out.orOK("programs get the libcuda of driver %s", have)
 }
 
 func or(s, other string) string {
@@ -185,73 +285,25 @@ func or(s, other string) string {
 }
 
 // checkRecord compares what a run has recorded with what is there.
-func checkRecord(h hostFacts, f guestFacts) []Finding {
-	out := findings{check: "record"}
-	in, have := f.inside.record, f.inside.found.Version()
+func checkRecord(h *hostFacts, g *guestFacts, out *findings) {
+	in, have := g.inside.record, g.inside.found.Version()
 	switch {
-	case f.inside.recordError != "":
-		out.add(Problem, f.apply(false), "its record cannot be believed: %s", f.inside.recordError)
+	case g.inside.recordError != nil:
+		out.add(Problem, g.apply(false), "its record is not trusted: %v", g.inside.recordError)
 	case in == nil || in.Version == "":
-		if have == "" {
-			return nil
+		if have != "" {
+			out.add(Warning, g.apply(false), "driver %s was not installed by this program, or not completely: the next start installs it again", have)
 		}
-		out.add(Warning, f.apply(false), "driver %s was not installed by this program, or not to the end: the next start installs it anew", have)
+		return
 	case have != "" && in.Version != have:
-		out.add(Problem, f.apply(false), "its record is stale: it names driver %s, but %s is there", in.Version, have)
-	case f.inside.differs != "":
-		out.add(Problem, f.apply(false), "it is not as driver %s was installed: %s", in.Version, f.inside.differs)
-	case in.Verified == "files" && hook.Verify(f.settings, h.module, f.wanted(h)) == "nvidia-smi":
-		out.add(Warning, f.apply(false), "only the files of driver %s were checked so far, nvidia-smi was not run", in.Version)
+		out.add(Problem, g.apply(false), "its record is stale: it names driver %s, but %s is there", in.Version, have)
+	case g.inside.differs != "":
+		out.add(Problem, g.apply(false), "it is not as driver %s was installed: %s", in.Version, g.inside.differs)
+	case in.Verified == "files" && hook.Verify(g.settings, h.module, g.wanted(*h)) == "nvidia-smi":
+		out.add(Warning, g.apply(false), "only the files of driver %s have been checked, nvidia-smi has not been run", in.Version)
+	default:
+		out.add(OK, "", "its files are as recorded at %s", when(in.At))
 	}
-	if len(out.list) == 0 {
-		return out.orOK("its files are as recorded at %s", when(in.At))
-	}
-	return out.list
-}
-
-// checkToolkit says of the CUDA toolkit what a start would do about it.
-func checkToolkit(h hostFacts, f guestFacts) []Finding {
-	const check = "toolkit"
-	asked := f.settings.CUDA.Toolkit != "" || len(f.settings.CUDA.Packages) > 0
-	switch {
-	case !asked, !f.settings.Wanted, f.settingsError != "", f.wanted(h) == "":
-		return nil
-	case f.inside.toolkit != "":
-		return one(check, Problem, f.apply(false), "the CUDA toolkit is not as wanted: %s", f.inside.toolkit)
-	}
-	return one(check, OK, "", "the CUDA toolkit is as wanted")
-}
-
-// checkStage finds what a run that was killed has left in the container.
-func checkStage(f guestFacts) []Finding {
-	if !f.inside.stage || f.holder != "" || f.lockError != "" {
-		return nil
-	}
-	return one("stage", Warning, fmt.Sprintf("pve-nvidia-hook apply --force %d", f.vmid),
-		"a run that was killed has left its files in %s in the container", stage)
-}
-
-func checkOrphans(f guestFacts) []Finding {
-	out := findings{check: "orphans"}
-	if n := len(f.inside.orphans); n > 0 {
-		shown := f.inside.orphans[:min(n, 3)]
-		more := ""
-		if n > len(shown) {
-			more = fmt.Sprintf(" and %d more", n-len(shown))
-		}
-		out.add(Problem, f.apply(true), "libraries of another driver are left: %s%s; the next ldconfig may point programs to them", strings.Join(shown, ", "), more)
-	}
-	return out.orOK("no libraries of another driver are left")
-}
-
-// checkObstacles: what keeps NVIDIA's installer from its work, ldconfig and
-// distribution packages among it.
-func checkObstacles(f guestFacts) []Finding {
-	out := findings{check: "obstacles"}
-	for _, b := range f.inside.blockers {
-		out.add(Problem, b.Hint, "%s", b.Reason)
-	}
-	return out.orOK("nothing stands in the installer's way: glibc, ldconfig and its tools are there, driver packages of the distribution are not")
 }
 
 // Room in a container, in bytes. A driver's user space has 0.4 to 0.9 GB.
@@ -261,41 +313,39 @@ const (
 	memoryLow     = 512 << 20
 )
 
-func checkDisk(h hostFacts, f guestFacts) []Finding {
-	const check = "disk"
-	if f.inside.freeError != "" {
-		return one(check, Unknown, "", "the free room of its disk cannot be seen: %s", f.inside.freeError)
+func checkDisk(h *hostFacts, g *guestFacts, out *findings) {
+	if g.inside.freeError != nil {
+		out.add(Unknown, "", "the free space of its disk is not known: %v", g.inside.freeError)
+		return
 	}
-	fix := fmt.Sprintf("pct resize %d rootfs +4G", f.vmid)
+	fix := fmt.Sprintf("pct resize %d rootfs +4G", g.vmid)
 	if h.noPVE {
-		fix = "make its root file system larger, or make room in it"
+		fix = "make its root file system larger, or free space in it"
 	}
-	free := say.Bytes(int64(min(f.inside.free, 1<<62)))
-	in := f.inside.record
-	installed := in != nil && in.Version != "" && in.Version == f.wanted(h) && f.inside.differs == ""
+	free := say.Bytes(int64(min(g.inside.free, 1<<62)))
+	in := g.inside.record
+	installed := in != nil && in.Version != "" && in.Version == g.wanted(*h) && g.inside.differs == ""
 	switch {
-	case installed && f.inside.free < roomAtAll:
-		return one(check, Warning, fix, "its disk has %s free", free)
-	case !installed && f.inside.free < roomForDriver:
-		return one(check, Warning, fix, "its disk has %s free, a driver takes up to %s", free, say.Bytes(roomForDriver))
+	case installed && g.inside.free < roomAtAll:
+		out.add(Warning, fix, "its disk has %s free", free)
+	case !installed && g.inside.free < roomForDriver:
+		out.add(Warning, fix, "its disk has %s free, a driver takes up to %s", free, say.Bytes(roomForDriver))
 	}
-	return one(check, OK, "", "its disk has %s free", free)
+	out.orOK("its disk has %s free", free)
 }
 
-func checkMemory(h hostFacts, f guestFacts) []Finding {
-	const check = "memory"
-	fix := fmt.Sprintf("pct set %d --memory 1024", f.vmid)
+func checkMemory(h *hostFacts, g *guestFacts, out *findings) {
+	fix := fmt.Sprintf("pct set %d --memory 1024", g.vmid)
 	if h.noPVE {
-		fix = "lxc.cgroup2.memory.max = 1G in " + f.lxcConfig()
+		fix = "lxc.cgroup2.memory.max = 1G in " + g.lxcConfig()
 	}
-	switch m := f.inside.memory; {
-	case f.inside.memoryError != "":
-		return one(check, Unknown, "", "its memory limit cannot be seen: %s", f.inside.memoryError)
+	switch m := g.inside.memory; {
+	case g.inside.memoryError != nil:
+		out.add(Unknown, "", "its memory limit is not known: %v", g.inside.memoryError)
 	case m == 0:
-		return one(check, OK, "", "its memory has no limit")
+		out.add(OK, "", "its memory has no limit")
 	case m < memoryLow:
-		return one(check, Warning, fix, "its memory limit is %d MiB: the installer runs within it too, and needs up to %d MiB beside the rest", m>>20, memoryLow>>20)
-	default:
-		return one(check, OK, "", "its memory limit is %d MiB", m>>20)
+		out.add(Warning, fix, "its memory limit is %d MiB: the installer runs within it too, and needs up to %d MiB more than the rest", m>>20, memoryLow>>20)
 	}
+	out.orOK("its memory limit is %d MiB", g.inside.memory>>20)
 }

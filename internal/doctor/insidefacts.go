@@ -17,6 +17,8 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -26,19 +28,21 @@ import (
 // the container shows: it may be false, and then harms the container only.
 type insideFacts struct {
 	nodes       []insideNode // what bears the name of a GPU's node
-	nodesError  string
+	nodesError  error
 	found       driver.Found
 	record      *record.Installed
-	recordError string
+	recordError error
 	differs     string // how the files differ from the record
 	toolkit     string // why the wanted CUDA toolkit is not there
 	stage       bool   // the folder of an installation is there
 	orphans     []string
+	loader      driver.Loaded // the libcuda that programs get
+	loaderError error
 	blockers    []driver.Blocker
 	free        uint64 // bytes in /usr
-	freeError   string
+	freeError   error
 	memory      int64 // bytes; 0: no limit
-	memoryError string
+	memoryError error
 }
 
 type insideNode struct {
@@ -79,10 +83,7 @@ func (f *guestFacts) lookInside(ctx context.Context, h hostFacts) {
 	case <-ctx.Done():
 		a.err = hint.Errorf("look for a file system in the container that hangs", "it did not answer: %w", context.Cause(ctx))
 	}
-	f.inside = a.facts
-	f.unknown = errors.Is(a.err, lxc.ErrUnknown)
-	f.running = !errors.Is(a.err, lxc.ErrNotRunning)
-	f.insideError, f.insideHint = text(a.err), hint.Of(a.err)
+	f.inside, f.insideError = a.facts, a.err
 	if f.inside != nil && f.inside.stage && f.holder == "" {
 		// A run may have begun since it was asked for.
 		f.holder, _ = hook.Busy(ctx, f.settings, f.vmid)
@@ -96,11 +97,9 @@ func lookInto(ctx context.Context, s config.Settings, arch string, wanted versio
 	}
 	defer c.Close()
 	f := &insideFacts{}
-	f.nodes, err = lookNodes(c)
-	f.nodesError = text(err)
+	f.nodes, f.nodesError = lookNodes(c)
 	f.found = driver.Look(c, arch)
-	f.record, err = record.Read(c)
-	f.recordError = text(err)
+	f.record, f.recordError = record.Read(c)
 	if f.record != nil && f.record.Version != "" {
 		f.differs = driver.Differs(c, f.record, f.record.Capabilities)
 	}
@@ -113,15 +112,18 @@ func lookInto(ctx context.Context, s config.Settings, arch string, wanted versio
 	}
 	f.orphans = driver.Orphans(c, arch, keep)
 	f.blockers = driver.Blockers(c, arch)
-	f.free, err = c.Free("/usr")
-	f.freeError = text(err)
-	f.memory, err = memoryLimit("/", c.Pid())
-	f.memoryError = text(err)
+	f.loader, f.loaderError = driver.LoaderCUDA(c, arch)
+	f.free, f.freeError = c.Free("/usr")
+	f.memory, f.memoryError = memoryLimit("/", c.Pid())
 	if !c.Alive() {
 		return nil, lxc.ErrNotRunning // half of this is of a container that has ended
 	}
 	return f, nil
 }
+
+// nodeName is the name of a GPU's node. It stands in commands that are advised, so
+// another name that begins like one is passed over.
+var nodeName = lazy.Regexp(`^nvidia[A-Za-z0-9-]*$`)
 
 // lookNodes lists what stands in /dev of the container under the name of a GPU's node.
 func lookNodes(c *lxc.Container) ([]insideNode, error) {
@@ -132,7 +134,7 @@ func lookNodes(c *lxc.Container) ([]insideNode, error) {
 			return nil, err
 		}
 		for _, name := range names {
-			if !strings.HasPrefix(name, "nvidia") || len(nodes) >= 1000 {
+			if !nodeName().MatchString(name) || len(nodes) >= 1000 {
 				continue
 			}
 			info, err := c.Lstat(path.Join(dir, name))
@@ -149,7 +151,7 @@ func lookNodes(c *lxc.Container) ([]insideNode, error) {
 // process is in, or 0 when there is none. What the container has set itself,
 // below its own group, counts too.
 func memoryLimit(root string, pid int) (int64, error) {
-	raw, err := small(filepath.Join(root, "proc", strconv.Itoa(pid), "cgroup"))
+	raw, err := host.ReadSmall(filepath.Join(root, "proc", strconv.Itoa(pid), "cgroup"))
 	if err != nil {
 		return 0, err
 	}
@@ -173,7 +175,7 @@ func memoryLimit(root string, pid int) (int64, error) {
 	var least int64
 	seen := false
 	for group = path.Clean("/" + group); ; group = path.Dir(group) {
-		value, err := small(filepath.Join(root, base, group, file))
+		value, err := host.ReadSmall(filepath.Join(root, base, group, file))
 		if err == nil {
 			seen = true
 			// "max" is no number, and version 1 says no limit by one near 2^63.

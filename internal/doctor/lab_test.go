@@ -55,6 +55,11 @@ func TestContainerWithADriverFromTheHookIsWell(t *testing.T) {
 const faulty = `
 set -e
 lib=/usr/lib/%s-linux-gnu
+# As cuda-compat does it: a library with that name, in a folder that comes first.
+mkdir /opt/compat
+LC_ALL=C sed 's/libresolv\.so\.2/libcuda.so.1\x00\x00/g' $lib/libresolv.so.2 >/opt/compat/libcuda.so.550.54.15
+echo /opt/compat >/etc/ld.so.conf.d/000_compat.conf
+ldconfig
 for name in libcuda libnvidia-ml; do
 	echo x >$lib/$name.so.580.142
 	ln -s $name.so.580.142 $lib/$name.so.1
@@ -65,6 +70,7 @@ echo '{"format":1,"version":"550.163.01","files":[]}' >/var/lib/pve-nvidia-hook/
 printf 'Package: libcuda1\nStatus: install ok installed\n\n' >>/var/lib/dpkg/status
 rm -f /sbin/ldconfig /usr/sbin/ldconfig
 mkdir /var/lib/pve-nvidia-hook/stage
+touch '/dev/nvidia0;reboot' '/dev/nvidia$(reboot)'
 `
 
 func TestFaultsOfARunningContainerAreFound(t *testing.T) {
@@ -83,25 +89,28 @@ func TestFaultsOfARunningContainerAreFound(t *testing.T) {
 
 	said := lines(n.examine().Findings)
 	for _, want := range []string{
-		"101 problem nodes-inside: /dev/nvidia0 in the container is an ordinary file, no device",
+		"101 problem nodes-inside: /dev/nvidia0 in the container is an ordinary file, not a device",
 		"101 problem nodes-inside: /dev/nvidiactl is not in the container, though dev0 brings it",
-		"101 problem record: its record is stale: it names driver 550.163.01, but 580.142 is there | pve-nvidia-hook apply 101",
-		"101 problem orphans: libraries of another driver are left: /usr/lib/" + arch(t) + "-linux-gnu/libcuda.so.535.54.03;",
+		"101 problem record: its record is stale: it names driver 550.163.01, but 580.142 is there | see obstacles",
+		"101 problem orphans: libraries of another driver version are left: /usr/lib/" + arch(t) + "-linux-gnu/libcuda.so.535.54.03;",
 		"101 problem obstacles: NVIDIA's installer needs ldconfig in the container",
 		"101 problem obstacles: distribution packages of the driver are installed: libcuda1",
-		"101 problem toolkit: the CUDA toolkit is not as wanted: no toolkit is installed | pve-nvidia-hook apply 101",
+		"101 problem loader: programs get /opt/compat/libcuda.so.1 (of driver 550.54.15) instead of the libcuda of driver 580.142: CUDA programs may fail | remove /opt/compat from the file that this names: pct exec 101 -- grep -rF /opt/compat /etc/ld.so.conf /etc/ld.so.conf.d; then: pct exec 101 -- ldconfig",
+		"101 problem toolkit: the CUDA toolkit is not as wanted: no toolkit is installed | see obstacles",
 		"101 warning stage: a run that was killed has left its files in /var/lib/pve-nvidia-hook/stage in the container | pve-nvidia-hook apply --force 101",
 		"101 warning memory: its memory limit is 256 MiB",
 	} {
 		require.Contains(t, said, want)
 	}
+	require.NotContains(t, said, "reboot)", "no command has what the container chose")
+	require.NotContains(t, said, ";reboot")
 	require.NotContains(t, said, " versions: ", "580.142 is what the host has")
 
 	// What is in use is no orphan, also where another version is wanted.
 	n.file("proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  590.48.01  Release Build\n")
 	n.remove("usr/lib")
 	said = lines(n.examine().Findings)
-	require.Contains(t, said, "101 problem versions: driver 580.142 is installed, 590.48.01 is needed | pve-nvidia-hook apply 101")
+	require.Contains(t, said, "101 problem versions: driver 580.142 is installed, 590.48.01 is needed | see obstacles")
 	require.Contains(t, said, "libcuda.so.535.54.03; the next")
 
 	require.NoError(t, c.Stop())

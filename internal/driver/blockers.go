@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -134,10 +134,9 @@ func executable(c *lxc.Container, name string) bool {
 	return err == nil && info.Mode.IsRegular() && info.Mode&0o111 != 0
 }
 
-// driverPackage matches the packages, of Debian, Ubuntu, NVIDIA's repository,
-// Fedora and its kin and Arch, that hold libcuda or libnvidia-ml. Names of this
-// form alone are taken: they are shown in a command that a person may paste.
-var driverPackage = lazy.Regexp(`^(libcuda1|libnvidia-ml1|libnvidia-compute(-[0-9][a-z0-9+.-]{0,60})?|libnvidia-(tesla|legacy)-[a-z0-9-]{0,60}(cuda1|ml1)|nvidia-(utils|smi|driver|driver-libs|driver-cuda|driver-cuda-libs|driver-bin)(-[0-9][a-z0-9+.-]{0,60})?|nvidia-open(-[0-9][a-z0-9+.-]{0,60})?|cuda-drivers(-[0-9]{1,9})?|xorg-x11-drv-nvidia-cuda(-libs)?)$`)
+// driverPackage tells the packages of the driver. Names of a package's form
+// alone are taken: they are shown in a command that a person may paste.
+func driverPackage(name string) bool { return cudapkg.IsName(name) && cudapkg.IsDriver(name) }
 
 const dpkgStatus = "/var/lib/dpkg/status"
 
@@ -164,7 +163,7 @@ func pacmanDriverPackages(names []string) []string {
 	for _, name := range names {
 		parts := strings.Split(name, "-")
 		name = strings.Join(parts[:max(0, len(parts)-2)], "-")
-		if driverPackage().MatchString(name) && !slices.Contains(found, name) && len(found) < packagesMost {
+		if driverPackage(name) && !slices.Contains(found, name) && len(found) < packagesMost {
 			found = append(found, name)
 		}
 	}
@@ -186,7 +185,7 @@ func dpkgDriverPackages(r io.Reader) []string {
 			// "install ok installed", "hold ok unpacked"; "deinstall ok
 			// config-files" has no files left.
 			state := strings.Fields(rest)
-			if len(state) == 3 && state[2] != "config-files" && state[2] != "not-installed" && driverPackage().MatchString(name) &&
+			if len(state) == 3 && state[2] != "config-files" && state[2] != "not-installed" && driverPackage(name) &&
 				!slices.Contains(found, name) { // as it is when there for two architectures
 				found = append(found, name)
 			}

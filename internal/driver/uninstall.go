@@ -43,7 +43,7 @@ func Uninstall(ctx context.Context, c *lxc.Container, arch string, in *record.In
 	}
 	// The uninstaller knows only what its log lists. What the record names and
 	// what older ways of installing left would shadow the new libraries.
-	others := append(recorded(c, in, keep, done), Orphans(c, arch, keep)...)
+	others := append(recorded(c, in, keep, done), notPackaged(ctx, c, Orphans(c, arch, keep), log)...)
 	if keep == "" && !done { // of an installation that was killed
 		others = append(others, logged...)
 	}

@@ -49,7 +49,7 @@ func ReadGPUs(root string) []GPU {
 	files, _ := filepath.Glob(below(root, "proc/driver/nvidia/gpus/*/information"))
 	var gpus []GPU
 	for _, file := range files {
-		raw, err := readSmall(file)
+		raw, err := ReadSmall(file)
 		if err != nil {
 			continue
 		}

@@ -14,9 +14,11 @@ import (
 // Facts are what the kernel and the driver say of NVIDIA's devices, and of the
 // nodes that there should be. An error beside a fact means that it is not known.
 type Facts struct {
-	PCI, VFIO   int // GPUs of NVIDIA: that the host may use, that are handed to virtual machines
+	Cards       []Card
+	PCI, VFIO   int // how many of them the host may use, and how many are handed to virtual machines
 	PCIError    error
 	GPUs        []uint32            // minors of those that the module drives
+	Driven      []GPU               // what it tells of them
 	Majors      map[uint32][]string // which drivers of character devices have which major now
 	MajorsError error
 
@@ -45,7 +47,13 @@ func ReadFacts(root string) Facts {
 	f := Facts{params: nodeParams{modify: true, mode: 0o666}}
 	f.loaded = exists(root, "proc/driver/nvidia/version") || exists(root, "sys/module/nvidia/version")
 	f.modeset = exists(root, "sys/module/nvidia_modeset")
-	f.PCI, f.VFIO, f.PCIError = countGPUs(root)
+	f.Cards, f.PCIError = cards(root)
+	for _, c := range f.Cards {
+		if c.Driver == "vfio-pci" {
+			f.VFIO++
+		}
+	}
+	f.PCI = len(f.Cards) - f.VFIO
 	infos, _ := filepath.Glob(below(root, "proc/driver/nvidia/gpus/*/information"))
 	for _, info := range infos {
 		if minor, ok := fields(info)["Device Minor"]; ok && minor < 254 { // 254 and 255 are modeset and control
@@ -53,7 +61,8 @@ func ReadFacts(root string) Facts {
 		}
 	}
 	slices.Sort(f.GPUs)
-	raw, err := readSmall(below(root, "proc/devices"))
+	f.Driven = ReadGPUs(root)
+	raw, err := ReadSmall(below(root, "proc/devices"))
 	f.Majors, f.MajorsError = ParseMajors(raw), err
 	for name, value := range fields(below(root, "proc/driver/nvidia/params")) {
 		switch name {
@@ -74,25 +83,6 @@ func ReadFacts(root string) Facts {
 func exists(root, path string) bool {
 	_, err := os.Stat(below(root, path))
 	return err == nil
-}
-
-// countGPUs counts display and 3D controllers (PCI class 0300 and 0302) of NVIDIA (vendor 10de).
-func countGPUs(root string) (own, vfio int, err error) {
-	dir := below(root, "sys/bus/pci/devices")
-	devices, err := os.ReadDir(dir)
-	for _, d := range devices {
-		vendor, _ := firstLine(filepath.Join(dir, d.Name(), "vendor"))
-		class, _ := firstLine(filepath.Join(dir, d.Name(), "class"))
-		if vendor != "0x10de" || !strings.HasPrefix(class, "0x0300") && !strings.HasPrefix(class, "0x0302") {
-			continue
-		}
-		if driver, _ := os.Readlink(filepath.Join(dir, d.Name(), "driver")); filepath.Base(driver) == "vfio-pci" {
-			vfio++
-		} else {
-			own++
-		}
-	}
-	return own, vfio, err
 }
 
 // ParseMajors reads the character devices of a /proc/devices. Only the GPUs'
@@ -146,7 +136,7 @@ func (f *Facts) readCapabilities(root string) {
 
 // fields reads the "Name: number" lines of a file of the driver.
 func fields(file string) map[string]uint32 {
-	raw, _ := readSmall(file)
+	raw, _ := ReadSmall(file)
 	values := map[string]uint32{}
 	for line := range strings.Lines(raw) {
 		name, value, _ := strings.Cut(line, ":")
@@ -157,8 +147,8 @@ func fields(file string) map[string]uint32 {
 	return values
 }
 
-// readSmall reads at most 64 KiB of a file of /proc.
-func readSmall(file string) (string, error) {
+// ReadSmall reads at most 64 KiB of a file of the kernel, in /proc or /sys.
+func ReadSmall(file string) (string, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return "", err

@@ -23,12 +23,3 @@ func FuzzHolderText(f *testing.F) {
 		}
 	})
 }
-
-func FuzzParseMount(f *testing.F) {
-	f.Add("36 35 0:50 / /mnt/a rw,relatime shared:1 - nfs4 s:/x rw,vers=4.2,local_lock=none")
-	f.Add(" - ")
-	f.Fuzz(func(t *testing.T, line string) {
-		_, m, _ := parseMount(line)
-		_ = m.localLocks()
-	})
-}

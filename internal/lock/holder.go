@@ -23,8 +23,8 @@ type holder struct {
 }
 
 const (
-	holderMost = 1 << 10 // bytes read of a lock file
-	wordMost   = 100     // characters shown of one of its words
+	maxHolder = 1 << 10 // bytes read of a lock file
+	maxWord   = 100     // characters shown of one of its words
 )
 
 // writeHolder writes who holds the lock into its file, which stays the one that is locked.
@@ -65,7 +65,7 @@ func Holder(path string) string {
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
 		return unknown
 	}
-	text, err := io.ReadAll(io.LimitReader(f, holderMost))
+	text, err := io.ReadAll(io.LimitReader(f, maxHolder))
 	if err != nil {
 		return unknown
 	}
@@ -102,8 +102,8 @@ func word(s string) string {
 		}
 		return r
 	}, s)
-	if r := []rune(s); len(r) > wordMost {
-		s = string(r[:wordMost]) + "..."
+	if r := []rune(s); len(r) > maxWord {
+		s = string(r[:maxWord]) + "..."
 	}
 	if s == "" {
 		return "an unnamed node"

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
@@ -216,10 +217,39 @@ func TestMountOptionsThatKeepLocksLocal(t *testing.T) {
 		"36 35 0:51 / /c rw - ceph 1,2:/ rw,name=admin":                                                        "",
 		"36 35 0:51 / /a\\040-\\040b rw,relatime shared:9 - nfs4 s:/with\\040space rw,local_lock=flock,proto=": "local_lock=flock",
 	} {
-		_, m, ok := parseMount(line)
-		require.True(t, ok, line)
-		require.Equal(t, want, m.localLocks(), line)
+		all, err := mountinfo.GetMountsFromReader(strings.NewReader(line+"\n"), nil)
+		require.NoError(t, err, line)
+		require.Equal(t, want, localLocks(*all[0]), line)
 	}
-	_, _, ok := parseMount("garbage")
-	require.False(t, ok)
+}
+
+func TestMountIsFound(t *testing.T) {
+	dir := t.TempDir()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	require.NoError(t, syscall.Mount("named", dir, "tmpfs", 0, ""))
+	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "sub"), 0o755))
+	require.Equal(t, "tmpfs on named", kind(mountOf(filepath.Join(dir, "sub"))))
+	require.Equal(t, "unknown file system", kind(mountOf(filepath.Join(dir, "missing"))))
+	require.Empty(t, MayNotExclude(dir))
+}
+
+// A FUSE file system that nobody serves: it is not touched, only looked for.
+func TestFUSEMayNotExclude(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	for kind, want := range map[string]string{"fuse.sshfs": "fuse.sshfs on host:/dir", "fuse": "fuse on host:/dir", "fuse.glusterfs": ""} {
+		dir := t.TempDir()
+		fuse, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+		if err != nil {
+			t.Skip(err)
+		}
+		defer fuse.Close()
+		require.NoError(t, syscall.Mount("host:/dir", dir, kind, 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse.Fd())))
+		require.Equal(t, want, MayNotExclude(dir))
+		require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH))
+	}
 }

@@ -51,7 +51,7 @@ func TestAFileSystemThatNeverAnswersIsCutOff(t *testing.T) {
 			case err := <-ended:
 				require.Error(t, err)
 			case <-time.After(10 * time.Second):
-				c.AbortFUSE() // else nothing ends this process
+				_ = at.Stop() // its server ends with it; else nothing ends this process
 				t.Fatal("it does not end")
 			}
 		})
@@ -99,7 +99,7 @@ func TestAReadThatIsNeverAnsweredEndsWithItsContext(t *testing.T) {
 	case err := <-ended:
 		require.Error(t, err)
 	case <-time.After(10 * time.Second):
-		c.AbortFUSE()
+		_ = at.Stop()
 		t.Fatal("it does not end")
 	}
 }

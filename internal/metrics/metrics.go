@@ -4,6 +4,7 @@
 package metrics
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,11 +41,13 @@ type File struct {
 	// Containers is the folder with the configuration of each container that is
 	// now on this node; it need not be there.
 	Containers string
+
+	wait time.Duration // for Lock; 0: lockLimit
 }
 
 const (
-	lockLimit = 2 * time.Second // a writer holds it for less than a millisecond
-	sizeLimit = 4 << 20         // bytes; 500 containers take 180 kB
+	lockLimit = 10 * time.Second // a writer holds it for less than a millisecond, but many may wait on a busy node
+	sizeLimit = 4 << 20          // bytes; 500 containers take 180 kB
 	// sweepAfter is how long lines of containers that have gone may stay: looking
 	// for them at each of many starts would take longer than all else.
 	sweepAfter = time.Minute
@@ -68,7 +71,7 @@ func (f File) Update(r Run, module version.Driver, known bool) error {
 }
 
 func (f File) update(r Run, module version.Driver, known bool) error {
-	ctx, cancel := context.WithTimeout(context.Background(), lockLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(f.wait, lockLimit))
 	defer cancel()
 	lock := flock.New(f.Lock)
 	if _, err := lock.TryLockContext(ctx, 2*time.Millisecond); err != nil {

@@ -2,6 +2,7 @@ package pve
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -295,4 +296,24 @@ func foreign(raw []KV) string {
 		}
 	}
 	return ""
+}
+
+// NodesOf are the nodes of the cards that a choice of GPUs names, without those that
+// all containers get. A number that no card has stands for its node. The error is
+// about the others that the host lacks.
+func NodesOf(cards []host.GPU, gpus string) (nodes []string, err error) {
+	for item := range strings.SplitSeq(gpus, ",") {
+		item = strings.TrimSpace(item)
+		c, _, e := pick(cards, item)
+		n, number := strconv.ParseUint(item, 10, 8)
+		switch {
+		case e == nil && len(c.Cards) > 0:
+			nodes = append(nodes, c.Cards[0].Node())
+		case number == nil:
+			nodes = append(nodes, host.GPU{Minor: uint32(n)}.Node())
+		default:
+			err = errors.Join(err, e)
+		}
+	}
+	return nodes, err
 }

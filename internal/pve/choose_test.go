@@ -185,3 +185,17 @@ func TestRenderNodesOfTheChosenCardsAreForTheContainersGroup(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, before, n.conf(102))
 }
+
+func TestNodesOfAChoice(t *testing.T) {
+	for _, c := range []struct {
+		cards []host.GPU
+		gpus  string
+		nodes []string
+	}{{four(), "0,1", []string{"/dev/nvidia3", "/dev/nvidia2"}}, {four(), "GPU-bbbb", []string{"/dev/nvidia2"}}, {nil, "0, 2", []string{"/dev/nvidia0", "/dev/nvidia2"}}} {
+		nodes, err := NodesOf(c.cards, c.gpus)
+		require.NoError(t, err)
+		require.Equal(t, c.nodes, nodes)
+	}
+	_, err := NodesOf(four(), "GPU-5555")
+	require.Error(t, err)
+}

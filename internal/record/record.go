@@ -41,6 +41,11 @@ type Installed struct {
 	At           time.Time       `json:"at"`
 	Program      string          `json:"program"`
 	Toolkit      json.RawMessage `json:"toolkit,omitempty"` // belongs to internal/cuda
+	Docker       json.RawMessage `json:"docker,omitempty"`  // belongs to internal/docker
+	// Rebooted is the driver after whose installation the container was last
+	// rebooted from inside. It is set before, and stays when the driver goes.
+	Rebooted  version.Driver `json:"rebooted,omitempty"`
+	RebootDue bool           `json:"reboot_due,omitempty"` // it is still to come, in the run that wrote this
 }
 
 // File is an installed file or link of the driver.
@@ -82,8 +87,11 @@ func (in Installed) check() error {
 	if in.Format != format {
 		return fmt.Errorf("format %d, this program writes %d", in.Format, format)
 	}
-	if in.Version != "" {
-		if _, err := version.Parse(string(in.Version)); err != nil {
+	for _, v := range []version.Driver{in.Version, in.Rebooted} {
+		if v == "" {
+			continue
+		}
+		if _, err := version.Parse(string(v)); err != nil {
 			return err
 		}
 	}

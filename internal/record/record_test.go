@@ -242,14 +242,13 @@ func TestWhatAnotherHasWrittenIsNotRead(t *testing.T) {
 	}
 	r := Runs{State: filepath.Join(t.TempDir(), "state")}
 	require.NoError(t, r.Save(101, time.Now(), false, 1))
-	names, err := r.List(101)
+	files, err := r.List(101)
 	require.NoError(t, err)
-	file := names[0]
 	require.NoError(t, r.Failed(101, Failure{At: time.Now(), Inputs: "inputs", Reason: "why"}))
 	require.NotNil(t, r.Failure(101))
 	require.NoError(t, os.Chown(r.failureFile(101), 1000, 1000))
 	require.Nil(t, r.Failure(101), "it would keep the driver away for as long as it says")
-	require.NoError(t, os.Chmod(file, 0o666))
+	require.NoError(t, os.Chmod(files[0], 0o666))
 	var last int
 	found, err := r.Last(101, &last)
 	require.ErrorContains(t, err, "mode 0666")

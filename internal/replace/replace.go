@@ -13,7 +13,9 @@ import (
 // one that was killed, and goes. So no sweep is needed, and no age to go by.
 //
 // It is not synced: that takes longer than a start that finds nothing to do. A
-// crash of the host can leave the file empty or torn.
+// crash of the host can leave the file empty or torn. What must outlive a crash is
+// written with renameio, which always syncs and gives its temporary file a random
+// name; that is why this package is here beside it.
 func File(file, tmp string, data []byte, mode fs.FileMode) error {
 	_ = os.Remove(tmp) // what cannot be removed is in the way of the next line
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)

@@ -255,18 +255,3 @@ func (t *tree) file(name string, h *tar.Header, r io.Reader) (err error) {
 		}
 	}
 }
-
-// Sync makes an unpacked tree survive a power loss, by one flush of the file
-// system it lies on: cheaper than one for each of a thousand files. Call it
-// before the tree is given its final name.
-func Sync(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
-}

@@ -31,7 +31,7 @@ const readGrace = 500 * time.Millisecond
 // fails while a Read of r blocks, Unpack returns after half a second without
 // it: end r, and do not use it further. The report then holds what is known.
 //
-// Nothing is synced to the disk: see Sync.
+// Nothing is synced to the disk.
 func Unpack(ctx context.Context, r io.Reader, dir string, w Want) (Report, error) {
 	return unpack(ctx, r, dir, w, hostLimits)
 }

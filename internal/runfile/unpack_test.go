@@ -336,11 +336,6 @@ func TestOnlyAnEmptyFolderIsFilled(t *testing.T) {
 	}
 }
 
-func TestSync(t *testing.T) {
-	require.NoError(t, Sync(t.TempDir()))
-	require.ErrorIs(t, Sync(target(t)), fs.ErrNotExist)
-}
-
 func TestAmountsReadWell(t *testing.T) {
 	require.Equal(t, "12 of 393 MB", amountOf(12_900_000, 393_683_997))
 	require.Equal(t, "12 MB", amountOf(12_900_000, 0))

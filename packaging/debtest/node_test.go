@@ -40,13 +40,8 @@ func startNode(t *testing.T, suite string) *node {
 	require.NoError(t, err)
 	base := nodeBase(suite)
 	l := labtest.Open(t)
-	c, err := l.Container(ctx, lab.Spec{VMID: 901, Privileged: true, Systemd: true, Base: &base, ExtraConfig: []string{
-		"lxc.mount.auto = cgroup:rw:force",
-		// Since version 256 systemd boots on a kernel with version 1 control
-		// groups only when it is told so.
-		"lxc.init.cmd = /sbin/init SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",
-		"lxc.mount.entry = " + guest + " opt/guest none bind,ro,create=dir 0 0",
-	}})
+	c, err := l.Container(ctx, lab.Spec{VMID: 901, Privileged: true, Systemd: true, Base: &base, ExtraConfig: append(lab.Host(),
+		"lxc.mount.entry = "+guest+" opt/guest none bind,ro,create=dir 0 0")})
 	require.NoError(t, err)
 	n := &node{c, t}
 	n.give("/usr/sbin/pct", buildPct(t), 0o755)

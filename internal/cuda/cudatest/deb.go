@@ -20,6 +20,7 @@ type Package struct {
 	Name      string
 	Version   string
 	Depends   string // as in the control file
+	Obsoletes string // rpm only
 	Files     map[string]string
 	Exec      []string // of Files, with mode 0755
 	Conffiles []string

@@ -52,7 +52,7 @@ func Toolkit(version, nvcc, driver string) []Package {
 func Rest() []Package {
 	return []Package{
 		{Name: "cuda-toolkit-config-common", Version: "13.0.1-1"},
-		{Name: "nvidia-container-toolkit", Version: "1.17.8-1", Depends: "libnvidia-container1"},
+		{Name: "nvidia-container-toolkit", Version: "1.17.8-1", Depends: "libnvidia-container1", Files: map[string]string{"/usr/bin/nvidia-ctk": "program\n"}},
 		{Name: "libnvidia-container1", Version: "1.17.8-1"},
 		{Name: "cuda-drivers", Version: "580.82.07-1", Depends: "nvidia-open-570"},
 		{Name: "nvidia-open-570", Version: "570.124.06-1", Depends: "libcuda1"},

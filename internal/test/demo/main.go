@@ -48,7 +48,7 @@ func main() {
 	var made bool
 	var err error
 	if *clean {
-		err = errors.Join(lab.Clean(ctx), sweepFolders())
+		err = lab.Clean(ctx)
 	} else {
 		made, err = demo(ctx, *runFile, *version, *program)
 	}
@@ -85,43 +85,35 @@ func demo(ctx context.Context, runFile, version, program string) (made bool, err
 	if err := lab.Missing(); err != nil {
 		return false, err
 	}
-	f, err := newFolder()
-	if err != nil {
-		return false, err
-	}
-	defer func() {
-		if failed := f.remove(); failed != nil {
-			err = errors.Join(err, fmt.Errorf("%w: %w", errLeft, failed))
-		}
-	}()
-	src, err := findSource(f.path, runFile, version)
-	if err != nil {
-		return false, err
-	}
-	if program == "" {
-		if program, err = rig.Build(ctx, f.path); err != nil {
-			return false, err
-		}
-	}
-	return true, show(ctx, f.path, src, program)
-}
-
-// show is the demo itself, with its files in dir.
-func show(ctx context.Context, dir string, src source, program string) (err error) {
-	say("making an unprivileged container that boots systemd and has no kmod (the first time takes half a minute)")
 	l, err := lab.Open(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() {
 		if closed := l.Close(); closed != nil {
 			err = errors.Join(err, fmt.Errorf("%w: %w", errLeft, closed))
 		}
 	}()
-	// Now that the containers of killed demos are gone.
-	if err := sweepFolders(); err != nil {
-		return err
+	// In the lab's folder, which goes with the lab, even when this process is killed.
+	dir := filepath.Join(l.Dir, "demo")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return false, err
 	}
+	src, err := findSource(dir, runFile, version)
+	if err != nil {
+		return false, err
+	}
+	if program == "" {
+		if program, err = rig.Build(ctx, dir); err != nil {
+			return false, err
+		}
+	}
+	return true, show(ctx, l, dir, src, program)
+}
+
+// show is the demo itself, with its files in dir.
+func show(ctx context.Context, l *lab.Lab, dir string, src source, program string) error {
+	say("making an unprivileged container that boots systemd and has no kmod (the first time takes half a minute)")
 	c, err := l.Container(ctx, lab.Spec{VMID: vmid, Systemd: true, ExtraConfig: gpuConfig(src)})
 	if err != nil {
 		return err

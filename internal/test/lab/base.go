@@ -17,9 +17,10 @@ import (
 
 // Base names a root that containers stand on.
 type Base struct {
-	Name  string   // of its folder; another list of packages needs another name
-	Suite string   // of Debian
-	Add   []string // packages besides those of mmdebstrap's variant minbase
+	Name   string   // of its folder; another list of packages needs another name
+	Suite  string   // of Debian
+	Add    []string // packages besides those of mmdebstrap's variant minbase
+	Frozen bool     // of a suite in the making the mirror may be a copy whose date has passed
 }
 
 // The base roots. Minimal has no init system, no kmod, no xz and no zstd.
@@ -92,6 +93,9 @@ func into(final string, fill func(tmp string) error) error {
 // runs the same suite, the machine's own sources are tried.
 func bootstrap(ctx context.Context, base Base, dir string) error {
 	args := []string{"--mode=root", "--variant=minbase", "--format=directory"}
+	if base.Frozen {
+		args = append(args, `--aptopt=Acquire::Check-Valid-Until "false"`)
+	}
 	if len(base.Add) > 0 {
 		args = append(args, "--include="+strings.Join(base.Add, ","))
 	}

@@ -28,6 +28,17 @@ type Spec struct {
 	ExtraConfig []string
 }
 
+// Host is the configuration of a container that boots systemd and has containers
+// of its own.
+func Host() []string {
+	return []string{
+		"lxc.mount.auto = cgroup:rw:force",
+		// Since version 256 systemd boots on a kernel with version 1 control
+		// groups only when it is told so.
+		"lxc.init.cmd = /sbin/init SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",
+	}
+}
+
 // Container is a container of a lab.
 type Container struct {
 	VMID    int

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -55,24 +54,6 @@ func Dir() string {
 	return DefaultDir
 }
 
-// Missing says what the machine lacks for a lab, with the package to install as
-// the hint; nil when nothing is missing.
-func Missing() error {
-	if os.Geteuid() != 0 {
-		return hint.Errorf("run it as root", "containers need root")
-	}
-	for _, need := range []struct{ program, pkg string }{
-		{"lxc-start", "lxc"}, {"lxc-attach", "lxc"}, {"lxc-info", "lxc"},
-		{"newuidmap", "uidmap"}, {"mmdebstrap", "mmdebstrap"},
-	} {
-		if _, err := exec.LookPath(need.program); err != nil {
-			return hint.Errorf("apt-get install --no-install-recommends "+need.pkg,
-				"program %s is missing (package %s)", need.program, need.pkg)
-		}
-	}
-	return nil
-}
-
 // Open makes a lab, after it has removed what labs of dead processes have left.
 func Open(ctx context.Context) (*Lab, error) {
 	if err := Missing(); err != nil {
@@ -100,6 +81,9 @@ func Open(ctx context.Context) (*Lab, error) {
 		return nil, fmt.Errorf("open a lab: %w", err)
 	}
 	if l.lock, err = lockFile(filepath.Join(half, "owner"), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fail(err)
+	}
+	if _, err := fmt.Fprintln(l.lock, os.Getpid()); err != nil {
 		return fail(err)
 	}
 	if err := openFolders(half, filepath.Join(half, "lxc")); err != nil {

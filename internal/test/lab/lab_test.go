@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,29 +87,13 @@ func TestEightContainersOfOneLabStartAtOnce(t *testing.T) {
 // The test runs itself as the owner of a lab and kills that process.
 func TestSweepRemovesTheLabOfADeadProcess(t *testing.T) {
 	if os.Getenv("LAB_TEST_OWNER") == "1" {
-		c, err := lab.New(context.Background(), lab.Spec{VMID: 103})
-		require.NoError(t, err)
-		require.NoError(t, c.Start(context.Background()))
-		pid, err := c.Pid(context.Background())
-		require.NoError(t, err)
-		fmt.Fprintf(os.Stderr, "LAB %s %d\n", filepath.Dir(c.LXCPath), pid)
+		own(lab.Spec{VMID: 103})
 		select {}
 	}
 	labtest.Need(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	owner := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$")
-	owner.Env = append(os.Environ(), "LAB_TEST_OWNER=1")
-	stderr, err := owner.StderrPipe()
-	require.NoError(t, err)
-	require.NoError(t, owner.Start())
-	line, err := bufio.NewReader(stderr).ReadString('\n')
-	require.NoError(t, err)
-	fields := strings.Fields(line)
-	require.Len(t, fields, 3, line)
-	dir, pid := fields[1], fields[2]
-	require.True(t, strings.HasPrefix(dir, lab.Dir()+"/labs/"), dir)
-
+	owner, dir, pid := startOwner(t, ctx)
 	require.NoError(t, lab.Sweep(ctx))
 	require.DirExists(t, dir, "the owner lives")
 	require.NoError(t, owner.Process.Kill())
@@ -116,4 +101,92 @@ func TestSweepRemovesTheLabOfADeadProcess(t *testing.T) {
 	require.NoError(t, lab.Sweep(ctx))
 	require.NoDirExists(t, dir)
 	require.NoDirExists(t, "/proc/"+pid)
+}
+
+// The same with an owner that waits in the kernel for a FUSE server of its own
+// container, and which not even SIGKILL ends therefore.
+func TestSweepEndsAnOwnerThatHangs(t *testing.T) {
+	if os.Getenv("LAB_TEST_OWNER") == "1" {
+		c, pid := own(lab.Spec{VMID: 103, Privileged: true})
+		if err := c.Wedge(context.Background(), "/srv/wedge"); err != nil {
+			panic(err)
+		}
+		go os.Stat(fmt.Sprintf("/proc/%d/root/srv/wedge/x", pid))
+		time.Sleep(100 * time.Millisecond)
+		fmt.Fprintln(os.Stderr, "hangs")
+		select {}
+	}
+	labtest.Need(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	owner, dir, pid := startOwner(t, ctx)
+	require.NoError(t, owner.Process.Kill())
+	time.Sleep(300 * time.Millisecond)
+	require.DirExists(t, fmt.Sprintf("/proc/%d", owner.Process.Pid))
+	require.NoError(t, lab.Sweep(ctx))
+	require.NoDirExists(t, dir)
+	require.NoDirExists(t, "/proc/"+pid)
+	owner.Wait()
+}
+
+// A signal ends a test without its cleanups, but not without its containers.
+func TestASignalLeavesNoContainer(t *testing.T) {
+	if os.Getenv("LAB_TEST_OWNER") == "1" {
+		c := labtest.Start(t, lab.Spec{VMID: 103, Privileged: true})
+		pid, err := c.Pid(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, c.Wedge(t.Context(), "/srv/wedge"))
+		go os.Stat(fmt.Sprintf("/proc/%d/root/srv/wedge/x", pid))
+		time.Sleep(100 * time.Millisecond)
+		fmt.Fprintf(os.Stderr, "LAB %s %d\nhangs\n", filepath.Dir(c.LXCPath), pid)
+		select {}
+	}
+	labtest.Need(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	owner, dir, pid := startOwner(t, ctx)
+	require.NoError(t, owner.Process.Signal(syscall.SIGTERM))
+	require.ErrorContains(t, owner.Wait(), "terminated")
+	require.NoDirExists(t, dir)
+	require.NoDirExists(t, "/proc/"+pid)
+}
+
+func own(spec lab.Spec) (*lab.Container, int) {
+	ctx := context.Background()
+	c, err := lab.New(ctx, spec)
+	if err == nil {
+		err = c.Start(ctx)
+	}
+	if err != nil {
+		panic(err)
+	}
+	pid, err := c.Pid(ctx)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Fprintf(os.Stderr, "LAB %s %d\n", filepath.Dir(c.LXCPath), pid)
+	return c, pid
+}
+
+// startOwner runs this test as the owner of a lab until it has said what it has
+// made: the folder, and the process of its container.
+func startOwner(t *testing.T, ctx context.Context) (owner *exec.Cmd, dir, pid string) {
+	t.Helper()
+	owner = exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$")
+	owner.Env = append(os.Environ(), "LAB_TEST_OWNER=1")
+	stderr, err := owner.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, owner.Start())
+	reader := bufio.NewReader(stderr)
+	line, err := reader.ReadString('\n')
+	require.NoError(t, err)
+	fields := strings.Fields(line)
+	require.Len(t, fields, 3, line)
+	require.True(t, strings.HasPrefix(fields[1], lab.Dir()+"/labs/"), line)
+	if t.Name() != "TestSweepRemovesTheLabOfADeadProcess" {
+		line, err := reader.ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, "hangs\n", line)
+	}
+	return owner, fields[1], fields[2]
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,8 +38,18 @@ func Sweep(ctx context.Context) error {
 		if info, err := entry.Info(); err != nil || strings.HasPrefix(entry.Name(), ".new-") && time.Since(info.ModTime()) < young {
 			continue
 		}
-		lock, err := lockFile(filepath.Join(dir, "owner"), unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) {
+		owner := filepath.Join(dir, "owner")
+		lock, err := lockFile(owner, unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) && wedged(owner) {
+			// The end of the FUSE server lets the owner end, and its lock go.
+			if err := stopAll(dir); err != nil {
+				return err
+			}
+			limited, cancel := context.WithTimeout(ctx, stopLimit)
+			lock, err = lockFileWait(limited, owner)
+			cancel()
+		}
+		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, fs.ErrNotExist) {
 			continue // its owner lives, or has just removed it
 		}
 		if err != nil {
@@ -53,18 +64,63 @@ func Sweep(ctx context.Context) error {
 	return nil
 }
 
-func clear(dir string) error {
-	path := filepath.Join(dir, "lxc")
-	containers, err := os.ReadDir(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+// wedged says whether the owner of a lab has been killed but cannot end, because
+// one of its threads waits for a FUSE server, of which the lab's own containers
+// may have some. Its lock lasts as long.
+func wedged(owner string) bool {
+	pid, err := os.ReadFile(owner)
+	if err != nil {
+		return false
 	}
-	for _, c := range containers {
-		if err := stop(path, c.Name()); err != nil {
-			return err
+	// Not stat: the kernel may let its reader wait as long.
+	status, err := os.ReadFile(filepath.Join("/proc", strings.TrimSpace(string(pid)), "status"))
+	if err != nil {
+		return false
+	}
+	const sigkill = 1 << (9 - 1)
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		switch name {
+		case "State":
+			if strings.HasPrefix(value, "Z") { // of the first thread; others may go on
+				return true
+			}
+		case "SigPnd", "ShdPnd":
+			if pending, err := strconv.ParseUint(value, 16, 64); err == nil && pending&sigkill != 0 {
+				return true
+			}
 		}
 	}
+	return false
+}
+
+func clear(dir string) error {
+	if err := stopAll(dir); err != nil {
+		return err
+	}
 	return demolish(dir)
+}
+
+// stopAll kills the containers of a lab, and those of labs that its owner has made
+// in a home of their own, in the lab's folder for temporary files.
+func stopAll(dir string) error {
+	paths, err := filepath.Glob(filepath.Join(dir, "tmp/*/labs/*/lxc"))
+	if err != nil {
+		return err
+	}
+	for _, path := range append(paths, filepath.Join(dir, "lxc")) {
+		containers, err := os.ReadDir(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, c := range containers {
+			if err := stop(path, c.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // stop kills a container and waits until it is STOPPED.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
 // wedge is a FUSE server that reads every request and answers none but the
@@ -207,16 +209,28 @@ func (c *Container) wedge(ctx context.Context, dir, opens string) error {
 	return fmt.Errorf("container %d: no FUSE mount at %s: %s", c.VMID, dir, text)
 }
 
-// showConnections mounts the control file system of FUSE, as systemd does on a node.
+// fusectl is the magic number of that file system (FUSE_CTL_SUPER_MAGIC).
+const fusectl = 0x65735543
+
+// showConnections mounts the control file system of FUSE, as systemd does on a
+// node: without it nothing but the end of its server ends a FUSE file system that
+// does not answer, and the tests are about ending it from outside. In a container
+// something else may be mounted there, such as a bind mount of an empty folder.
 func showConnections() error {
 	const dir = "/sys/fs/fuse/connections"
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil || strings.Contains(string(mounts), " "+dir+" ") {
-		return err
-	}
-	err = unix.Mount("none", dir, "fusectl", 0, "")
-	if errors.Is(err, unix.EBUSY) {
+	if isType(dir, fusectl) {
 		return nil
 	}
-	return wrap(err, "mount fusectl")
+	err := unix.Mount("none", dir, "fusectl", 0, "")
+	if isType(dir, fusectl) {
+		return nil // another process may have been quicker
+	}
+	return hint.Wrap(fmt.Errorf("%s is not of type fusectl and cannot be made so (%v): a FUSE file system that does not answer could not be ended", dir, err),
+		"mount -t fusectl none "+dir+" on the host, then start the container again")
+}
+
+// isType asks the kernel for the type of the file system at a path.
+func isType(path string, magic int64) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && int64(st.Type) == magic
 }

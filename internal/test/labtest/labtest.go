@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,17 +49,45 @@ func without(t testing.TB, what string) {
 	t.Skip(what)
 }
 
-// Open opens a lab that is closed at the end of the test.
+// Open opens a lab that is closed at the end of the test, or when a signal ends
+// this process.
 func Open(t testing.TB) *lab.Lab {
 	t.Helper()
 	Need(t)
+	watch()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	l, err := lab.Open(ctx)
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	living.Store(l, nil)
+	t.Cleanup(func() {
+		living.Delete(l)
+		require.NoError(t, l.Close())
+	})
 	return l
 }
+
+var living sync.Map // of *lab.Lab
+
+// watch has a signal close all labs before it ends this process: containers that
+// nobody stops would go on, and one of their FUSE servers might keep a thread of
+// this process from ending.
+var watch = sync.OnceFunc(func() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		got := <-signals
+		fmt.Fprintf(os.Stderr, "%v: stopping all containers\n", got)
+		living.Range(func(l, _ any) bool {
+			if err := l.(*lab.Lab).Close(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+			return true
+		})
+		signal.Reset()
+		_ = syscall.Kill(os.Getpid(), got.(syscall.Signal))
+	}()
+})
 
 // Start makes and starts a container in a lab of its own.
 func Start(t testing.TB, spec lab.Spec) *lab.Container {

@@ -28,7 +28,7 @@ const (
 )
 
 var groups = []group{
-	{"downloads", "bad answers, next URL helps", "internal/cache", "TestBadServersAreNamedAndTheNextURLHelps|TestFailingServerIsAskedAgain|TestUnknownLengthIsNoHindrance", short},
+	{"downloads", "bad answers, next URL helps", "internal/cache", "TestBadServersAreNamedAndTheNextURLHelps|TestSlowServerIsGivenUpForTheNextURL|TestDownloadEndsAtItsLimitAndIsResumed|TestFailingServerIsAskedAgain|TestUnknownLengthIsNoHindrance", short},
 	{"downloads", "cut at each tenth, changed between parts", "internal/cache", "TestTransferCutAtEachTenthGoesOn|TestFileThatChangesBetweenPartsIsFetchedWhole|TestLeftoverPartIsResumed|TestCancelledTransferIsResumedLater", short},
 	{"downloads", "checksums", "internal/cache", "TestChecksumRules|TestChecksumBesideTheFileCounts|TestPinThatDiffersFromTheFileIsRefused", short},
 	{"downloads", "hostile payloads", "internal/cache", "TestHostilePayloadsAreRefused", short},

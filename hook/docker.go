@@ -1,0 +1,82 @@
+package hook
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/docker"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// dockerMissing says why the Container Toolkit is not set up as wanted, or "" when
+// it is, or is not wanted. No process is started.
+func (w *work) dockerMissing(wanted version.Driver) string {
+	if !w.Settings.Docker.Toolkit {
+		return ""
+	}
+	had, err := recordedDocker(w.installed)
+	if err != nil {
+		return err.Error()
+	}
+	if ok, why := docker.Current(w.container, had, wanted); !ok {
+		return say.Clean(why, claimMost) // it may name a file of the container
+	}
+	return ""
+}
+
+func recordedDocker(in *record.Installed) (docker.Installed, error) {
+	var had docker.Installed
+	if in == nil || len(in.Docker) == 0 {
+		return had, nil
+	}
+	if err := json.Unmarshal(in.Docker, &had); err != nil {
+		return docker.Installed{}, fmt.Errorf("read the record of the Container Toolkit: %w", err)
+	}
+	return had, nil
+}
+
+// docker sets the Container Toolkit up. It is recorded apart from the driver, which
+// is good whatever comes of this.
+func (w *work) docker(ctx context.Context) (string, error) {
+	had, err := recordedDocker(&w.next)
+	if err != nil {
+		w.log.Warnf("%v; it is set up again", err)
+	}
+	in, err := docker.Setup(ctx, w.container, docker.Job{
+		Driver: w.trace.Plan.Wanted, GPU: w.trace.Plan.Verify == "nvidia-smi", Had: had, Log: w.log,
+	})
+	if saved := w.saveDocker(in); saved != nil && err == nil {
+		err = saved
+	}
+	if err != nil {
+		return "", fmt.Errorf("the driver is fine, the Container Toolkit is not: %w", err)
+	}
+	if len(in.Engines) == 0 {
+		return "", nil
+	}
+	return "the Container Toolkit is set up for " + strings.Join(in.Engines, " and "), nil
+}
+
+func (w *work) saveDocker(in docker.Installed) error {
+	data, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("record the Container Toolkit: %w", err)
+	}
+	w.next.Docker = data
+	return record.Write(w.container, w.next)
+}
+
+func (w *work) removeDocker(ctx context.Context) (string, error) {
+	had, err := recordedDocker(w.installed)
+	if err != nil {
+		return "", err
+	}
+	if err := docker.Undo(ctx, w.container, had); err != nil {
+		return "", fmt.Errorf("the driver was not touched yet, the Container Toolkit's configuration cannot be taken back: %w", err)
+	}
+	return "took back the Container Toolkit's configuration", nil
+}

@@ -1,0 +1,73 @@
+package cuda
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+)
+
+// verdict is what a package tool's work came to, as far as the repository goes.
+type verdict int
+
+const (
+	fine        verdict = iota
+	lockedOut           // another package tool is at work
+	unreachable         // no network, no name resolution, no server
+	brokenIndex         // the server's files do not fit together
+	badKey              // signature missing, unknown or wrong
+	oldKey              // signed with a key that this apt believes no longer
+	noRoom              // the disk is full
+	unsolvable          // packages that do not go together or are not there
+	hopeless            // the tool cannot work at all
+)
+
+// blame is the error for a verdict, with a hint that fits the cause. about is
+// what the tool said.
+func (j *job) blame(v verdict, what, about string) error {
+	about = say.Clean(about, 400)
+	switch v {
+	case lockedOut:
+		return hint.Errorf("let the other package tool in the container come to its end, then run this again", "%s in the container: %s", what, about)
+	case unreachable:
+		return hint.Errorf(lists.hint, "%s in the container: %s", what, about)
+	case brokenIndex:
+		return hint.Errorf("the server's files do not fit together: try later, or set cuda.repo_url to another mirror",
+			"the package index of %s is broken: %s", j.repo, about)
+	case oldKey:
+		return hint.Errorf("set cuda.repo_url to NVIDIA's folder for the container's own operating system, or leave it empty: newer folders, such as debian13, have a newer key",
+			"the key of the repository %s is too old for the apt in the container: %s", j.repo, about)
+	case badKey:
+		again := "a mirror has to have NVIDIA's key as well"
+		if j.distro.Tool == toolApt {
+			again = "if its key has changed, delete " + j.keyringName() + " in the cache folder, so that it is fetched again, and the package cuda-keyring in the container"
+		}
+		return hint.Errorf("is "+j.repo+" really NVIDIA's? "+again, "what %s has is not signed with the key of the repository: %s", j.repo, about)
+	case noRoom:
+		return hint.Errorf("give the container a larger disk, or ask for parts of the toolkit", "%s: the container's disk is full: %s", what, about)
+	case unsolvable:
+		return hint.Errorf("look with the same command in the container; cuda.packages and cuda.toolkit name what is installed", "%s in the container: %s", what, about)
+	}
+	return hint.Errorf("run it in the container and put right what it says", "%s in the container: %s", what, about)
+}
+
+// fetchLists lets the package tool fetch its lists, again and again while the
+// network or a lock stands in the way.
+func (j *job) fetchLists(ctx context.Context, try func() (v verdict, about string, err error)) error {
+	broken := 0
+	return j.retry(ctx, lists, func() (bool, error) {
+		v, about, err := try()
+		if err != nil || v == fine {
+			return false, err
+		}
+		switch v {
+		case lockedOut, unreachable:
+			return true, errors.New(say.Clean(about, 400))
+		case brokenIndex:
+			broken++ // a mirror in the middle of an update heals within moments
+		}
+		return v == brokenIndex && broken < 3, j.blame(v, fmt.Sprintf("%s update", j.distro.Tool), about)
+	})
+}
