@@ -71,7 +71,7 @@ func TestWhereATreeCannotBeMountedTheRunFileIsCopied(t *testing.T) {
 	t.Cleanup(func() { syscall.Unmount(n.Cache(), syscall.MNT_DETACH) })
 	g := n.start(lab.Spec{})
 	said := g.postStart(0)
-	require.Contains(t, said, "copying the run file instead of mounting it: ")
+	require.Contains(t, said, "copying the unpacked run file instead of mounting it: ")
 	require.Contains(t, said, "no mount is available that is safe from the container: overlay of "+n.Cache())
 	require.Contains(t, said, "delivered by push")
 	g.holds(newer)
