@@ -23,10 +23,10 @@ GO ?= go
 LAB_PACKAGES = lxc uidmap mmdebstrap
 CHECK_PACKAGES = shellcheck
 BENCH_PACKAGES = $(LAB_PACKAGES) curl util-linux
-TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg gpg-agent dpkg-dev rpm createrepo-c zstd xz-utils bindfs
+TEST_PACKAGES = $(LAB_PACKAGES) curl iproute2 apt-utils gpg gpg-agent dpkg-dev rpm createrepo-c zstd xz-utils bindfs gcc libc6-dev
 PACKAGE_PACKAGES = $(LAB_PACKAGES) apt-utils gpg gpg-agent dpkg-dev lintian
-# The race detector needs a C compiler.
-TORTURE_PACKAGES = $(TEST_PACKAGES) gcc libc6-dev
+# The race detector and nvidia-ctk need a C compiler.
+TORTURE_PACKAGES = $(TEST_PACKAGES)
 
 # GB that the tests take: most of it base roots of containers, which stay.
 TEST_ROOM = 6
