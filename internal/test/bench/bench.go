@@ -24,6 +24,7 @@ func parts() []part {
 	return []part{
 		{"skip", skip},
 		{"warm", warm},
+		{"capabilities", capabilities},
 		{"cold", cold},
 		{"together", together},
 		{"crowd", crowd},
