@@ -18,7 +18,7 @@ import (
 )
 
 // crowdSize is how many containers start at once.
-const crowdSize = 20
+const crowdSize = 60
 
 // crowd starts many containers at once, a third of which want another version,
 // each with two runs on it at a time, while the cache is pruned again and again.
@@ -47,7 +47,7 @@ func crowd(ctx context.Context, t *torture) (err error) {
 		before[v] = s.Mirror.Gets(fakerun.Spec{Version: v}.Name())
 	}
 
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
 	stop := make(chan struct{})
 	var all, pruners sync.WaitGroup
@@ -59,7 +59,7 @@ func crowd(ctx context.Context, t *torture) (err error) {
 		r := t.table.at("crowd", name)
 		r.failures = append(r.failures, fmt.Sprintf(format, args...))
 	}
-	const started, pruned, downloads = "20 containers at once, two versions, two runs each", "pruned meanwhile", "one download per version"
+	const started, pruned, downloads = "60 containers at once, two versions, two runs each", "pruned meanwhile", "one download per version"
 	for _, g := range s.guests {
 		for range 2 {
 			mu.Lock()
