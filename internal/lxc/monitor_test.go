@@ -54,7 +54,7 @@ func TestOddAnswersOfAMonitorAreNotBelieved(t *testing.T) {
 		"a socket of somebody": {says: answer(0, 0, uint64(pid)), nobody: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir() // makes the abstract name one of its own
+			dir := shortDir(t) // makes the abstract name one of its own
 			l := listen(t, "@"+dir+"/101/command", c.nobody)
 			go func() {
 				for {
@@ -80,7 +80,7 @@ func TestOddAnswersOfAMonitorAreNotBelieved(t *testing.T) {
 
 func TestWhatLXCSaysInManyLinesIsOneLine(t *testing.T) {
 	lxcInfoSays(t, "printf 'lxc-info: 101: first\\nlxc-info: 101: second\\n' >&2; exit 1")
-	dir := t.TempDir()
+	dir := shortDir(t)
 	l := listen(t, "@"+dir+"/101/command", false)
 	go func() {
 		for {
@@ -102,7 +102,7 @@ func TestWhoTakesTheNameOfAMonitorIsNotBelieved(t *testing.T) {
 	pid, err := at.Pid(t.Context())
 	require.NoError(t, err)
 	lxcInfoSays(t, fmt.Sprintf("echo %d", pid))
-	dir := t.TempDir()
+	dir := shortDir(t)
 	_, err = lxc.Open(t.Context(), dir, 101)
 	require.ErrorIs(t, err, lxc.ErrNotRunning, "nobody listens")
 	listen(t, "@"+dir+"/101/command", true)
@@ -120,7 +120,7 @@ func TestWhoDoesNotAnswerForAMonitorIsNotAskedAgain(t *testing.T) {
 	lxcInfoSays(t, fmt.Sprintf("echo %d", pid))
 	for name, full := range map[string]bool{"it has too many callers": true, "it says nothing": false} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := shortDir(t)
 			at := &unix.SockaddrUnix{Name: "@" + dir + "/101/command"}
 			socket := func(more int) int {
 				fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|more, 0)
@@ -171,4 +171,14 @@ func lxcInfoSays(t *testing.T, script string) {
 	bin := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "lxc-info"), []byte("#!/bin/sh\n"+script+"\n"), 0o755))
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+}
+
+// shortDir is a folder whose name fits into the name of a socket, unlike that of
+// t.TempDir, which holds the test's own.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "m")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
