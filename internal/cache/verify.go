@@ -133,7 +133,7 @@ func (c *Cache) verify(ctx context.Context, p paths, w Want, f found) error {
 	if w.Tree {
 		did = "verified and unpacked"
 	}
-	c.log().Infof("%s %s in %.1f s (%s, %s)", did, p.file(), time.Since(start).Seconds(), say.Bytes(m.Size), m.Verified)
+	c.log().Infof("%s %s in %.1f s (%s, %s)", did, p.file(), time.Since(start).Seconds(), say.Bytes(st.Size()), m.Verified)
 	return nil
 }
 
