@@ -85,7 +85,10 @@ func (c *call) postStart(ctx context.Context) int {
 	t, err := PostStart(ctx, c.Event, Options{Config: c.config, Host: c.host, Log: c.log, AtStart: true, Detach: !c.unit, Unit: c.unit})
 	t.Say(inUnit(c.log, c.VMID), err)
 	if t.Bad() {
-		if !c.unit && haveSystemd() {
+		if c.unit && t.Ended != "" {
+			return 0 // the container stopped, or somebody ended it: no failure to look at
+		}
+		if !c.unit && t.Ended == "" && haveSystemd() {
 			unit{c.VMID}.fail(context.WithoutCancel(ctx), t.Reason)
 		}
 		return 1

@@ -201,6 +201,7 @@ func (u unit) stop(ctx context.Context) bool {
 	case <-ended:
 	case <-ctx.Done():
 	}
+	_ = conn.ResetFailedUnitContext(ctx, u.service()) // it was ended on purpose, which is no failure
 	return true
 }
 

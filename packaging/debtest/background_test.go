@@ -46,6 +46,7 @@ const (
 
 func background(n *node) {
 	n.guest("104", strings.ReplaceAll(named, "101", "104"))
+	n.passesGPU("104")
 	done := n.withDriver("[install]\nbackground = \"always\"\n")
 	defer done()
 	n.run("echo hang >" + rootfs104 + "/etc/sample-nvidia-installer")
@@ -122,7 +123,7 @@ func queued(n *node) {
 func unitEnds(n *node) {
 	done := n.withDriver("[install]\nbackground = \"always\"\n")
 	defer done()
-	n.run("rm " + rootfs104 + "/var/lib/pve-nvidia-hook/installed.json; echo hang >" + rootfs104 + "/etc/sample-nvidia-installer")
+	n.run("rm " + rootfs104 + "/var/lib/pve-nvidia-hook/installed.json " + rootfs104 + "/usr/lib/x86_64-linux-gnu/libcuda.so.1; echo hang >" + rootfs104 + "/etc/sample-nvidia-installer")
 	n.run(pct + "start 104 2>&1")
 	n.eventually(installs)
 	n.run("rm " + rootfs104 + "/etc/sample-nvidia-installer")
@@ -132,7 +133,7 @@ func unitEnds(n *node) {
 	require.Contains(n.t, n.run("journalctl --no-pager OBJECT_SYSTEMD_UNIT=pve-nvidia-hook-104.service"), "the container was started again")
 	require.Contains(n.t, n.run("lxc-attach -n 104 -- nvidia-smi"), driver)
 
-	n.run("rm " + rootfs104 + "/var/lib/pve-nvidia-hook/installed.json; echo hang >" + rootfs104 + "/etc/sample-nvidia-installer")
+	n.run("rm " + rootfs104 + "/var/lib/pve-nvidia-hook/installed.json " + rootfs104 + "/usr/lib/x86_64-linux-gnu/libcuda.so.1; echo hang >" + rootfs104 + "/etc/sample-nvidia-installer")
 	n.run(pct + "stop 104 2>&1; " + pct + "start 104 2>&1")
 	n.eventually(installs)
 	n.run("lxc-stop -k -n 104")

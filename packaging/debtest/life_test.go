@@ -117,12 +117,18 @@ func guestStarts(n *node) {
 	n.run("mv " + snippet + ".away " + snippet)
 }
 
+// passesGPU has a guest's configuration pass a GPU: nvidia-smi is not asked in one
+// that has none.
+func (n *node) passesGPU(vmid string) {
+	n.t.Helper()
+	n.run("echo 'lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file' >>/etc/pve/nodes/pve1/lxc/" + vmid + ".conf")
+}
+
 // confined installs a driver in a guest by the timer's service: the mount into
 // the guest, setuid files and the cache must work in its confinement, and the
 // node's own programs must be out of reach.
 func confined(n *node) {
-	// Without a GPU nvidia-smi would not be asked.
-	n.run("echo 'lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file' >>/etc/pve/nodes/pve1/lxc/101.conf")
+	n.passesGPU("101")
 	n.run("pct start 101")
 	done := n.withDriver("[install]\ndeliver = \"mount\"\n")
 	defer done()
