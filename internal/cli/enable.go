@@ -18,7 +18,7 @@ import (
 
 func (a *app) enable() *cobra.Command {
 	var o pve.Options
-	all, dri := false, false
+	all, dri, docker := false, false, false
 	c := &cobra.Command{
 		Use:   "enable VMID... | --all",
 		Short: "make containers follow the host's driver",
@@ -38,10 +38,14 @@ address or model; pve-nvidia-hook devices --list shows them. Without --gpus the
 choice is that of the configuration, else the one made before, else all. It is
 remembered by UUID: when the host's cards get other numbers, enable --all gives
 each container its own cards again. 0:1 is MIG instance 1 of GPU 0; after a
-reboot of the node it is gone, and the container starts without it.`,
+reboot of the node it is gone, and the container starts without it.
+
+--docker is remembered too, until --docker=false, disable, or a file of the
+configuration that says otherwise. On another node it is to be said again.`,
 		Example: `  pve-nvidia-hook enable 101                    all GPUs, or as configured
   pve-nvidia-hook enable 101 102 --gpus 0,1     the first two GPUs
   pve-nvidia-hook enable 101 --gpus GPU-5c4f    that card, in any slot
+  pve-nvidia-hook enable 101 --docker           for Docker in it, too
   pve-nvidia-hook enable --all                  all again, for other cards
   pve-nvidia-hook enable 101 --chain            run another one afterwards
   pve-nvidia-hook enable 101 --storage shared   on storage of all nodes
@@ -67,12 +71,16 @@ reboot of the node it is gone, and the container starts without it.`,
 			if c.Flags().Changed("dri") {
 				o.DRI = &dri
 			}
+			if c.Flags().Changed("docker") {
+				o.Docker = &docker
+			}
 			return a.enableAll(c.Context(), o, ids, c.OutOrStdout())
 		},
 	}
 	wordFlag(c.Flags(), &o.GPUs, "gpus", checkGPUs, "`which` GPUs: all, none, or a list of numbers, UUIDs, PCI addresses or models (default: as configured, else as before, else all)")
 	c.Flags().BoolVar(&all, "all", false, "all containers of this node that are enabled")
 	c.Flags().BoolVar(&dri, "dri", false, "the nodes in /dev/dri of the GPUs too, for EGL, Vulkan and VAAPI (--dri=false takes them away)")
+	c.Flags().BoolVar(&docker, "docker", false, "NVIDIA's Container Toolkit too, for Docker and podman in the container (--docker=false takes the wish back)")
 	c.Flags().BoolVar(&o.Chain, "chain", false, "take the place of another hookscript, and run it after our own work in every phase")
 	c.Flags().StringVar(&o.Storage, "storage", "", "`storage` for the hookscript file (default: local, or the one that is set)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be changed, change nothing")
@@ -132,12 +140,17 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 		errs = append(errs, pve.Enable(ctx, o, g.ids, out))
 	}
 	for _, s := range settings {
+		if o.Docker != nil && s.Docker.Toolkit != *o.Docker && s.Origin(dockerKey) != "default" && s.Origin(dockerKey) != config.ByEnable {
+			fmt.Fprintf(out, "container %d: warning: --docker changes nothing: docker.toolkit is %t in %s\n", s.VMID, s.Docker.Toolkit, s.Origin(dockerKey))
+		}
 		if !s.Wanted {
 			fmt.Fprintf(out, "container %d: warning: the hook will do nothing there, no driver is wanted: %s\n", s.VMID, s.WhyNot)
 		}
 	}
 	return errors.Join(errs...)
 }
+
+const dockerKey = "docker.toolkit"
 
 // group is containers that get the same GPUs.
 type group struct {

@@ -272,3 +272,27 @@ func TestEnableAllGivesEachItsOwnCardsAgain(t *testing.T) {
 	_, err = typed(t, "enable", "101", "--all")
 	require.ErrorAs(t, err, new(usage))
 }
+
+func TestEnableRemembersTheWishForDockerBelowTheConfiguration(t *testing.T) {
+	root := pveNode(t, "[containers]\n103.docker.toolkit = false\n")
+	said, err := typed(t, "enable", "101", "103", "--docker")
+	require.NoError(t, err)
+	require.Contains(t, said, "container 103: warning: --docker changes nothing: docker.toolkit is false in "+filepath.Join(root, "config.toml")+":2\n")
+	require.NotContains(t, said, "container 101: warning")
+	shown := func(vmid string) string {
+		said, err := typed(t, "config", "show", vmid)
+		require.NoError(t, err)
+		return said
+	}
+	require.Regexp(t, `(?m)^docker\.toolkit +true +enable --docker$`, shown("101"))
+	require.Regexp(t, `(?m)^docker\.toolkit +false +default$`, shown("102"))
+	require.Regexp(t, `(?m)^docker\.toolkit +false +/.*config\.toml:2$`, shown("103"))
+
+	_, err = typed(t, "enable", "--all")
+	require.NoError(t, err)
+	require.Regexp(t, `(?m)^docker\.toolkit +true +enable --docker$`, shown("101"))
+	said, err = typed(t, "enable", "101", "--docker=false")
+	require.NoError(t, err)
+	require.NotContains(t, said, "warning: --docker")
+	require.Regexp(t, `(?m)^docker\.toolkit +false +default$`, shown("101"))
+}
