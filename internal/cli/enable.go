@@ -10,10 +10,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/after"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 func (a *app) enable() *cobra.Command {
@@ -134,6 +136,11 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 			o.Present = append(o.Present, pve.Device{Path: n.Path, Mode: n.Mode})
 		}
 	}
+	for _, s := range settings {
+		if !s.After.Reboot {
+			a.sayReboot(ctx, s, out)
+		}
+	}
 	var errs []error
 	for _, g := range groups {
 		o.GPUs = g.gpus
@@ -148,6 +155,28 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// sayReboot tells before anything is changed that nobody can restart what runs in a
+// container without systemd. Of one that does not run its configuration tells it.
+func (a *app) sayReboot(ctx context.Context, s config.Settings, out io.Writer) {
+	ctx, cancel := context.WithTimeout(ctx, glanceLimit)
+	defer cancel()
+	g, _, _ := pve.Find(a.host.Root, s.VMID) // Enable says what is wrong with it
+	why := ""
+	if app := g.Conf.Next().App(); app != "" {
+		why = "its init is " + say.Clean(app, 100)
+	}
+	if c, err := lxc.Open(ctx, s.Paths.LXC, s.VMID); err == nil {
+		defer c.Close()
+		if after.Systemd(c) {
+			return
+		}
+		why = cmp.Or(why, "it has no systemd")
+	}
+	if why != "" {
+		fmt.Fprintf(out, "container %d: note: %s, so that its programs have a driver only after a reboot: pct reboot %d once it is installed and after each upgrade of the host's, or reboot = true below [after]\n", s.VMID, why, s.VMID)
+	}
 }
 
 const dockerKey = "docker.toolkit"

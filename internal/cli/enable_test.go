@@ -7,12 +7,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
@@ -295,4 +298,32 @@ func TestEnableRemembersTheWishForDockerBelowTheConfiguration(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, said, "warning: --docker")
 	require.Regexp(t, `(?m)^docker\.toolkit +false +default$`, shown("101"))
+}
+
+func TestEnableTellsBeforeThatAnApplicationNeedsAReboot(t *testing.T) {
+	root := pveNode(t, "[containers]\n102.reboot = true\n")
+	for _, vmid := range []string{"101", "102"} {
+		file := filepath.Join(root, "etc/pve/lxc", vmid+".conf")
+		require.NoError(t, os.WriteFile(file, []byte("arch: amd64\nentrypoint: /usr/bin/ollama serve\n"), 0o644))
+	}
+	said, err := typed(t, "enable", "101", "102", "103")
+	require.NoError(t, err)
+	require.Regexp(t, `(?s)container 101: note: its init is /usr/bin/ollama serve, .*pct reboot 101.*set hookscript`, said)
+	require.Equal(t, 1, strings.Count(said, "only after a reboot"), said)
+}
+
+func TestEnableLooksForSystemdInARunningContainer(t *testing.T) {
+	l := labtest.Open(t)
+	root := pveNode(t, "")
+	f, err := os.OpenFile(os.Getenv("PVE_NVIDIA_HOOK_CONFIG"), os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	fmt.Fprintf(f, "lxc = %q\n", l.Path)
+	require.NoError(t, f.Close())
+	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/pve/lxc/101.conf"), []byte("arch: amd64\nentrypoint: /usr/local/bin/boot\n"), 0o644))
+	labtest.StartIn(t, l, lab.Spec{VMID: 101, Systemd: true})
+	labtest.StartIn(t, l, lab.Spec{VMID: 102})
+	said, err := typed(t, "enable", "101", "102")
+	require.NoError(t, err)
+	require.NotContains(t, said, "container 101: note", "it starts systemd")
+	require.Contains(t, said, "container 102: note: it has no systemd, ")
 }
