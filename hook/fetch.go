@@ -66,6 +66,7 @@ func (r *run) get(ctx context.Context) (*cache.Entry, error) {
 		SHA256:          s.Driver.SHA256,
 		RequireChecksum: s.Driver.RequireChecksum,
 		Tree:            true,
+		NoFetch:         r.Host.VGPU(),
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
 )
 
 func TestFirstStartInstallsAndTheNextSkips(t *testing.T) {
@@ -431,4 +432,19 @@ func TestRecordNamesEveryFile(t *testing.T) {
 	for _, want := range []string{"libcuda.so." + newer, "libcuda.so.1", "libnvidia-ml.so.1", "nvidia-smi"} {
 		require.True(t, names[want], want)
 	}
+}
+
+func TestForAVGPUHostNothingIsFetched(t *testing.T) {
+	n := newNode(t, newer)
+	require.NoError(t, os.MkdirAll(n.Path("host/sys/module/nvidia_vgpu_vfio"), 0o755))
+	g := n.start(lab.Spec{})
+	const said = "this host has the vGPU host driver (vgpu-kvm), which is for virtual machines: containers cannot use it"
+	require.Contains(t, g.postStart(1), said)
+	require.Contains(t, n.run(1, "cache", "fetch", "host"), said)
+	require.Zero(t, n.Mirror.Total())
+
+	// What was put into the cache by hand is taken, such as the driver for guests.
+	n.run(0, "cache", "add", filepath.Join(samples, fakerun.Spec{Version: newer}.Name()))
+	n.run(0, "apply", fmt.Sprint(g.VMID))
+	g.holds(newer)
 }
