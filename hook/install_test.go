@@ -448,3 +448,15 @@ func TestForAVGPUHostNothingIsFetched(t *testing.T) {
 	n.run(0, "apply", fmt.Sprint(g.VMID))
 	g.holds(newer)
 }
+
+func TestAnotherLibcudaThatTheLoaderPrefersIsNamed(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	// As cuda-compat does it: a library with that name, in a folder that comes first.
+	g.sh(`mkdir /opt/compat && LC_ALL=C sed 's/libresolv\.so\.2/libcuda.so.1\x00\x00/g' /usr/lib/*-linux-gnu/libresolv.so.2 >/opt/compat/libcuda.so.550.54.15 &&
+echo /opt/compat >/etc/ld.so.conf.d/000_compat.conf && ldconfig`)
+	said := g.postStart(0)
+	require.Contains(t, said, "programs in the container get /opt/compat/libcuda.so.1 instead of the libcuda of driver "+newer+"; see ldconfig -p")
+	require.Contains(t, said, "driver "+newer+" is installed")
+	g.holds(newer)
+}
