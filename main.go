@@ -27,6 +27,7 @@ const (
 
 func main() {
 	syscall.Umask(0o022)
+	_ = os.Unsetenv("GOMAXPROCS") // the snippet sets it for this program alone
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := stopSignals()
 	done := make(chan int, 1)

@@ -121,9 +121,9 @@ func (r *run) background() string {
 // follows is what is still to come when the driver is installed.
 func (r *run) follows() string {
 	if slices.Contains(r.trace.Plan.Steps, StepToolkit) {
-		return "the CUDA toolkit"
+		return ToolkitName(r.settings)
 	}
-	return "the Container Toolkit"
+	return "NVIDIA's Container Toolkit"
 }
 
 // queued says who would have to wait for a hook that takes long, "" when nobody

@@ -7,6 +7,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
@@ -107,5 +108,8 @@ func (c *call) stop(ctx context.Context) int {
 // LoadConfig reads the configuration; file "" is the default one, which may be
 // missing.
 func LoadConfig(file string) (*config.Config, error) {
-	return config.Load(file, config.Options{HostRoot: os.Getenv(EnvHostRoot), Named: file != ""})
+	root := os.Getenv(EnvHostRoot)
+	return config.Load(file, config.Options{HostRoot: root, Named: file != "", Docker: func(state string, vmid int) bool {
+		return pve.Docker(root, state, vmid)
+	}})
 }

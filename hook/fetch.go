@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,7 @@ const mountWait = time.Minute
 // fetch makes the run file and its unpacked tree present in the cache, and keeps
 // them there until the entry is released.
 func (r *run) fetch(ctx context.Context) (*cache.Entry, error) {
+	runtime.SetDefaultGOMAXPROCS() // the snippet allows one processor: too few to unpack
 	var entry *cache.Entry
 	err := whileAlive(ctx, r.initLives, func(ctx context.Context) error {
 		var err error
@@ -64,6 +66,7 @@ func (r *run) get(ctx context.Context) (*cache.Entry, error) {
 		SHA256:          s.Driver.SHA256,
 		RequireChecksum: s.Driver.RequireChecksum,
 		Tree:            true,
+		NoFetch:         r.Host.VGPU(),
 	})
 }
 

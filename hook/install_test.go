@@ -17,6 +17,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
 )
 
 func TestFirstStartInstallsAndTheNextSkips(t *testing.T) {
@@ -431,4 +432,31 @@ func TestRecordNamesEveryFile(t *testing.T) {
 	for _, want := range []string{"libcuda.so." + newer, "libcuda.so.1", "libnvidia-ml.so.1", "nvidia-smi"} {
 		require.True(t, names[want], want)
 	}
+}
+
+func TestForAVGPUHostNothingIsFetched(t *testing.T) {
+	n := newNode(t, newer)
+	require.NoError(t, os.MkdirAll(n.Path("host/sys/module/nvidia_vgpu_vfio"), 0o755))
+	g := n.start(lab.Spec{})
+	const said = "this host has the vGPU host driver (vgpu-kvm), which is for virtual machines: containers cannot use it"
+	require.Contains(t, g.postStart(1), said)
+	require.Contains(t, n.run(1, "cache", "fetch", "host"), said)
+	require.Zero(t, n.Mirror.Total())
+
+	// What was put into the cache by hand is taken, such as the driver for guests.
+	n.run(0, "cache", "add", filepath.Join(samples, fakerun.Spec{Version: newer}.Name()))
+	n.run(0, "apply", fmt.Sprint(g.VMID))
+	g.holds(newer)
+}
+
+func TestAnotherLibcudaThatTheLoaderPrefersIsNamed(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	// As cuda-compat does it: a library with that name, in a folder that comes first.
+	g.sh(`mkdir /opt/compat && LC_ALL=C sed 's/libresolv\.so\.2/libcuda.so.1\x00\x00/g' /usr/lib/*-linux-gnu/libresolv.so.2 >/opt/compat/libcuda.so.550.54.15 &&
+echo /opt/compat >/etc/ld.so.conf.d/000_compat.conf && ldconfig`)
+	said := g.postStart(0)
+	require.Contains(t, said, "programs in the container get /opt/compat/libcuda.so.1 instead of the libcuda of driver "+newer+"; see ldconfig -p")
+	require.Contains(t, said, "driver "+newer+" is installed")
+	g.holds(newer)
 }

@@ -129,8 +129,8 @@ func (n *node) chain(status int) (calls func() string) {
 		require.NoError(n.t, os.WriteFile(n.Path(name), []byte(text), mode))
 	}
 	file("host/etc/pve/storage.cfg", "dir: local\n\tpath /var/lib/vz\n", 0o644)
-	file("host/var/lib/vz/snippets/mine.sh", fmt.Sprintf("#!/bin/sh\necho \"mine: $*\"\necho \"$# $*\" >>%s\nexit %d\n", n.Path("calls"), status), 0o755)
-	n.Env = append(n.Env, snippet.Env+"="+n.Path("host/var/lib/vz/snippets/"+snippet.Chaining("mine.sh")))
+	file("host/var/lib/vz/snippets/mine.sh", fmt.Sprintf("#!/bin/sh\necho \"mine: $*\"\necho \"$# $*${GOMAXPROCS-}\" >>%s\nexit %d\n", n.Path("calls"), status), 0o755)
+	n.Env = append(n.Env, snippet.Env+"="+n.Path("host/var/lib/vz/snippets/"+snippet.Chaining("mine.sh")), "GOMAXPROCS=1")
 	return func() string {
 		text, _ := os.ReadFile(n.Path("calls"))
 		_ = os.Remove(n.Path("calls"))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
@@ -147,6 +148,9 @@ func (w *work) verify(ctx context.Context) (string, error) {
 			}
 		}
 		return "", err
+	}
+	if other := driver.Shadowed(w.container, w.trace.Facts.Host.Arch, p.Wanted); other != nil {
+		w.log.Warnf("%v; %s", other, hint.Of(other))
 	}
 	if lacks, err := driver.Lacks(w.container, w.job(), files); err == nil && len(lacks.Packages) > 0 && w.delivered != "" {
 		w.log.Infof("the driver's libraries for graphics and video need packages that the container lacks: %s", strings.Join(lacks.Packages, ", "))

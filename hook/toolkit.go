@@ -52,6 +52,14 @@ func (w *work) toolkitMissing(wanted version.Driver) string {
 	return ToolkitMissing(w.container, w.installed, w.Settings, wanted, w.trace.Facts.Host.Arch)
 }
 
+// ToolkitName says what is wanted of NVIDIA's repository, "" when nothing is.
+func ToolkitName(s config.Settings) string {
+	if w := cudaWant(s, "", ""); !w.None() {
+		return w.Name()
+	}
+	return ""
+}
+
 func cudaWant(s config.Settings, wanted version.Driver, arch string) cuda.Want {
 	packages := s.CUDA.Packages
 	if s.Docker.Toolkit && !slices.Contains(packages, docker.Package) {
@@ -91,7 +99,7 @@ func (w *work) toolkit(ctx context.Context) (string, error) {
 		err = saved
 	}
 	if err != nil {
-		return "", fmt.Errorf("the driver is fine, the CUDA toolkit is not: %w", err)
+		return "", fmt.Errorf("the driver is fine, %s is not: %w", want.Name(), err)
 	}
 	var parts []string
 	if in.Release != "" {

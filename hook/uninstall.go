@@ -124,7 +124,7 @@ func (w *work) removeToolkit(ctx context.Context) (string, error) {
 	want := cudaWant(w.Settings, "", w.trace.Facts.Host.Arch)
 	want.Save = w.saveToolkit
 	if _, err := cuda.Remove(ctx, w.container, had, want, w.log); err != nil {
-		return "", fmt.Errorf("the driver was not touched yet, the CUDA toolkit cannot be removed: %w", err)
+		return "", fmt.Errorf("the driver was not touched yet, %s cannot be removed: %w", had.Name(), err)
 	}
 	return "removed " + had.Name(), nil
 }

@@ -46,6 +46,10 @@ func openRunFile(name string) (*os.File, fs.FileInfo, runfile.Header, error) {
 	if err == nil {
 		h, err = runfile.ReadHeader(f)
 	}
+	if err == nil && h.VGPUHost(name) {
+		f.Close()
+		return nil, nil, h, hint.Errorf("take the ordinary driver of that version, without -vgpu-kvm in its name", "it is the vGPU host driver, which is for virtual machines and has no libraries for containers")
+	}
 	if err != nil {
 		f.Close()
 		return nil, nil, h, hint.Wrap(err, notRunFile)

@@ -57,7 +57,8 @@ type Want struct {
 	URLs            []string // templates: {version} {arch} {os_arch} {file}
 	SHA256          string   // pinned, or ""
 	RequireChecksum bool
-	Tree            bool // the unpacked tree is needed
+	Tree            bool  // the unpacked tree is needed
+	NoFetch         error // why nothing is downloaded; what is there is used all the same
 }
 
 // Entry is a verified run file of the cache. It is in use until Release: nothing

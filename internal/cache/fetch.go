@@ -18,6 +18,9 @@ const byHand = "download it elsewhere, with its .sha256sum, and: pve-nvidia-hook
 
 // fetch downloads the wanted file from the first URL that has a good one.
 func (c *Cache) fetch(ctx context.Context, p paths, w Want) error {
+	if w.NoFetch != nil {
+		return fmt.Errorf("fetch %s: %w", p.file(), w.NoFetch)
+	}
 	limit := or(c.DownloadLimit, 30*time.Minute)
 	network, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the download took longer than %s", limit))
 	defer cancel()

@@ -131,6 +131,9 @@ fetched again.`,
 				return err
 			}
 			want := cache.Want{Version: v, Arch: arch, URLs: s.Driver.URLs, SHA256: pin(s, v), RequireChecksum: s.Driver.RequireChecksum, Tree: true}
+			if words[0] == "host" { // another version may be for later, or for another node
+				want.NoFetch = a.host.VGPU()
+			}
 			entry, err := store.Get(c.Context(), want)
 			if err != nil {
 				return stopped(c.Context(), err, "fetch "+cache.FileName(v, arch), "the same command goes on where this one ended")

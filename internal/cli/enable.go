@@ -10,15 +10,17 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/after"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 func (a *app) enable() *cobra.Command {
 	var o pve.Options
-	all, dri := false, false
+	all, dri, docker := false, false, false
 	c := &cobra.Command{
 		Use:   "enable VMID... | --all",
 		Short: "make containers follow the host's driver",
@@ -38,10 +40,14 @@ address or model; pve-nvidia-hook devices --list shows them. Without --gpus the
 choice is that of the configuration, else the one made before, else all. It is
 remembered by UUID: when the host's cards get other numbers, enable --all gives
 each container its own cards again. 0:1 is MIG instance 1 of GPU 0; after a
-reboot of the node it is gone, and the container starts without it.`,
+reboot of the node it is gone, and the container starts without it.
+
+--docker is remembered too, until --docker=false, disable, or a file of the
+configuration that says otherwise. On another node it is to be said again.`,
 		Example: `  pve-nvidia-hook enable 101                    all GPUs, or as configured
   pve-nvidia-hook enable 101 102 --gpus 0,1     the first two GPUs
   pve-nvidia-hook enable 101 --gpus GPU-5c4f    that card, in any slot
+  pve-nvidia-hook enable 101 --docker           for Docker in it, too
   pve-nvidia-hook enable --all                  all again, for other cards
   pve-nvidia-hook enable 101 --chain            run another one afterwards
   pve-nvidia-hook enable 101 --storage shared   on storage of all nodes
@@ -67,12 +73,16 @@ reboot of the node it is gone, and the container starts without it.`,
 			if c.Flags().Changed("dri") {
 				o.DRI = &dri
 			}
+			if c.Flags().Changed("docker") {
+				o.Docker = &docker
+			}
 			return a.enableAll(c.Context(), o, ids, c.OutOrStdout())
 		},
 	}
 	wordFlag(c.Flags(), &o.GPUs, "gpus", checkGPUs, "`which` GPUs: all, none, or a list of numbers, UUIDs, PCI addresses or models (default: as configured, else as before, else all)")
 	c.Flags().BoolVar(&all, "all", false, "all containers of this node that are enabled")
 	c.Flags().BoolVar(&dri, "dri", false, "the nodes in /dev/dri of the GPUs too, for EGL, Vulkan and VAAPI (--dri=false takes them away)")
+	c.Flags().BoolVar(&docker, "docker", false, "NVIDIA's Container Toolkit too, for Docker and podman in the container (--docker=false takes the wish back)")
 	c.Flags().BoolVar(&o.Chain, "chain", false, "take the place of another hookscript, and run it after our own work in every phase")
 	c.Flags().StringVar(&o.Storage, "storage", "", "`storage` for the hookscript file (default: local, or the one that is set)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be changed, change nothing")
@@ -126,18 +136,50 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 			o.Present = append(o.Present, pve.Device{Path: n.Path, Mode: n.Mode})
 		}
 	}
+	for _, s := range settings {
+		if !s.After.Reboot {
+			a.sayReboot(ctx, s, out)
+		}
+	}
 	var errs []error
 	for _, g := range groups {
 		o.GPUs = g.gpus
 		errs = append(errs, pve.Enable(ctx, o, g.ids, out))
 	}
 	for _, s := range settings {
+		if o.Docker != nil && s.Docker.Toolkit != *o.Docker && s.Origin(dockerKey) != "default" && s.Origin(dockerKey) != config.ByEnable {
+			fmt.Fprintf(out, "container %d: warning: --docker changes nothing: docker.toolkit is %t in %s\n", s.VMID, s.Docker.Toolkit, s.Origin(dockerKey))
+		}
 		if !s.Wanted {
 			fmt.Fprintf(out, "container %d: warning: the hook will do nothing there, no driver is wanted: %s\n", s.VMID, s.WhyNot)
 		}
 	}
 	return errors.Join(errs...)
 }
+
+// sayReboot tells before anything is changed that nobody can restart what runs in a
+// container without systemd. Of one that does not run its configuration tells it.
+func (a *app) sayReboot(ctx context.Context, s config.Settings, out io.Writer) {
+	ctx, cancel := context.WithTimeout(ctx, glanceLimit)
+	defer cancel()
+	g, _, _ := pve.Find(a.host.Root, s.VMID) // Enable says what is wrong with it
+	why := ""
+	if app := g.Conf.Next().App(); app != "" {
+		why = "its init is " + say.Clean(app, 100)
+	}
+	if c, err := lxc.Open(ctx, s.Paths.LXC, s.VMID); err == nil {
+		defer c.Close()
+		if after.Systemd(c) {
+			return
+		}
+		why = cmp.Or(why, "it has no systemd")
+	}
+	if why != "" {
+		fmt.Fprintf(out, "container %d: note: %s, so that its programs have a driver only after a reboot: pct reboot %d once it is installed and after each upgrade of the host's, or reboot = true below [after]\n", s.VMID, why, s.VMID)
+	}
+}
+
+const dockerKey = "docker.toolkit"
 
 // group is containers that get the same GPUs.
 type group struct {

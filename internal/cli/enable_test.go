@@ -7,12 +7,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
@@ -271,4 +274,56 @@ func TestEnableAllGivesEachItsOwnCardsAgain(t *testing.T) {
 	require.NotContains(t, said, "warning")
 	_, err = typed(t, "enable", "101", "--all")
 	require.ErrorAs(t, err, new(usage))
+}
+
+func TestEnableRemembersTheWishForDockerBelowTheConfiguration(t *testing.T) {
+	root := pveNode(t, "[containers]\n103.docker.toolkit = false\n")
+	said, err := typed(t, "enable", "101", "103", "--docker")
+	require.NoError(t, err)
+	require.Contains(t, said, "container 103: warning: --docker changes nothing: docker.toolkit is false in "+filepath.Join(root, "config.toml")+":2\n")
+	require.NotContains(t, said, "container 101: warning")
+	shown := func(vmid string) string {
+		said, err := typed(t, "config", "show", vmid)
+		require.NoError(t, err)
+		return said
+	}
+	require.Regexp(t, `(?m)^docker\.toolkit +true +enable --docker$`, shown("101"))
+	require.Regexp(t, `(?m)^docker\.toolkit +false +default$`, shown("102"))
+	require.Regexp(t, `(?m)^docker\.toolkit +false +/.*config\.toml:2$`, shown("103"))
+
+	_, err = typed(t, "enable", "--all")
+	require.NoError(t, err)
+	require.Regexp(t, `(?m)^docker\.toolkit +true +enable --docker$`, shown("101"))
+	said, err = typed(t, "enable", "101", "--docker=false")
+	require.NoError(t, err)
+	require.NotContains(t, said, "warning: --docker")
+	require.Regexp(t, `(?m)^docker\.toolkit +false +default$`, shown("101"))
+}
+
+func TestEnableTellsBeforeThatAnApplicationNeedsAReboot(t *testing.T) {
+	root := pveNode(t, "[containers]\n102.reboot = true\n")
+	for _, vmid := range []string{"101", "102"} {
+		file := filepath.Join(root, "etc/pve/lxc", vmid+".conf")
+		require.NoError(t, os.WriteFile(file, []byte("arch: amd64\nentrypoint: /usr/bin/ollama serve\n"), 0o644))
+	}
+	said, err := typed(t, "enable", "101", "102", "103")
+	require.NoError(t, err)
+	require.Regexp(t, `(?s)container 101: note: its init is /usr/bin/ollama serve, .*pct reboot 101.*set hookscript`, said)
+	require.Equal(t, 1, strings.Count(said, "only after a reboot"), said)
+}
+
+func TestEnableLooksForSystemdInARunningContainer(t *testing.T) {
+	l := labtest.Open(t)
+	root := pveNode(t, "")
+	f, err := os.OpenFile(os.Getenv("PVE_NVIDIA_HOOK_CONFIG"), os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	fmt.Fprintf(f, "lxc = %q\n", l.Path)
+	require.NoError(t, f.Close())
+	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/pve/lxc/101.conf"), []byte("arch: amd64\nentrypoint: /usr/local/bin/boot\n"), 0o644))
+	labtest.StartIn(t, l, lab.Spec{VMID: 101, Systemd: true})
+	labtest.StartIn(t, l, lab.Spec{VMID: 102})
+	said, err := typed(t, "enable", "101", "102")
+	require.NoError(t, err)
+	require.NotContains(t, said, "container 101: note", "it starts systemd")
+	require.Contains(t, said, "container 102: note: it has no systemd, ")
 }

@@ -56,7 +56,10 @@ func inWords(t hook.Trace, p hook.Plan) []string {
 				w = fmt.Sprintf("check that every file of the driver is there, and that nvidia-smi says %s", p.Wanted)
 			}
 		case hook.StepToolkit:
-			w = "install the CUDA toolkit and packages as configured from NVIDIA's repository, and check nvcc"
+			w = "install " + hook.ToolkitName(s) + " from NVIDIA's repository"
+			if s.CUDA.Toolkit != "" {
+				w += ", and check nvcc"
+			}
 		case hook.StepToolkitRemove:
 			w = "remove the CUDA packages that this program has installed"
 		case hook.StepAfter:

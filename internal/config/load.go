@@ -13,6 +13,7 @@ type Config struct {
 	cluster, node tomlFile
 	phoenix       *phoenix // nil when no file of Phoenix is named
 	named         string   // the file that the user named; "" for the default one
+	docker        func(state string, vmid int) bool
 }
 
 // Options say where the files stand.
@@ -20,6 +21,9 @@ type Options struct {
 	Cluster  string // "": /etc/pve/pve-nvidia-hook.toml below HostRoot
 	HostRoot string // "" is /
 	Named    bool   // file was named by the user: it must exist
+	// Docker tells whether enable --docker holds for a container, by what is kept in
+	// the state folder; nil: it never does.
+	Docker func(state string, vmid int) bool
 }
 
 // Load reads the cluster file, Phoenix's files and file ("" is DefaultFile).
@@ -33,7 +37,7 @@ func Load(file string, o Options) (*Config, error) {
 	if o.Cluster == "" {
 		o.Cluster = filepath.Join(cmp.Or(o.HostRoot, "/"), DefaultCluster)
 	}
-	c := &Config{}
+	c := &Config{docker: o.Docker}
 	if o.Named {
 		c.named = file
 	}
@@ -96,6 +100,10 @@ func last(name string, layers ...[]set) set {
 	return found
 }
 
+// ByEnable is the origin of what enable has noted for a container. Every file wins
+// over it.
+const ByEnable = "enable --docker"
+
 // For returns the settings of a container. An error is a mistake of that
 // container's settings only. A VMID that no file names has what holds for the
 // node; For(0) returns just that.
@@ -110,6 +118,9 @@ func (c *Config) For(vmid int) (Settings, error) {
 	r.putAll(c.node.global)
 	r.putAll(c.cluster.containers[vmid])
 	r.putAll(c.node.containers[vmid])
+	if r.from["docker.toolkit"].key == nil && vmid != 0 && c.docker != nil && c.docker(s.Paths.State, vmid) {
+		r.put(set{key: find("docker.toolkit"), value: true, origin: ByEnable})
+	}
 	if s.Wanted && err == nil {
 		err = r.check()
 	} else if !s.Wanted && r.from["enabled"].file != "" {

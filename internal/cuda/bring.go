@@ -72,7 +72,7 @@ func (j *job) room(p plan, names []string) error {
 	}
 	const spare = 64 << 20
 	if need := p.fetch + p.disk + spare; need > free {
-		return hint.Errorf("give the container a larger disk, or ask for parts of the toolkit: packages = [\"cuda-nvcc-12-8\", \"cuda-cudart-dev-12-8\"] and toolkit = \"\"",
+		return hint.Errorf(j.w.smaller(),
 			"installing %s needs %s on the container's disk, there are %s", strings.Join(names, ", "), say.Bytes(int64(need)), say.Bytes(int64(free)))
 	}
 	j.log.Infof("installing %s: %s to fetch, %s on the disk", strings.Join(names, ", "), say.Bytes(int64(p.fetch)), say.Bytes(int64(p.disk)))

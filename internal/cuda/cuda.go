@@ -74,6 +74,29 @@ type Want struct {
 // None reports whether nothing is wanted.
 func (w Want) None() bool { return w.Toolkit == "" && len(w.Packages) == 0 }
 
+const containerToolkit = "NVIDIA's Container Toolkit"
+
+// Name says in the singular what is wanted.
+func (w Want) Name() string { return name(w.Toolkit, w.Packages) }
+
+func name(toolkit string, packages []string) string {
+	switch {
+	case toolkit != "":
+		return "the CUDA toolkit"
+	case len(packages) == 1 && bareNames(packages)[0] == cudapkg.ContainerToolkit:
+		return containerToolkit
+	}
+	return "what cuda.packages names"
+}
+
+// smaller is a hint for a disk that is full.
+func (w Want) smaller() string {
+	if w.Toolkit == "" {
+		return "give the container a larger disk"
+	}
+	return "give the container a larger disk, or ask for parts of the toolkit: packages = [\"cuda-nvcc-12-8\", \"cuda-cudart-dev-12-8\"] and toolkit = \"\""
+}
+
 // packageForm is the form of a package name in all three package worlds, with
 // the version that apt and dnf take behind it.
 // CheckPackages says whether names can stand as further packages.

@@ -437,12 +437,25 @@ func (h hanging) Run(ctx context.Context, cmd lxc.Cmd) (lxc.Result, error) {
 	return lxc.Result{}, lxc.ErrDeadline
 }
 
+func TestWhatIsWantedHasATrueName(t *testing.T) {
+	for name, w := range map[string]Want{
+		"the CUDA toolkit":           {Toolkit: "auto", Packages: []string{"nvidia-container-toolkit"}},
+		"NVIDIA's Container Toolkit": {Packages: []string{"nvidia-container-toolkit"}},
+		"what cuda.packages names":   {Packages: []string{"nvtop", "nvidia-container-toolkit"}},
+	} {
+		require.Equal(t, name, w.Name())
+	}
+	require.NotContains(t, Want{Packages: []string{"nvidia-container-toolkit"}}.smaller(), "parts of the toolkit")
+}
+
 func TestWhatIsLeftOfAToolkitHasATrueName(t *testing.T) {
 	for name, in := range map[string]Installed{
-		"CUDA toolkit 12.8":                                   {OK: true, Release: "12.8", Toolkit: "12.8", Added: []string{"cuda-toolkit-12-8"}},
-		"what cuda.packages brought":                          {OK: true, Packages: []string{"nvtop"}, Added: []string{"nvtop"}},
-		"an unfinished CUDA toolkit":                          {Toolkit: "12.8", Added: []string{keyringPackage, "cuda-nvcc-12-8"}},
-		"the setup for CUDA packages that were not installed": {Toolkit: "12.8", Added: []string{keyringPackage}, Files: []File{{Path: pinFile}}},
+		"CUDA toolkit 12.8":                                        {OK: true, Release: "12.8", Toolkit: "12.8", Added: []string{"cuda-toolkit-12-8"}},
+		"what cuda.packages brought":                               {OK: true, Packages: []string{"nvtop"}, Added: []string{"nvtop"}},
+		"NVIDIA's Container Toolkit":                               {OK: true, Packages: []string{"nvidia-container-toolkit=1.20.2-1"}, Added: []string{"nvidia-container-toolkit"}},
+		"an unfinished installation of NVIDIA's Container Toolkit": {Packages: []string{"nvidia-container-toolkit"}, Added: []string{"nvidia-container-toolkit"}},
+		"an unfinished installation of the CUDA toolkit":           {Toolkit: "12.8", Added: []string{keyringPackage, "cuda-nvcc-12-8"}},
+		"the setup for CUDA packages that were not installed":      {Toolkit: "12.8", Added: []string{keyringPackage}, Files: []File{{Path: pinFile}}},
 	} {
 		require.Equal(t, name, in.Name())
 	}

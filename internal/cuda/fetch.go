@@ -37,7 +37,7 @@ func (j *job) cached(ctx context.Context, from, name string, check func([]byte) 
 	if !errors.Is(err, fs.ErrNotExist) {
 		return data, err
 	}
-	l, err := lock.Take(ctx, filepath.Join(j.w.CacheDir, "."+name+".lock"), lock.Options{Timeout: j.w.Timeout, Holder: "the CUDA toolkit"})
+	l, err := lock.Take(ctx, filepath.Join(j.w.CacheDir, "."+name+".lock"), lock.Options{Timeout: j.w.Timeout, Holder: j.w.Name()})
 	if err != nil {
 		return nil, fmt.Errorf("wait for another run to fetch %s: %w", name, err)
 	}

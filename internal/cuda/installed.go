@@ -48,10 +48,12 @@ func (in Installed) Name() string {
 	switch {
 	case in.Release != "":
 		return "CUDA toolkit " + in.Release
+	case in.OK && name("", in.Packages) == containerToolkit:
+		return containerToolkit
 	case in.OK:
 		return "what cuda.packages brought"
 	case slices.ContainsFunc(in.Added, func(n string) bool { return n != keyringPackage }):
-		return "an unfinished CUDA toolkit"
+		return "an unfinished installation of " + name(in.Toolkit, in.Packages)
 	}
 	return "the setup for CUDA packages that were not installed"
 }

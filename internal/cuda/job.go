@@ -88,7 +88,7 @@ func (j *job) manager() manager {
 // explain says of an error that a passed deadline is one.
 func (j *job) explain(err error) error {
 	if err != nil && errors.Is(j.ctx.Err(), context.DeadlineExceeded) {
-		return hint.Wrap(fmt.Errorf("CUDA toolkit: not done within %s: %w", j.w.Timeout, err),
+		return hint.Wrap(fmt.Errorf("%s: not done within %s: %w", j.w.Name(), j.w.Timeout, err),
 			"raise install.timeout; the next run takes up where this one stopped")
 	}
 	return err

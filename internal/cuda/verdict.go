@@ -46,7 +46,7 @@ func (j *job) blame(v verdict, what, about string) error {
 		}
 		return hint.Errorf("is "+j.repo+" really NVIDIA's? "+again, "what %s has is not signed with the key of the repository: %s", j.repo, about)
 	case noRoom:
-		return hint.Errorf("give the container a larger disk, or ask for parts of the toolkit", "%s: the container's disk is full: %s", what, about)
+		return hint.Errorf(j.w.smaller(), "%s: the container's disk is full: %s", what, about)
 	case unsolvable:
 		return hint.Errorf("look with the same command in the container; cuda.packages and cuda.toolkit name what is installed", "%s in the container: %s", what, about)
 	}

@@ -15,6 +15,10 @@ import (
 // driver fully supports.
 const Auto = "auto"
 
+// ContainerToolkit is the package of NVIDIA's Container Toolkit. It comes from the
+// repository of the CUDA toolkit, and is another thing.
+const ContainerToolkit = "nvidia-container-toolkit"
+
 var (
 	release = lazy.Regexp(`^[1-9][0-9]?\.(0|[1-9][0-9]?)$`)
 	name    = lazy.Regexp(`^[A-Za-z0-9][A-Za-z0-9+._-]{0,127}$`)

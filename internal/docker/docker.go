@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -39,7 +40,7 @@ type Log interface {
 
 // Package brings the toolkit and what it needs. NVIDIA's CUDA repositories have it
 // since 1.13.0, beside the repository of its own.
-const Package = "nvidia-container-toolkit"
+const Package = cudapkg.ContainerToolkit
 
 const (
 	ctk = "/usr/bin/nvidia-ctk" // where all of NVIDIA's packages put it

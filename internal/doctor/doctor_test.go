@@ -185,6 +185,15 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			func(n node) { n.configure("[containers.101]\ngpus = \"0,1\"\n") },
 			"101 problem entries: no entry brings /dev/nvidia1 into the container | pve-nvidia-hook enable 101 --gpus 0,1",
 		},
+		"a GPU chosen by the number that nvidia-smi gives it": {
+			func(n node) {
+				n.file("proc/driver/nvidia/gpus/0000:01:00.0/information", "Device Minor: \t 1\n")
+				n.file("proc/driver/nvidia/gpus/0000:02:00.0/information", "Device Minor: \t 0\n")
+				n.node("nvidia1", 195, 1)
+				n.configure("[containers.101]\ngpus = \"0\"\n")
+			},
+			"101 problem entries: no entry brings /dev/nvidia1 into the container | pve-nvidia-hook enable 101 --gpus 0",
+		},
 		"no entries": {
 			func(n node) {
 				n.remove("state/enabled")

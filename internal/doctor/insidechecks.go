@@ -67,18 +67,18 @@ func insideChecks() []check {
 		name: "record", about: "its files are as they were recorded after the installation",
 		where: inside, after: append(slices.Clone(blocked), "versions"), run: checkRecord,
 	}, {
-		name: "toolkit", about: "the CUDA toolkit is the one that is wanted",
+		name: "toolkit", about: "the CUDA toolkit, and what comes from its repository, is as wanted",
 		where: inside, after: append(slices.Clone(blocked), "versions"),
 		run: func(h *hostFacts, g *guestFacts, out *findings) {
 			// What a start would do about it.
-			asked := g.settings.CUDA.Toolkit != "" || len(g.settings.CUDA.Packages) > 0
-			if !asked || !g.settings.Wanted || g.settingsError != nil || g.wanted(*h) == "" {
+			name := hook.ToolkitName(g.settings)
+			if name == "" || !g.settings.Wanted || g.settingsError != nil || g.wanted(*h) == "" {
 				return
 			}
 			if g.inside.toolkit != "" {
-				out.add(Problem, g.apply(false), "the CUDA toolkit is not as wanted: %s", g.inside.toolkit)
+				out.add(Problem, g.apply(false), "%s is not as wanted: %s", name, g.inside.toolkit)
 			}
-			out.orOK("the CUDA toolkit is as wanted")
+			out.orOK("%s is as wanted", name)
 		},
 	}, {
 		name: "stage", about: "a run that was killed has left no files in it",

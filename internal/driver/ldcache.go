@@ -9,7 +9,9 @@ import (
 	"path"
 	"slices"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -61,6 +63,17 @@ func LoaderCUDA(c *lxc.Container, arch string) (Loaded, error) {
 		at, v = path.Clean(target), versionOf(target)
 	}
 	return Loaded{name, v}, nil
+}
+
+// Shadowed says that programs get another libcuda.so.1 than that of driver v, by the
+// loader's own cache. It is nil where they get it, or where that cannot be told.
+func Shadowed(c *lxc.Container, arch string, v version.Driver) error {
+	l, err := LoaderCUDA(c, arch)
+	if err != nil || l.Path == "" || l.Version == v || DriverFolder(l.Path, arch) {
+		return nil
+	}
+	return hint.Errorf("see ldconfig -p in the container; take its folder out of /etc/ld.so.conf.d there, then run ldconfig",
+		"programs in the container get %s instead of the libcuda of driver %s", say.Clean(l.Path, 200), v)
 }
 
 // DriverFolder reports whether a library lies where NVIDIA's installer puts those

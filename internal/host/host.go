@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -23,6 +24,16 @@ type Host struct{ Root string }
 
 // Path returns where a file of the node is found.
 func (h Host) Path(name string) string { return filepath.Join(cmp.Or(h.Root, "/"), name) }
+
+// VGPU says that the driver of this host is one that containers cannot use: the vGPU
+// host driver has a kernel module of its own.
+func (h Host) VGPU() error {
+	if _, err := os.Stat(h.Path("sys/module/nvidia_vgpu_vfio")); err != nil {
+		return nil
+	}
+	return hint.Errorf("install the ordinary driver on the host, and reboot",
+		"this host has the vGPU host driver (vgpu-kvm), which is for virtual machines: containers cannot use it")
+}
 
 // moduleVersion finds the version in line 1 of /proc/driver/nvidia/version, of
 // the proprietary and of the open kernel module alike:

@@ -253,7 +253,7 @@ func (s State) Chosen(c Conf, cards []host.GPU) string {
 	switch {
 	case !Ours(next.Hookscript):
 		return ""
-	case s.Hookscript == next.Hookscript && s.holds(next) && (s.GPUs != "" || s.None):
+	case s.of(next) && (s.GPUs != "" || s.None):
 		return cmp.Or(s.GPUs, "none")
 	}
 	var found []string

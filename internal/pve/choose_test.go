@@ -199,3 +199,60 @@ func TestNodesOfAChoice(t *testing.T) {
 	_, err := NodesOf(four(), "GPU-5555")
 	require.Error(t, err)
 }
+
+func TestTheWishForDockerIsOfTheContainerNotOfItsNumber(t *testing.T) {
+	n := newNode(t)
+	yes, no := true, false
+	wanted := func() bool { return Docker(n.o.Root, n.o.State, 102) }
+	_, err := n.enable(102)
+	require.NoError(t, err)
+	require.False(t, wanted())
+
+	n.o.Docker, n.o.DryRun = &yes, true
+	out, err := n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "would set docker.toolkit: true")
+	require.False(t, wanted())
+
+	n.o.DryRun = false
+	out, err = n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "container 102 (db): set docker.toolkit: true")
+	require.NotContains(t, out, "nothing to change")
+	require.Contains(t, out, "pve-nvidia-hook apply 102")
+	require.True(t, wanted())
+	out, err = n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "nothing to change")
+
+	n.o.Docker, n.o.GPUs = nil, "0" // as before, also with other cards
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	require.True(t, wanted())
+
+	kept := n.conf(102) // the number is another container's for a while
+	for _, other := range []string{"arch: amd64\n", "arch: amd64\nhookscript: local:snippets/mine.sh\n", "arch: amd64\nhookscript: local:snippets/pve-nvidia-hook\n"} {
+		n.file("etc/pve/nodes/pve1/lxc/102.conf", other)
+		require.False(t, wanted(), other)
+	}
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	require.False(t, wanted(), "enable has looked at the other one")
+	n.file("etc/pve/nodes/pve1/lxc/102.conf", kept)
+
+	n.o.Docker = &yes
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	n.o.Docker = &no
+	out, err = n.enable(102)
+	require.NoError(t, err)
+	require.Contains(t, out, "removed docker.toolkit")
+	require.False(t, wanted())
+
+	n.o.Docker = &yes
+	_, err = n.enable(102)
+	require.NoError(t, err)
+	_, err = n.disable(102)
+	require.NoError(t, err)
+	require.False(t, wanted())
+}

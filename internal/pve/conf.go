@@ -8,6 +8,7 @@ package pve
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -43,6 +44,7 @@ type Snapshot struct {
 // Section is what this program reads of one section.
 type Section struct {
 	Hostname, Hookscript string
+	Entrypoint           string // what is run as init; "": /sbin/init
 
 	Dev map[int]string // devN, such as "/dev/nvidia0,mode=0666"
 	LXC []KV           // raw lxc.* lines in their order
@@ -126,6 +128,8 @@ func (s *Section) set(key, number, value string) {
 		s.Hostname = value
 	case "hookscript":
 		s.Hookscript = value
+	case "entrypoint":
+		s.Entrypoint = value
 	}
 }
 
@@ -173,6 +177,10 @@ func (c Conf) Next() Section {
 	if c.Pending.Hookscript != "" {
 		next.Hookscript = c.Pending.Hookscript
 	}
+	if slices.Contains(c.Delete, "entrypoint") {
+		next.Entrypoint = ""
+	}
+	next.Entrypoint = cmp.Or(c.Pending.Entrypoint, next.Entrypoint)
 	return next
 }
 

@@ -25,6 +25,7 @@ type Options struct {
 	Storage string                           // storage for the snippet; "": the one that is set already, else local
 	GPUs    string                           // which cards, as SelectDevices takes it; "" is all
 	DRI     *bool                            // the nodes in /dev/dri of the cards too; nil: as before
+	Docker  *bool                            // NVIDIA's Container Toolkit in it, for Docker and podman; nil: as before
 	Chain   bool                             // keep another hookscript and run it after this program's work
 	DryRun  bool                             // say what would be changed and change nothing
 	Present []Device                         // the host's NVIDIA device nodes
@@ -160,7 +161,7 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 			return err
 		}
 	}
-	want := Want{Volume: o.volume(), Choice: choice, None: choice.Asked == "none", Chain: o.Chain}
+	want := Want{Volume: o.volume(), Choice: choice, None: choice.Asked == "none", Docker: o.Docker, Chain: o.Chain}
 	var jobs []job
 	volumes := map[string]bool{}
 	for _, g := range guests {
@@ -356,7 +357,8 @@ func settle(intent State, now Conf) State {
 		}
 	}
 	if Ours(next.Hookscript) {
-		s.Hookscript, s.None, s.GPUs, s.Cards, s.DRI = next.Hookscript, intent.None, intent.GPUs, intent.Cards, intent.DRI
+		s.Hookscript, s.None, s.GPUs, s.Cards = next.Hookscript, intent.None, intent.GPUs, intent.Cards
+		s.DRI, s.Docker = intent.DRI, intent.Docker
 	}
 	return s
 }

@@ -16,6 +16,7 @@ type Want struct {
 	Choice        // what it gets of the host's cards
 	None   bool   // no devices are what was asked for
 	DRI    bool   // the nodes in /dev/dri of the cards are among them
+	Docker *bool  // NVIDIA's Container Toolkit is wanted; nil: as before
 	Chain  bool   // another hookscript may be replaced and is run after this program's
 }
 
@@ -27,11 +28,12 @@ type Plan struct {
 	Delete   []string // keys that go out of the live configuration
 	Lines    []string // what is changed and what is left, in words; those of a change begin with "set " or "remove "
 	Warnings []string
+	Docker   bool  // whether the Container Toolkit is wanted changes
 	State    State // what this program has put there, afterwards
 }
 
 // Empty reports whether nothing is to be changed.
-func (p Plan) Empty() bool { return len(p.Set)+len(p.Revert)+len(p.Delete) == 0 }
+func (p Plan) Empty() bool { return len(p.Set)+len(p.Revert)+len(p.Delete) == 0 && !p.Docker }
 
 // Calls are the arguments of the calls of pct that do it, in their order. The
 // hookscript comes by itself: Proxmox VE 9 writes nothing of a call when it
@@ -92,9 +94,13 @@ func dev(n int) string { return "dev" + strconv.Itoa(n) }
 func PlanEnable(c Conf, state State, w Want) (Plan, error) {
 	p := Plan{VMID: c.VMID, State: State{Dev: map[int]string{}, None: w.None}}
 	next := c.Next()
+	had := state.Docker && state.of(next)
 	state = state.adopt(next)
 	p.State.remember(w.Choice)
-	p.State.DRI = w.DRI
+	p.State.DRI, p.State.Docker = w.DRI, had
+	if w.Docker != nil {
+		p.State.Docker, p.Docker = *w.Docker, *w.Docker != had
+	}
 	if line := foreign(next.LXC); line != "" {
 		return p, hint.Errorf(fmt.Sprintf("take that line out of /etc/pve/lxc/%d.conf, then enable it again", p.VMID),
 			"container %d gets the host's driver by the line %q: beside that it cannot have one of its own, and with devN entries it would not start", p.VMID, line)
@@ -126,6 +132,12 @@ func PlanEnable(c Conf, state State, w Want) (Plan, error) {
 		default:
 			p.State.Dev[n] = value
 		}
+	}
+	switch {
+	case p.Docker && had:
+		p.say("remove docker.toolkit: true")
+	case p.Docker:
+		p.say("set docker.toolkit: true, NVIDIA's Container Toolkit for Docker and podman in it")
 	}
 	var lines []string // raw mount lines, with the nodes that they bring
 	brought := map[string][]string{}

@@ -22,11 +22,12 @@ import (
 type State struct {
 	Hookscript string            `json:"hookscript"`
 	Dev        map[int]string    `json:"dev,omitempty"`
-	GPUs       string            `json:"gpus,omitempty"`  // what was chosen: all, none, or cards by UUID
-	Cards      map[string]string `json:"cards,omitempty"` // which card, by UUID, each node was then
-	DRI        bool              `json:"dri,omitempty"`   // the cards' nodes in /dev/dri too
-	Kept       []string          `json:"kept,omitempty"`  // entries in the same words that were there before
-	None       bool              `json:"none,omitempty"`  // --gpus none: that Dev is empty is no failure
+	GPUs       string            `json:"gpus,omitempty"`   // what was chosen: all, none, or cards by UUID
+	Cards      map[string]string `json:"cards,omitempty"`  // which card, by UUID, each node was then
+	DRI        bool              `json:"dri,omitempty"`    // the cards' nodes in /dev/dri too
+	Docker     bool              `json:"docker,omitempty"` // NVIDIA's Container Toolkit is wanted
+	Kept       []string          `json:"kept,omitempty"`   // entries in the same words that were there before
+	None       bool              `json:"none,omitempty"`   // --gpus none: that Dev is empty is no failure
 }
 
 func stateFile(dir string, vmid int) string {
@@ -47,6 +48,23 @@ func ReadState(dir string, vmid int) (State, error) {
 		return State{}, fmt.Errorf("read what enable has set: %s: %w", stateFile(dir, vmid), err)
 	}
 	return s, nil
+}
+
+// Docker reports whether enable --docker holds for a container of this node. dir is
+// the state folder. A record that cannot be read is no wish; doctor tells of it.
+func Docker(root, dir string, vmid int) bool {
+	s, err := ReadState(dir, vmid)
+	if err != nil || !s.Docker {
+		return false
+	}
+	c, err := ReadConf(root, vmid)
+	return err == nil && s.of(c.Next())
+}
+
+// of reports whether the record is of the container with that configuration: one
+// that was restored or made anew has another, and the number stays the same.
+func (s State) of(next Section) bool {
+	return Ours(next.Hookscript) && s.Hookscript == next.Hookscript && s.holds(next)
 }
 
 // adopt returns what enable has set in a container, as its configuration tells.

@@ -157,3 +157,11 @@ func FuzzHeader(f *testing.F) {
 		require.LessOrEqual(t, len(h.Options), maxOptions)
 	})
 }
+
+func TestVGPUHostDriverIsKnownByItsNameOrFolder(t *testing.T) {
+	ordinary := Header{Label: "NVIDIA Accelerated Graphics Driver for Linux-x86_64 550.144.02", TargetDir: "NVIDIA-Linux-x86_64-550.144.02"}
+	require.False(t, ordinary.VGPUHost("/root/vgpu-kvm/NVIDIA-Linux-x86_64-550.144.03.run"))
+	require.False(t, ordinary.VGPUHost("NVIDIA-Linux-x86_64-550.144.03-grid.run"), "for the guests of a vGPU host")
+	require.True(t, ordinary.VGPUHost("/root/NVIDIA-Linux-x86_64-550.144.02-vgpu-kvm.run"))
+	require.True(t, Header{TargetDir: "NVIDIA-Linux-x86_64-550.144.02-vgpu-kvm"}.VGPUHost("/root/renamed.run"))
+}

@@ -5,6 +5,8 @@ package runfile
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
@@ -66,6 +68,13 @@ func (h Header) Check(w Want) error {
 			"use the run file of this machine's architecture")
 	}
 	return nil
+}
+
+// VGPUHost reports whether the file that bears this header, and name, holds the
+// vGPU host driver. NVIDIA names it NVIDIA-Linux-x86_64-VERSION-vgpu-kvm.run, and by
+// its label it is an ordinary driver.
+func (h Header) VGPUHost(name string) bool {
+	return strings.Contains(h.TargetDir+" "+h.Label+" "+filepath.Base(name), "-vgpu-kvm")
 }
 
 // Report is what is known of a run file after it was read to its end.

@@ -59,9 +59,9 @@ func TestChainedScriptRunsWithoutTheProgram(t *testing.T) {
 
 func TestProgramIsToldWhichFileCalledIt(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "program")
-	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\nprintf %s \"$"+snippet.Env+"\"\n"), 0o755))
+	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\nprintf '%s %s' \"$"+snippet.Env+"\" \"$GOMAXPROCS\"\n"), 0o755))
 	file := place(t, program)
 	out, err := exec.Command(file, "101", "pre-start").Output()
 	require.NoError(t, err)
-	require.Equal(t, file, string(out))
+	require.Equal(t, file+" 1", string(out))
 }

@@ -87,6 +87,7 @@ func TestDemoLeavesNothingWhetherItEndsOrIsInterrupted(t *testing.T) {
 
 	said, err = exec.CommandContext(t.Context(), program).CombinedOutput()
 	require.NoError(t, err, string(said))
+	require.Contains(t, string(said), "ollama.service found: no driver; restarted by the hook: libcuda.so.580.142\n")
 	require.Regexp(t, `done: installed in [0-9.]+ s, skipped in [0-9.]+ s`, string(said))
 	require.Empty(t, left(t, home))
 

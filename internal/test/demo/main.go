@@ -1,6 +1,6 @@
 // Command demo shows the main job on a real, unprivileged, throwaway container:
-// the first start installs and verifies the driver, the second one skips. It
-// removes all that it made, also on failure and on Ctrl-C, but the base root that
+// the first start installs and verifies the driver and restarts a service that wants
+// it, the second one skips. It removes all that it made, also on failure and on Ctrl-C, but the base root that
 // containers stand on, which is kept for the next time.
 //
 //	go run ./internal/test/demo                    a sample run file from a mirror on loopback
@@ -118,7 +118,14 @@ func show(ctx context.Context, l *lab.Lab, dir string, src source, program strin
 	if err != nil {
 		return err
 	}
+	if err := give(c); err != nil {
+		return err
+	}
 	if err := c.Start(ctx); err != nil {
+		return err
+	}
+	before, err := seen(ctx, c, 1)
+	if err != nil {
 		return err
 	}
 	r, err := rig.New(dir, program, l.Path, src.samples)
@@ -136,6 +143,12 @@ func show(ctx context.Context, l *lab.Lab, dir string, src source, program strin
 	if err != nil {
 		return err
 	}
+	after, err := seen(ctx, c, 2)
+	if err != nil {
+		return err
+	}
+	say("a service that was started with the container, before the driver was there")
+	fmt.Printf("  %s found: %s; restarted by the hook: %s\n", service, before, after)
 	second, err := start(ctx, r, "second start: nothing to do")
 	if err != nil {
 		return err
