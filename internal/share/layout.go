@@ -1,0 +1,331 @@
+// Package share gives containers the driver without an installation. The host mounts
+// one layout of the kernel module's version, read-only. A line in the configuration
+// of a container mounts that in it before its init starts. In the container there is a
+// set-up that leads programs to it and that is the same for all versions.
+package share
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// Folders of a layout. Files of other places lie below dirOther by their absolute path.
+const (
+	dirLib    = "lib"
+	dirLib32  = "lib32"
+	dirBin    = "bin"
+	dirOther  = "share"
+	indexFile = "layout.json"
+	indexMost = 1 << 20
+)
+
+// inLibdir stands in Link.At for the library folder of a container.
+const inLibdir = "{libdir}"
+
+// Layout is what layout.json tells of the layout beside it.
+type Layout struct {
+	Version version.Driver `json:"version"`
+	Arch    string         `json:"arch"`
+	Libs    []string       `json:"libs"` // folders of libraries
+	Links   []Link         `json:"links"`
+	Sonames []string       `json:"sonames"` // names by which programs ask for the libraries, sorted
+}
+
+// Link leads from a place where programs look to a file of the layout.
+type Link struct {
+	At string `json:"at"` // absolute, or below inLibdir
+	To string `json:"to"` // in the layout
+}
+
+// Digest names what a container's set-up depends on. It is the same for versions
+// that need the same set-up.
+func (l Layout) Digest() string {
+	l.Version = ""
+	data, err := json.Marshal(l)
+	if err != nil {
+		return "" // cannot be: all of it is plain data
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8])
+}
+
+// ReadLayout reads the layout.json of a layout, which must be root's.
+func ReadLayout(dir string) (Layout, error) {
+	var l Layout
+	data, err := trust.ReadFile(filepath.Join(dir, indexFile), indexMost)
+	if err == nil {
+		err = json.Unmarshal(data, &l)
+	}
+	if err != nil {
+		return Layout{}, fmt.Errorf("read the layout of the shared driver: %w", err)
+	}
+	return l, nil
+}
+
+// shared is what a layout holds: all but what serves a machine and not a container.
+var shared = []runfile.Capability{
+	runfile.Compute, runfile.Utility, runfile.Video, runfile.Graphics, runfile.NGX, runfile.Compat32,
+}
+
+// left are types that a container without an installation has no use for: the
+// installer, its parts, and the program that loads kernel modules.
+var left = []string{
+	"INSTALLER_BINARY", "UTILITY_BIN_SYMLINK", "INTERNAL_UTILITY_BINARY", "INTERNAL_UTILITY_LIB", "INTERNAL_UTILITY_DATA",
+	"NVIDIA_MODPROBE", "NVIDIA_MODPROBE_MANPAGE",
+}
+
+// place returns where an entry of the manifest lies in a layout, "" for one that is
+// left out.
+func place(m runfile.Manifest, e runfile.Entry) string {
+	at, ok := m.MayBeAt(e, libFolder(e))
+	if name := path.Base(e.Path); !ok && e.Target == "" && strings.HasPrefix(name, "lib") && strings.Contains(name, ".so.") {
+		at, ok = path.Join(libFolder(e), name), true // of a type that only a newer driver has
+	}
+	switch {
+	case !ok, slices.Contains(left, e.Type), e.Mode&0o6000 != 0:
+		return ""
+	case !runfile.Has(e, shared):
+		// Choose keeps it when a library needs it, such as one of GTK: that is a program's.
+		return ""
+	case e.Packaged(), path.Base(e.Path) == "libGLX_indirect.so.0":
+		return "" // the container's own, which serves several drivers
+	}
+	if below, ok := strings.CutPrefix(at, record.Shared+"/"); ok {
+		return below
+	}
+	if name, ok := strings.CutPrefix(at, "/usr/bin/"); ok {
+		return path.Join(dirBin, name)
+	}
+	return path.Join(dirOther, at)
+}
+
+// libFolder is where a container finds the libraries of an entry's word size.
+func libFolder(e runfile.Entry) string {
+	if e.Compat32 {
+		return path.Join(record.Shared, dirLib32)
+	}
+	return path.Join(record.Shared, dirLib)
+}
+
+// Build makes the layout of an unpacked run file at dir by hard links, in one
+// step. A layout of that tree which is there already stays. Both must lie on one file
+// system.
+func Build(tree, dir, arch string) error {
+	if err := build(tree, dir, arch); err != nil {
+		return fmt.Errorf("lay out the driver for sharing at %s: %w", dir, err)
+	}
+	return nil
+}
+
+func build(tree, dir, arch string) error {
+	files, l, err := plan(tree, arch)
+	if err != nil {
+		return err
+	}
+	if whole(tree, dir, files, l) {
+		return nil
+	}
+	made := dir + ".new"
+	if err := os.RemoveAll(made); err != nil {
+		return err
+	}
+	if err := fill(tree, made, files, l); err != nil {
+		return errors.Join(err, os.RemoveAll(made))
+	}
+	if err := errors.Join(runfile.Sync(made), os.RemoveAll(dir)); err != nil {
+		return err
+	}
+	return os.Rename(made, dir)
+}
+
+// file is a file or link of a layout.
+type file struct {
+	at   string // in the layout
+	from string // in the tree; "" for a link
+	link string // text of a link
+}
+
+// plan reads from manifest and ELF headers what a layout holds.
+func plan(tree, arch string) ([]file, Layout, error) {
+	l := Layout{Arch: arch, Libs: []string{}, Links: []Link{}, Sonames: []string{}}
+	f, err := os.Open(filepath.Join(tree, ".manifest"))
+	if err != nil {
+		return nil, l, err
+	}
+	defer f.Close()
+	m, err := runfile.ReadManifest(f)
+	if err != nil {
+		return nil, l, err
+	}
+	l.Version = m.Version
+	var files []file
+	has := map[string]bool{}
+	add := func(f file) {
+		if !has[f.at] { // of several that an installer chooses from the first counts
+			has[f.at] = true
+			files = append(files, f)
+		}
+	}
+	var libs []file
+	for _, e := range m.Entries {
+		at := place(m, e)
+		switch {
+		case at == "":
+		case e.IsLink():
+			add(file{at: at, link: e.LinkText(libFolder(e))})
+		default:
+			f := file{at: at, from: e.Path}
+			add(f)
+			libs = append(libs, f)
+		}
+	}
+	for _, f := range libs {
+		dir, _, _ := strings.Cut(f.at, "/")
+		if dir != dirLib && dir != dirLib32 {
+			continue
+		}
+		if !slices.Contains(l.Libs, dir) {
+			l.Libs = append(l.Libs, dir)
+		}
+		name, err := runfile.Soname(filepath.Join(tree, f.from))
+		if err != nil {
+			return nil, l, err
+		}
+		if name == "" {
+			continue
+		}
+		add(file{at: path.Join(path.Dir(f.at), name), link: path.Base(f.at)})
+		if path.Dir(f.at) == dir && !slices.Contains(l.Sonames, name) {
+			l.Sonames = append(l.Sonames, name)
+		}
+	}
+	for _, f := range files {
+		if at := needsLink(f.at); at != "" {
+			l.Links = append(l.Links, Link{at, f.at})
+		}
+	}
+	slices.Sort(l.Libs)
+	slices.Sort(l.Sonames)
+	slices.SortFunc(l.Links, func(a, b Link) int { return strings.Compare(a.At, b.At) })
+	return files, l, nil
+}
+
+// needsLink is where programs look for a file of the layout by its path, "" where
+// ldconfig's cache leads to it.
+func needsLink(at string) string {
+	dir, name, _ := strings.Cut(at, "/")
+	sub, _, below := strings.Cut(name, "/")
+	switch {
+	case dir == dirBin:
+		return path.Join("/usr/bin", name)
+	case dir == dirOther:
+		return "/" + name
+	case dir == dirLib && below && (sub == "vdpau" || sub == "gbm"):
+		return path.Join(inLibdir, name)
+	}
+	return ""
+}
+
+// fill makes a layout in a new folder.
+func fill(tree, dir string, files []file, l Layout) error {
+	for _, f := range files {
+		at := filepath.Join(dir, f.at)
+		if err := mkdirAll(filepath.Dir(at)); err != nil {
+			return err
+		}
+		if f.from == "" {
+			if err := os.Symlink(f.link, at); err != nil {
+				return err
+			}
+			continue
+		}
+		if st, err := os.Lstat(filepath.Join(tree, f.from)); err != nil || !st.Mode().IsRegular() {
+			return errors.Join(err, fmt.Errorf("%s is no file of the unpacked run file", f.from))
+		}
+		if err := os.Link(filepath.Join(tree, f.from), at); err != nil {
+			if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EOPNOTSUPP) {
+				err = hint.Wrap(err, "the file system of the cache has no hard links: set cache.dir to another folder, or install the driver in the containers (pve-nvidia-hook enable VMID --share=false)")
+			}
+			return err
+		}
+	}
+	data, err := json.MarshalIndent(l, "", " ")
+	if err != nil {
+		return err
+	}
+	index := filepath.Join(dir, indexFile)
+	return errors.Join(os.WriteFile(index, append(data, '\n'), 0o644), os.Chmod(index, 0o644))
+}
+
+// mkdirAll makes folders that everybody may enter, whatever the umask says.
+func mkdirAll(dir string) error {
+	if _, err := os.Lstat(dir); err == nil {
+		return nil
+	}
+	if err := mkdirAll(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	return errors.Join(os.Mkdir(dir, 0o755), os.Chmod(dir, 0o755))
+}
+
+// whole tells whether dir is the layout of this very tree.
+func whole(tree, dir string, files []file, l Layout) bool {
+	had, err := ReadLayout(dir)
+	if err != nil || had.Version != l.Version || had.Digest() != l.Digest() {
+		return false
+	}
+	for _, f := range files {
+		if f.from == "" {
+			if text, err := os.Readlink(filepath.Join(dir, f.at)); err != nil || text != f.link {
+				return false
+			}
+			continue
+		}
+		a, err := os.Lstat(filepath.Join(tree, f.from))
+		b, err2 := os.Lstat(filepath.Join(dir, f.at))
+		if err != nil || err2 != nil || !os.SameFile(a, b) {
+			return false
+		}
+	}
+	return true
+}
+
+// Dir is where a node lays out a tree. Each node of a cluster that shares the cache
+// has its own, so that no other takes it away.
+func Dir(tree, node string) string { return tree + ".share." + node }
+
+// Prune removes the layouts of this node whose tree is gone and that were not mounted
+// since the boot, and what a broken-off Build has left.
+func Prune(cacheDir, run, node string) error {
+	dirs, err := filepath.Glob(filepath.Join(cacheDir, "NVIDIA-Linux-*.share."+node))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, dir := range dirs {
+		_, err := os.Lstat(strings.TrimSuffix(dir, ".share."+node))
+		if errors.Is(err, fs.ErrNotExist) && !inUse(run, dir) {
+			errs = append(errs, os.RemoveAll(dir))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove layouts of the shared driver: %w", err)
+	}
+	return nil
+}
