@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
@@ -148,10 +150,20 @@ func build(tree, dir, arch string) error {
 	if err := fill(tree, made, files, l); err != nil {
 		return errors.Join(err, os.RemoveAll(made))
 	}
-	if err := errors.Join(runfile.Sync(made), os.RemoveAll(dir)); err != nil {
+	if err := errors.Join(syncAt(made), os.RemoveAll(dir)); err != nil {
 		return err
 	}
 	return os.Rename(made, dir)
+}
+
+// syncAt makes what lies at dir outlast a power loss.
+func syncAt(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
 }
 
 // file is a file or link of a layout.
