@@ -42,7 +42,7 @@ func (n *node) shares(yes bool) {
 	_ = os.Symlink("nodes/pve1/lxc", n.Path("host/etc/pve/lxc"))
 	text := "hostname: ct\ndev0: /dev/nvidia0,mode=0666\n"
 	if yes {
-		text += pve.ShareEntry(n.Path("run/driver")) + "\n"
+		text += pve.ShareEntry(n.Path("run/driver"), lxc.EmptyLayer, false) + "\n"
 	}
 	require.NoError(n.t, os.WriteFile(filepath.Join(dir, "101.conf"), []byte(text), 0o644))
 }
@@ -50,7 +50,7 @@ func (n *node) shares(yes bool) {
 // mounting is the kind of container with the entry, as LXC gets it of Proxmox.
 func (n *node) mounting(spec lab.Spec) lab.Spec {
 	spec.VMID = 101
-	spec.ExtraConfig = append(spec.ExtraConfig, strings.Replace(pve.ShareEntry(n.Path("run/driver")), ":", " =", 1))
+	spec.ExtraConfig = append(spec.ExtraConfig, strings.Replace(pve.ShareEntry(n.Path("run/driver"), lxc.EmptyLayer, spec.Privileged), ":", " =", 1))
 	return spec
 }
 
@@ -124,16 +124,18 @@ func TestASharedDriverIsThereBeforeInitAndFollowsTheHost(t *testing.T) {
 }
 
 func TestAContainerStartsWhenThereIsNothingToShare(t *testing.T) {
-	n := sharing(t, older)
-	n.Mirror.Close()
-	said := n.run(0, "101", "pre-start")
-	require.Contains(t, said, "the container starts without the shared driver")
-	g := n.start(n.mounting(lab.Spec{}))
-	said = g.postStart(1)
-	require.Contains(t, said, "the shared driver is not mounted in the container")
-	require.Contains(t, said, "pct reboot 101")
-	require.NoError(t, n.Module(""))
-	require.Contains(t, n.run(0, "101", "pre-start"), "no NVIDIA kernel module is loaded")
+	bothKinds(t, func(t *testing.T, spec lab.Spec) {
+		n := sharing(t, older)
+		n.Mirror.Close()
+		said := n.run(0, "101", "pre-start")
+		require.Contains(t, said, "the container starts without the shared driver")
+		g := n.start(n.mounting(spec))
+		said = g.postStart(1)
+		require.Contains(t, said, "the shared driver is not mounted in the container")
+		require.Contains(t, said, "pct reboot 101")
+		require.NoError(t, n.Module(""))
+		require.Contains(t, n.run(0, "101", "pre-start"), "no NVIDIA kernel module is loaded")
+	})
 }
 
 func TestASlowFetchHoldsAStartNoLongerThanTheWait(t *testing.T) {
@@ -234,9 +236,85 @@ func TestContainerRootCanChangeNothingOfTheSharedDriver(t *testing.T) {
 		g.sh(`perl -e 'open(my $d, "<", "/usr/lib/pve-nvidia-hook/driver"); ioctl($d, 0xC0045877, 0)' 2>/dev/null || true`)
 		require.NoError(t, os.WriteFile(n.Path("cache/not-frozen"), nil, 0o644))
 		require.NotContains(t, g.sh("ls -a /usr/lib/pve-nvidia-hook/driver /usr/lib/pve-nvidia-hook/driver/.."), "cache")
-		c, err := lxc.Open(t.Context(), n.LXCPath, 101)
+	})
+}
+
+// Root of a privileged container could answer for each open on a mount that it shares
+// with others, or not answer. fanotify_init(2) with FAN_CLASS_CONTENT and
+// fanotify_mark(2) of the whole file system with FAN_OPEN_PERM, by their numbers on x86_64.
+func TestAContainerHoldsUpNobodyElsesOpens(t *testing.T) {
+	bothKinds(t, func(t *testing.T, spec lab.Spec) {
+		n := sharing(t, older)
+		n.run(0, "101", "pre-start")
+		g := n.start(n.mounting(spec))
+		const hold = `my $d = "/usr/lib/pve-nvidia-hook/driver";
+my $fd = syscall(300, 0x4, 0);
+my $marked = $fd >= 0 && syscall(301, $fd, 0x101, 0x10000, -100, $d) == 0;
+open(my $r, ">", "/root/ready"); print $r ($marked ? "marked" : "refused"); close $r;
+sleep 600;`
+		require.NoError(t, os.WriteFile(g.file("root/hold"), []byte(hold), 0o644))
+		require.NoError(t, os.Chmod(g.file("root/hold"), 0o644))
+		g.sh("perl /root/hold >/dev/null 2>&1 & for i in $(seq 100); do [ -s /root/ready ] && break; sleep 0.1; done")
+		want := "refused"
+		if spec.Privileged {
+			want = "marked"
+		}
+		require.Equal(t, want, g.sh("cat /root/ready"))
+		out, err := command("timeout", "-s", "KILL", "5", "head", "-c", "4", n.Path("run/driver/lib/libcuda.so.1"))
+		require.NoError(t, err, "an open on the host waits for the container")
+		require.Equal(t, "\x7fELF", out)
+		require.NoError(t, g.Stop())
+	})
+}
+
+// A service of multi-user.target maps libcuda in its first second. Only at the very
+// first start it may be earlier than the set-up.
+func TestServicesFindTheSharedDriverAtOnce(t *testing.T) {
+	bothKinds(t, func(t *testing.T, spec lab.Spec) {
+		n := sharing(t, older)
+		n.run(0, "101", "pre-start")
+		spec.Systemd = true
+		made, err := n.lab.Container(t.Context(), n.mounting(spec))
 		require.NoError(t, err)
-		c.Close()
+		g := &guest{made, n}
+		// Each program that the loader starts for it has libcuda mapped, by the name that
+		// programs ask for.
+		const unit = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'ldconfig -p | sed -n \"s/.*libcuda.so.1 (libc6,x86-64) => //p\" | xargs -r readlink -f >>/root/mapped; LD_PRELOAD=libcuda.so.1 cat /proc/self/maps 2>/dev/null | grep -o \"libcuda.so.*\" | sort -u >>/root/mapped; echo end >>/root/mapped'\n"
+		require.NoError(t, os.WriteFile(g.file("etc/systemd/system/app.service"), []byte(unit), 0o644))
+		wants := g.file("etc/systemd/system/multi-user.target.wants")
+		require.NoError(t, os.MkdirAll(wants, 0o755))
+		require.NoError(t, os.Symlink("/etc/systemd/system/app.service", filepath.Join(wants, "app.service")))
+		ran := func() string {
+			t.Helper()
+			var text []byte
+			require.Eventually(t, func() bool {
+				text, _ = os.ReadFile(g.file("root/mapped"))
+				return strings.HasSuffix(string(text), "end\n")
+			}, time.Minute, 100*time.Millisecond)
+			require.NoError(t, os.Remove(g.file("root/mapped")))
+			return string(text)
+		}
+		mapped := func(version string) string {
+			return "/usr/lib/pve-nvidia-hook/driver/lib/libcuda.so." + version + "\nlibcuda.so." + version + "\nend\n"
+		}
+		require.NoError(t, g.Start(t.Context()))
+		g.postStart(0)
+		ran()
+		require.NoError(t, g.Stop())
+		require.NoError(t, g.Start(t.Context()))
+		require.Equal(t, mapped(older), ran(), "after stop and start")
+		g.postStart(0)
+
+		require.NoError(t, n.Module(newer))
+		n.run(0, "101", "pre-start")
+		require.NoError(t, g.Stop())
+		require.NoError(t, g.Start(t.Context()))
+		require.Equal(t, mapped(newer), ran(), "after an upgrade of the host")
+		g.postStart(0)
+
+		// No hook runs at a reboot from inside.
+		_, _ = g.Attach(t.Context(), "systemctl", "reboot")
+		require.Equal(t, mapped(newer), ran(), "after a reboot inside")
 	})
 }
 

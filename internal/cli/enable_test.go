@@ -277,7 +277,7 @@ func TestEnableAllGivesEachItsOwnCardsAgain(t *testing.T) {
 
 func TestEnableSharesTheDriverAndDisableTakesItBack(t *testing.T) {
 	root := pveNode(t, "")
-	before := conf(t, root, "101")
+	before := conf(t, root, "101") + "unprivileged: 1\n"
 	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/pve/lxc/101.conf"), []byte(before+"\n[snap]\narch: amd64\n"), 0o640))
 	said, err := typed(t, "enable", "101", "--share", "--gpus", "none", "--dry-run")
 	require.NoError(t, err)
@@ -305,7 +305,7 @@ func TestEnableSharesTheDriverAndDisableTakesItBack(t *testing.T) {
 	require.NotContains(t, conf(t, root, "101"), "lxc.mount.entry")
 	_, err = typed(t, "enable", "101", "102", "--share")
 	require.NoError(t, err)
-	require.Contains(t, conf(t, root, "102"), entry)
+	require.Contains(t, conf(t, root, "102"), "lxc.mount.entry: overlay usr/lib/pve-nvidia-hook/driver overlay ro,", "a privileged one has a file system of its own")
 	said, err = typed(t, "disable", "101", "102")
 	require.NoError(t, err)
 	require.Contains(t, said, "removed the line that mounts the shared driver")
@@ -316,7 +316,7 @@ func TestTheConfigurationHasEnableShare(t *testing.T) {
 	root := pveNode(t, "[containers.101]\ndeliver = \"share\"\n")
 	_, err := typed(t, "enable", "101", "102")
 	require.NoError(t, err)
-	require.Contains(t, conf(t, root, "101"), "lxc.mount.entry: /run/pve-nvidia-hook/driver ")
+	require.Contains(t, conf(t, root, "101"), " usr/lib/pve-nvidia-hook/driver ")
 	require.NotContains(t, conf(t, root, "102"), "lxc.mount.entry")
 }
 

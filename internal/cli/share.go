@@ -9,6 +9,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -49,7 +50,7 @@ func setShare(ctx context.Context, root string, settings []config.Settings, type
 		}
 		entry, did := "", "removed"
 		if *want {
-			entry, did = pve.ShareEntry(share.Point(s.Paths.Run)), "set"
+			entry, did = pve.ShareEntry(share.Point(s.Paths.Run), lxc.EmptyLayer, !g.Conf.Unprivileged), "set"
 		}
 		changed, err := pve.SetShareEntry(ctx, root, g, entry, dryRun)
 		if err != nil || !changed {

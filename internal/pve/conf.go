@@ -43,6 +43,7 @@ type Snapshot struct {
 // Section is what this program reads of one section.
 type Section struct {
 	Hostname, Hookscript string
+	Unprivileged         bool // root there is not root on the host
 
 	Dev map[int]string // devN, such as "/dev/nvidia0,mode=0666"
 	LXC []KV           // raw lxc.* lines in their order
@@ -124,6 +125,8 @@ func (s *Section) set(key, number, value string) {
 	switch key {
 	case "hostname", "name": // a VM's is called name
 		s.Hostname = value
+	case "unprivileged":
+		s.Unprivileged = truth(value)
 	case "hookscript":
 		s.Hookscript = value
 	}

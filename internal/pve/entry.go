@@ -24,8 +24,17 @@ import (
 
 // ShareEntry is the line that mounts the node's shared driver, which lies at point, in
 // a container. It names no VMID, so that a clone and a restored backup have it rightly.
-func ShareEntry(point string) string {
-	return fmt.Sprintf("lxc.mount.entry: %s %s none bind,ro,create=dir,optional 0 0", point, strings.TrimPrefix(record.Shared, "/"))
+//
+// Root of a privileged container has the host's capabilities: on a mount that it
+// shared with others it could hold up each open of a file (fanotify, leases). So it gets
+// an overlay of its own over the mount; empty is the folder that an overlay needs as its
+// second layer.
+func ShareEntry(point, empty string, privileged bool) string {
+	target := strings.TrimPrefix(record.Shared, "/")
+	if privileged {
+		return fmt.Sprintf("lxc.mount.entry: overlay %s overlay ro,nosuid,nodev,lowerdir=%s:%s,create=dir,optional 0 0", target, point, empty)
+	}
+	return fmt.Sprintf("lxc.mount.entry: %s %s none bind,ro,create=dir,optional 0 0", point, target)
 }
 
 // Shares tells whether the configuration file of a container of this node mounts the
