@@ -44,9 +44,9 @@ func Shares(root string, vmid int) bool {
 	return err == nil && c.Shared()
 }
 
-// Shared tells whether the live section mounts the shared driver.
-func (c Conf) Shared() bool {
-	return slices.ContainsFunc(c.LXC, func(kv KV) bool { return isShareEntry(kv.Key + ": " + kv.Value) })
+// Shared tells whether a section mounts the shared driver.
+func (s Section) Shared() bool {
+	return slices.ContainsFunc(s.LXC, func(kv KV) bool { return isShareEntry(kv.Key + ": " + kv.Value) })
 }
 
 // isShareEntry tells whether a line mounts something where the shared driver belongs.
