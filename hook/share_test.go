@@ -6,9 +6,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -369,4 +371,53 @@ func everything(t *testing.T, dir string) string {
 func command(name string, args ...string) (string, error) {
 	out, err := exec.Command(name, args...).CombinedOutput()
 	return string(out), err
+}
+
+func TestManyStartsAtOnceMakeOneDownloadAndOneMount(t *testing.T) {
+	n := sharing(t, older)
+	var group sync.WaitGroup
+	for range 12 {
+		group.Go(func() {
+			said, err := n.Run(t.Context(), "101", "pre-start")
+			assert.NoError(t, err)
+			assert.Zero(t, said.Code)
+			assert.NotContains(t, said.Text, "starts without")
+		})
+	}
+	group.Wait()
+	require.Equal(t, 1, n.runFileGets(older))
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	require.Equal(t, 1, strings.Count(string(mounts), " "+n.Path("run/driver")+" "))
+}
+
+// The node's boot makes the mount before the guests start, and downloads nothing; apply
+// makes it for a module that was exchanged on the running node; prune leaves what a
+// container may still have.
+func TestBootApplyAndPruneKnowTheSharedDriver(t *testing.T) {
+	n := sharing(t, older)
+	_, err := n.Run(t.Context(), "devices") // there is no GPU to make nodes for
+	require.NoError(t, err)
+	require.NoFileExists(t, n.Path("run/driver/layout.json"))
+	require.Zero(t, n.runFileGets(older))
+	n.run(0, "cache", "fetch", older)
+	_, err = n.Run(t.Context(), "devices")
+	require.NoError(t, err)
+	require.FileExists(t, n.Path("run/driver/lib/libcuda.so."+older))
+
+	g := n.start(n.mounting(lab.Spec{}))
+	g.postStart(0)
+	require.NoError(t, n.Module(newer))
+	require.Contains(t, n.run(1, "apply", "101"), "pct reboot 101")
+	require.FileExists(t, n.Path("run/driver/lib/libcuda.so."+newer))
+	n.run(0, "cache", "prune", "--keep", "1")
+	require.NoDirExists(t, n.Path("cache/NVIDIA-Linux-x86_64-"+older))
+	require.Contains(t, g.sh("nvidia-smi --query-gpu=driver_version --format=csv,noheader"), older, "its files are still there")
+	// After the next boot nobody has it.
+	require.NoError(t, g.Stop())
+	require.NoError(t, os.RemoveAll(n.Path("run/shared")))
+	n.run(0, "cache", "prune", "--keep", "1")
+	left, err := filepath.Glob(n.Path("cache/*" + older + "*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
 }
