@@ -30,7 +30,7 @@ func (w *work) after(ctx context.Context) (note string) {
 	if len(made) > 0 {
 		w.log.Infof("CDI specification made for driver %s: %s", v, strings.Join(made, ", "))
 	}
-	if slices.Contains(w.trace.Plan.Steps, StepInstall) {
+	if slices.Contains(w.trace.Plan.Steps, StepInstall) || slices.Contains(w.trace.Plan.Steps, StepShare) {
 		warn(after.Commands(ctx, w.container, s.After.Run, s.Install.Timeout))
 	}
 	if slices.Contains(w.trace.Plan.Steps, StepReboot) {

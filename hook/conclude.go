@@ -112,7 +112,10 @@ func (r *run) summary() string {
 		return t.Plan.Why
 	}
 	text := fmt.Sprintf("driver %s is installed and its files are checked", t.Plan.Wanted)
-	if t.Plan.Verify == "nvidia-smi" {
+	switch {
+	case t.Facts.Container.Share:
+		text = fmt.Sprintf("driver %s is shared with the container", t.Plan.Wanted)
+	case t.Plan.Verify == "nvidia-smi":
 		text = fmt.Sprintf("driver %s is installed and nvidia-smi works", t.Plan.Wanted)
 	}
 	for _, s := range t.Steps {

@@ -56,7 +56,7 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 	if w.container, opened = lxc.Open(ctx, settings.Paths.LXC, vmid); opened == nil {
 		defer w.container.Close()
 		s.Running = true
-		f.Container, w.installed = lookContainer(w.container, settings)
+		f.Container, w.installed = w.lookContainer()
 		s.Has = hasOf(w.installed)
 		if s.Has.Driver != "" {
 			s.Use = Use(ctx, w.container, s.Has.Driver)

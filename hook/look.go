@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
@@ -53,7 +52,7 @@ func (w *work) notOpened(err error) error {
 
 // gather completes the cheap facts with those of the container.
 func (w *work) gather(f Facts) {
-	f.Container, w.installed = lookContainer(w.container, w.Settings)
+	f.Container, w.installed = w.lookContainer()
 	w.trace.Facts = f
 	wanted, _ := wantedVersion(w.Settings, f.Host)
 	f.Container.Toolkit = w.toolkitMissing(wanted)
@@ -106,7 +105,8 @@ func open(ctx context.Context, lxcPath string, vmid int, wait time.Duration) (*l
 const claimMost = 300
 
 // lookContainer reads the container's record and compares it with its files.
-func lookContainer(c *lxc.Container, s config.Settings) (ContainerFacts, *record.Installed) {
+func (w *work) lookContainer() (ContainerFacts, *record.Installed) {
+	c, s := w.container, w.Settings
 	f := ContainerFacts{Privileged: c.Privileged()}
 	in, err := record.Read(c)
 	if err != nil {
@@ -123,11 +123,22 @@ func lookContainer(c *lxc.Container, s config.Settings) (ContainerFacts, *record
 	}
 	if in != nil && in.Version != "" {
 		f.Recorded, f.Verified = in.Version, say.Clean(in.Verified, 40)
-		f.Differs = say.Clean(driver.Differs(c, in, s.Driver.Capabilities), claimMost)
+		if in.Delivered != record.ByShare {
+			f.Differs = say.Clean(driver.Differs(c, in, s.Driver.Capabilities), claimMost)
+		}
 	}
+	f.lookShare(w, in)
 	return f, in
 }
 
-func lookDeep(c *lxc.Container, arch string) *DeepFacts {
-	return &DeepFacts{Found: driver.Look(c, arch), Blockers: driver.Blockers(c, arch)}
+// lookDeep looks for what stands in the way of a driver, or of its removal.
+func (w *work) lookDeep() *DeepFacts {
+	c, arch, facts := w.container, w.trace.Facts.Host.Arch, w.trace.Facts.Container
+	deep := &DeepFacts{Found: driver.Look(c, arch)}
+	if facts.Share || w.Phase == PhaseUninstall && facts.SetUp {
+		deep.Blockers = driver.SharedBlockers(c, arch)
+	} else {
+		deep.Blockers = driver.Blockers(c, arch)
+	}
+	return deep
 }

@@ -52,6 +52,11 @@ type ContainerFacts struct {
 	Devices []string `json:"devices,omitempty"` // what is wrong with its GPUs
 	NoGPU   bool     `json:"no_gpu,omitempty"`  // its configuration passes none
 
+	// Of the shared driver.
+	Share   bool           `json:"share,omitempty"`   // the container is to have it
+	Mounted version.Driver `json:"mounted,omitempty"` // what of it is mounted there
+	SetUp   bool           `json:"set_up,omitempty"`  // the record tells of its set-up; then Differs is about that
+
 	// For an uninstallation.
 	HasRecord    bool   `json:"has_record,omitempty"`
 	HasToolkit   string `json:"has_toolkit,omitempty"`   // its name by the record
@@ -102,6 +107,9 @@ func Decide(s config.Settings, f Facts) Plan {
 		return *refusal
 	}
 	p := Plan{Wanted: wanted, Verify: Verify(s, f.Host.Module, wanted)}
+	if f.Container.Share {
+		return decideShare(s, f, p)
+	}
 	why := driverWork(f.Container, p)
 	verifyOnly := why == "" && f.Container.Verified == "files" && p.Verify == "nvidia-smi"
 	switch {
@@ -138,12 +146,12 @@ func Decide(s config.Settings, f Facts) Plan {
 		return blocked(wanted, f.Deep.Blockers)
 	}
 	p.Steps = []Step{StepFetch}
-	if found := f.Deep.Found; !f.Force && f.Container.Recorded == "" && f.Container.RecordError == "" && found.Version() == wanted && found.Log == wanted {
+	if found := f.Deep.Found; !f.Force && !f.Container.SetUp && f.Container.Recorded == "" && f.Container.RecordError == "" && found.Version() == wanted && found.Log == wanted {
 		p.Adopt, p.Why = true, fmt.Sprintf("driver %s is in the container and nothing says that it was verified", wanted)
 		p.Steps = append(p.Steps, StepVerify)
 		return withToolkit(p, s, f)
 	}
-	if f.Deep.Found.Any() || f.Container.Recorded != "" {
+	if f.Deep.Found.Any() || f.Container.Recorded != "" || f.Container.SetUp {
 		p.Steps = append(p.Steps, StepUninstall)
 	}
 	p.Steps = append(p.Steps, StepInstall, StepVerify)
@@ -163,7 +171,7 @@ func Verify(s config.Settings, module, wanted version.Driver) string {
 // withToolkit ends a plan: the driver is recorded before the toolkit is tried,
 // so that a failed toolkit never costs a good driver.
 func withToolkit(p Plan, s config.Settings, f Facts) Plan {
-	changed := slices.Contains(p.Steps, StepInstall)
+	changed := slices.Contains(p.Steps, StepInstall) || slices.Contains(p.Steps, StepShare)
 	reboot := f.AtStart && s.After.Reboot && f.Container.Rebooted != p.Wanted && (changed || f.Container.RebootDue)
 	if len(p.Steps) > 0 {
 		p.Steps = append(p.Steps, StepRecord)
@@ -226,6 +234,8 @@ func driverWork(c ContainerFacts, p Plan) string {
 	switch {
 	case c.RecordError != "":
 		return c.RecordError
+	case c.SetUp:
+		return fmt.Sprintf("driver %s is to be installed, the container has had the shared one", p.Wanted)
 	case c.Recorded == "":
 		return fmt.Sprintf("driver %s is not installed yet", p.Wanted)
 	case c.Recorded != p.Wanted:

@@ -20,6 +20,14 @@ func TestDecide(t *testing.T) {
 	inPlace := ContainerFacts{Recorded: v, Verified: "nvidia-smi"}
 	failure := &record.Failure{Count: 2, Seconds: 60, Next: now.Add(time.Hour), Inputs: "same", Reason: "no room"}
 	clean := &DeepFacts{}
+	// A container that is to have the shared driver, with version mounted and what its
+	// record tells.
+	shared := func(mounted version.Driver, c ContainerFacts) ContainerFacts {
+		c.Share, c.Mounted = true, mounted
+		return c
+	}
+	setUp := ContainerFacts{SetUp: true, Recorded: v, Verified: "nvidia-smi"}
+	installed := &DeepFacts{Found: driver.Found{Log: old}}
 	cases := []struct {
 		name   string
 		set    func(*config.Settings)
@@ -72,6 +80,19 @@ func TestDecide(t *testing.T) {
 		{name: "no reboot of one that runs", set: reboot, facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record after"},
 		{name: "no reboot when all is in place", set: reboot, facts: Facts{AtStart: true, Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", RebootDue: true}}, why: "is in place"},
 		{name: "asked for by a person after a failure", facts: Facts{Now: now, Asked: true, Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"}, Failure: failure, Inputs: "same"}, why: "no toolkit is installed", steps: "toolkit record"},
+		{name: "shared, in place", facts: Facts{Host: host(v), Container: shared(v, setUp)}, why: "is in place, shared by the node"},
+		{name: "shared, nothing mounted", facts: Facts{Host: host(v), Container: shared("", setUp)}, why: "is not mounted in the container", refuse: true},
+		{name: "shared, of before the host's upgrade", facts: Facts{Host: host(v), Container: shared(old, setUp)}, why: "was started with the shared driver 570.86.16", refuse: true},
+		{name: "shared, not set up, shallow", facts: Facts{Host: host(v), Container: shared(v, ContainerFacts{})}, why: "not set up in the container yet", deeper: true},
+		{name: "shared, not set up", facts: Facts{Host: host(v), Container: shared(v, ContainerFacts{}), Deep: clean}, why: "not set up in the container yet", steps: "share verify record after"},
+		{name: "shared, beside packages", facts: Facts{Host: host(v), Container: shared(v, ContainerFacts{}), Deep: &DeepFacts{Blockers: []driver.Blocker{{Reason: "packages", Hint: "purge"}}}}, why: "packages", refuse: true},
+		{name: "shared, another version since", facts: Facts{Host: host(v), Container: shared(v, ContainerFacts{SetUp: true, Recorded: old, Verified: "nvidia-smi"})}, why: "not verified in the container yet", steps: "verify record"},
+		{name: "shared, set-up differs", facts: Facts{Host: host(v), Container: shared(v, ContainerFacts{SetUp: true, Recorded: v, Differs: "a link is gone"}), Deep: clean}, why: "a link is gone", steps: "share verify record after"},
+		{name: "shared, forced", facts: Facts{Force: true, Host: host(v), Container: shared(v, setUp), Deep: clean}, why: "as --force says", steps: "share verify record after"},
+		{name: "shared in place of an installed one", facts: Facts{Host: host(v), Container: shared(v, inPlace), Deep: installed}, why: "not set up in the container yet", steps: "share verify uninstall share verify record after"},
+		{name: "shared, another version pinned", set: ahead(old), facts: Facts{Host: host(v), Container: shared(v, setUp)}, why: "the shared driver is that of the host's kernel module", refuse: true, verify: "files"},
+		{name: "shared, toolkit too", facts: Facts{Host: host(v), Container: shared(v, ContainerFacts{SetUp: true, Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"})}, why: "no toolkit is installed", steps: "toolkit record"},
+		{name: "installed in place of a shared one", facts: Facts{Host: host(v), Container: setUp, Deep: clean}, why: "the container has had the shared one", steps: "fetch uninstall install verify record after"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

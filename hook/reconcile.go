@@ -28,6 +28,8 @@ type work struct {
 	next      record.Installed // the record to be
 	delivered string           // how the installer came into the container
 	rebooted  bool             // the container was told to reboot
+	shared    []record.File    // set up beside an installed driver
+	removed   bool             // that one is gone
 }
 
 // reconcile is the story of a run: look, decide, do. The last step of each plan
@@ -63,7 +65,7 @@ func (w *work) decide() {
 	}
 	w.trace.Plan = decide(w.Settings, w.trace.Facts)
 	if w.trace.Plan.Deeper {
-		w.trace.Facts.Deep = lookDeep(w.container, w.trace.Facts.Host.Arch)
+		w.trace.Facts.Deep = w.lookDeep()
 		w.trace.Plan = decide(w.Settings, w.trace.Facts)
 	}
 }
@@ -171,7 +173,7 @@ func (w *work) leave() {
 		return
 	}
 	if len(w.trace.Steps) > 0 {
-		f.Container, w.installed = lookContainer(w.container, w.Settings)
+		f.Container, w.installed = w.lookContainer()
 		f.Container.Toolkit = w.toolkitMissing(w.trace.Plan.Wanted)
 		f.Container.Docker = w.dockerMissing(w.trace.Plan.Wanted)
 		w.trace.After = w.digest(f)

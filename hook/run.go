@@ -149,6 +149,13 @@ func (r *run) work(ctx context.Context) error {
 	// Known also when the worker leaves no report.
 	r.trace.Facts.Host, _ = lookHost(r.Host)
 	r.trace.Plan.Wanted, _ = wantedVersion(r.settings, r.trace.Facts.Host)
+	if r.NoWait && !r.DryRun && r.trace.Phase == PhasePostStart && Shares(r.Host, r.settings) {
+		// Without Proxmox VE's pre-start before it. A container that runs keeps what
+		// it has, and may need no more than a restart.
+		if err := PrepareShare(ctx, r.settings, r.Options, false); err != nil {
+			r.Log.Warnf("%v", err)
+		}
+	}
 	if err := r.ask(ctx, order{Part: partLook}); err != nil || r.DryRun || len(r.trace.Plan.Steps) == 0 {
 		return err
 	}

@@ -19,6 +19,15 @@ func (w *work) step(ctx context.Context, step Step) (note string, err error) {
 	if w.Phase == PhaseUninstall {
 		return w.leaveStep(ctx, step)
 	}
+	shared := w.trace.Facts.Container.Share
+	switch {
+	case step == StepShare:
+		return w.setUpShare(ctx)
+	case shared && step == StepVerify:
+		return w.verifyShare(ctx)
+	case shared && step == StepUninstall:
+		return w.replaceByShare(ctx)
+	}
 	switch step {
 	case StepUninstall:
 		return w.uninstall(ctx)
@@ -47,8 +56,11 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
 		return "", err
 	}
-	w.next = record.Installed{Toolkit: w.next.Toolkit, Docker: w.next.Docker, Rebooted: w.next.Rebooted}
+	w.forgetDriver()
 	if err := w.claimNothing(); err != nil {
+		return "", err
+	}
+	if err := w.takeShareAway(ctx); err != nil {
 		return "", err
 	}
 	keep := w.trace.Plan.Wanted
@@ -66,6 +78,11 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 		return fmt.Sprintf("removed driver %s", old), nil
 	}
 	return "", nil
+}
+
+// forgetDriver keeps of the record to be what is not about a driver.
+func (w *work) forgetDriver() {
+	w.next = record.Installed{Toolkit: w.next.Toolkit, Docker: w.next.Docker, Rebooted: w.next.Rebooted}
 }
 
 // claimNothing takes the driver out of the record; what is noted of the toolkits
@@ -105,6 +122,12 @@ func (w *work) install(ctx context.Context) (string, error) {
 	return fmt.Sprintf("nvidia-installer %s ran in the container, delivered by %s", w.trace.Plan.Wanted, delivered), nil
 }
 
+// blind tells that no GPU can answer nvidia-smi: it makes a node of its own in a
+// privileged container, and then says something else.
+func (w *work) blind() bool {
+	return w.trace.Facts.Container.NoGPU && !driver.AnyGPU(w.container)
+}
+
 // verify decides: what the installer said proves nothing.
 func (w *work) verify(ctx context.Context) (string, error) {
 	p := w.trace.Plan
@@ -119,9 +142,7 @@ func (w *work) verify(ctx context.Context) (string, error) {
 		}
 	}
 	how := p.Verify
-	// nvidia-smi is not asked where no GPU can answer: it makes a node of its own
-	// in a privileged container, and then says something else.
-	blind := how == "nvidia-smi" && w.trace.Facts.Container.NoGPU && !driver.AnyGPU(w.container)
+	blind := how == "nvidia-smi" && w.blind()
 	if blind {
 		how = "files"
 	}

@@ -33,7 +33,7 @@ func DecideUninstall(_ config.Settings, f Facts) Plan {
 	if f.Deep == nil {
 		return Plan{Deeper: true}
 	}
-	ours := f.Deep.Found.Log != "" || c.Recorded != ""
+	ours := f.Deep.Found.Log != "" || c.Recorded != "" || c.SetUp
 	switch {
 	case !ours && c.HasToolkit == "" && !c.HasDocker && f.Deep.Found.Any():
 		p := blocked("", f.Deep.Blockers)
@@ -96,6 +96,9 @@ func (w *work) leaveStep(ctx context.Context, step Step) (string, error) {
 	case StepUninstall:
 		// From here on nothing is claimed. The toolkit, if any, is gone by now.
 		if err := record.Remove(w.container); err != nil {
+			return "", err
+		}
+		if err := w.takeShareAway(ctx); err != nil {
 			return "", err
 		}
 		if err := driver.Uninstall(ctx, w.container, arch, w.installed, "", w.Settings.Install.Timeout, w.log); err != nil {

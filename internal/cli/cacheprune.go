@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -51,6 +52,9 @@ wants are not known here: give a higher --keep there.`,
 				}
 			}
 			items, err := prune(c.Context(), keep, func(v version.Driver) bool { return wanted[v] })
+			if !dryRun {
+				err = errors.Join(err, hook.PruneShare(s))
+			}
 			return errors.Join(printPruned(c.OutOrStdout(), items, asJSON, dryRun), err)
 		},
 	}

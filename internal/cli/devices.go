@@ -38,6 +38,9 @@ With --list it prints the cards of this host and which containers have them,
 and changes nothing. Nodes that are another card now than the one that enable
 has chosen are named, and MIG instances that are gone since the last boot.
 
+Where containers of this node have the shared driver, it is laid out and mounted
+for them, if its run file is in the cache.
+
 The unit pve-nvidia-hook-devices.service runs this with --if-needed at boot,
 before the guests: a GPU that is meant for virtual machines is left alone.`,
 		Example: `  pve-nvidia-hook devices
@@ -63,7 +66,7 @@ before the guests: a GPU that is meant for virtual machines is left alone.`,
 			}
 			tell := func(line string) { fmt.Fprintln(out, line) }
 			err := host.MakeNodes(c.Context(), a.host.Root, nil, tell)
-			err = errors.Join(err, a.tellChanges(tell))
+			err = errors.Join(err, a.tellChanges(tell), a.shareAtBoot(c.Context()))
 			if err != nil && !here {
 				fmt.Fprintf(out, "warning: %v; no container of this node has devices of it\n", err)
 				return nil

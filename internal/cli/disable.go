@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
@@ -14,12 +16,12 @@ func (a *app) disable() *cobra.Command {
 		Use:   "disable VMID...",
 		Short: "undo what enable did",
 		Long: `Take away what enable has set, and nothing else: the hookscript, for which the
-one that was there before comes back, and the devN entries that still stand as
-enable made them. Where this node has no record of enable, because the container
-came from another node, the hookscript that the configuration chains comes back,
-and the pct command that removes the entries is named. The driver stays in the
-container until it is removed by pve-nvidia-hook uninstall VMID, which needs the
-container running.`,
+one that was there before comes back, the devN entries that still stand as
+enable made them, and the line that mounts the shared driver. Where this node
+has no record of enable, because the container came from another node, the
+hookscript that the configuration chains comes back, and the pct command that
+removes the entries is named. The driver stays in the container until it is
+removed by pve-nvidia-hook uninstall VMID, which needs the container running.`,
 		Example: `  pve-nvidia-hook disable 101
   pve-nvidia-hook disable 101 102 --dry-run   say what would be changed`,
 		Args: args(1, -1, "one VMID or more"),
@@ -37,7 +39,9 @@ container running.`,
 				return err
 			}
 			o.Root, o.State, o.Chains = a.host.Root, settings[0].Paths.State, chains(settings)
-			return pve.Disable(c.Context(), o, ids, c.OutOrStdout())
+			no := false
+			return errors.Join(pve.Disable(c.Context(), o, ids, c.OutOrStdout()),
+				setShare(c.Context(), o.Root, settings, &no, o.DryRun, c.OutOrStdout()))
 		},
 	}
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be changed, change nothing")

@@ -20,7 +20,7 @@ import (
 
 func (a *app) enable() *cobra.Command {
 	var o pve.Options
-	all, dri, docker := false, false, false
+	all, dri, docker, share := false, false, false, false
 	c := &cobra.Command{
 		Use:   "enable VMID... | --all",
 		Short: "make containers follow the host's driver",
@@ -34,6 +34,11 @@ then enable says so, and pct reboot VMID does all.
 What was set by hand is kept. Doing it again changes nothing, other --gpus
 change the entries that enable has made, and disable takes away exactly these.
 Missing device nodes of the host are made first.
+
+With --share nothing is installed: a line in the container's configuration
+mounts the driver that the node shares, read-only and before its init starts. It
+takes no room, and after an upgrade of the host's driver the restart is all. A
+driver that is installed is removed when the shared one is seen to work.
 
 GPUs are chosen by number as nvidia-smi counts, UUID or its beginning, PCI
 address or model; pve-nvidia-hook devices --list shows them. Without --gpus the
@@ -49,6 +54,7 @@ configuration that says otherwise. On another node it is to be said again.`,
   pve-nvidia-hook enable 101 --gpus GPU-5c4f    that card, in any slot
   pve-nvidia-hook enable 101 --docker           for Docker in it, too
   pve-nvidia-hook enable --all                  all again, for other cards
+  pve-nvidia-hook enable 101 --share            share, install nothing
   pve-nvidia-hook enable 101 --chain            run another one afterwards
   pve-nvidia-hook enable 101 --storage shared   on storage of all nodes
   pve-nvidia-hook enable 101 --dry-run          say what would be changed`,
@@ -76,20 +82,25 @@ configuration that says otherwise. On another node it is to be said again.`,
 			if c.Flags().Changed("docker") {
 				o.Docker = &docker
 			}
-			return a.enableAll(c.Context(), o, ids, c.OutOrStdout())
+			var want *bool
+			if c.Flags().Changed("share") {
+				want = &share
+			}
+			return a.enableAll(c.Context(), o, want, ids, c.OutOrStdout())
 		},
 	}
 	wordFlag(c.Flags(), &o.GPUs, "gpus", checkGPUs, "`which` GPUs: all, none, or a list of numbers, UUIDs, PCI addresses or models (default: as configured, else as before, else all)")
 	c.Flags().BoolVar(&all, "all", false, "all containers of this node that are enabled")
 	c.Flags().BoolVar(&dri, "dri", false, "the nodes in /dev/dri of the GPUs too, for EGL, Vulkan and VAAPI (--dri=false takes them away)")
 	c.Flags().BoolVar(&docker, "docker", false, "NVIDIA's Container Toolkit too, for Docker and podman in the container (--docker=false takes the wish back)")
+	c.Flags().BoolVar(&share, "share", false, "share the node's driver with the container instead of installing it (--share=false installs it again)")
 	c.Flags().BoolVar(&o.Chain, "chain", false, "take the place of another hookscript, and run it after our own work in every phase")
 	c.Flags().StringVar(&o.Storage, "storage", "", "`storage` for the hookscript file (default: local, or the one that is set)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be changed, change nothing")
 	return c
 }
 
-func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Writer) error {
+func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []int, out io.Writer) error {
 	conf, err := a.load()
 	if err != nil {
 		return err
@@ -116,6 +127,9 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 		}
 		defer c.Close()
 		return pve.Groups(c)
+	}
+	if err := canShare(settings, share); err != nil {
+		return err
 	}
 	for _, g := range groups { // before the first change
 		o.GPUs = g.gpus
@@ -146,6 +160,10 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 		o.GPUs = g.gpus
 		errs = append(errs, pve.Enable(ctx, o, g.ids, out))
 	}
+	if err := errors.Join(errs...); err != nil {
+		return err // what is not enabled is not shared with
+	}
+	errs = append(errs, setShare(ctx, o.Root, settings, share, o.DryRun, out))
 	for _, s := range settings {
 		if o.Docker != nil && s.Docker.Toolkit != *o.Docker && s.Origin(dockerKey) != "default" && s.Origin(dockerKey) != config.ByEnable {
 			fmt.Fprintf(out, "container %d: warning: --docker changes nothing: docker.toolkit is %t in %s\n", s.VMID, s.Docker.Toolkit, s.Origin(dockerKey))

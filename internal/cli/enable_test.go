@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
@@ -326,4 +327,64 @@ func TestEnableLooksForSystemdInARunningContainer(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, said, "container 101: note", "it starts systemd")
 	require.Contains(t, said, "container 102: note: it has no systemd, ")
+}
+
+func TestEnableSharesTheDriverAndDisableTakesItBack(t *testing.T) {
+	root := pveNode(t, "")
+	before := conf(t, root, "101") + "unprivileged: 1\n"
+	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/pve/lxc/101.conf"), []byte(before+"\n[snap]\narch: amd64\n"), 0o640))
+	said, err := typed(t, "enable", "101", "--share", "--gpus", "none", "--dry-run")
+	require.NoError(t, err)
+	require.Contains(t, said, "would set the line that mounts the shared driver")
+	require.NotContains(t, conf(t, root, "101"), "lxc.mount.entry")
+
+	said, err = typed(t, "enable", "101", "--share")
+	require.NoError(t, err)
+	require.Contains(t, said, "pct reboot 101")
+	const entry = "lxc.mount.entry: /run/pve-nvidia-hook/driver usr/lib/pve-nvidia-hook/driver none bind,ro,create=dir,optional 0 0\n"
+	live, snapshot, _ := strings.Cut(conf(t, root, "101"), "\n[snap]\n")
+	require.Contains(t, live, entry)
+	require.Contains(t, live, "hookscript: local:snippets/pve-nvidia-hook")
+	require.Equal(t, "arch: amd64\n", snapshot)
+
+	// pct keeps the line, and an enable that says nothing of it does too.
+	for _, args := range [][]string{{"enable", "101", "--gpus", "0"}, {"enable", "101", "--share"}} {
+		said, err = typed(t, args...)
+		require.NoError(t, err)
+		require.NotContains(t, said, "shared driver", args)
+		require.Equal(t, 1, strings.Count(conf(t, root, "101"), entry))
+	}
+	_, err = typed(t, "enable", "101", "--share=false")
+	require.NoError(t, err)
+	require.NotContains(t, conf(t, root, "101"), "lxc.mount.entry")
+	_, err = typed(t, "enable", "101", "102", "--share")
+	require.NoError(t, err)
+	require.Contains(t, conf(t, root, "102"), "lxc.mount.entry: overlay usr/lib/pve-nvidia-hook/driver overlay ro,", "a privileged one has a file system of its own")
+	said, err = typed(t, "disable", "101", "102")
+	require.NoError(t, err)
+	require.Contains(t, said, "removed the line that mounts the shared driver")
+	require.Equal(t, before, strings.Split(conf(t, root, "101"), "\n[snap]\n")[0])
+}
+
+func TestTheConfigurationHasEnableShare(t *testing.T) {
+	root := pveNode(t, "[containers.101]\ndeliver = \"share\"\n")
+	_, err := typed(t, "enable", "101", "102")
+	require.NoError(t, err)
+	require.Contains(t, conf(t, root, "101"), " usr/lib/pve-nvidia-hook/driver ")
+	require.NotContains(t, conf(t, root, "102"), "lxc.mount.entry")
+}
+
+func TestEnableSaysWhereTheDriverCannotBeShared(t *testing.T) {
+	closed := t.TempDir() // the one above it is for its owner alone
+	root := pveNode(t, "")
+	file := filepath.Join(root, "config.toml")
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, append(text, "run = \""+closed+"/run\"\n"...), 0o644))
+	require.NoError(t, os.Chmod(closed, 0o700))
+	before := conf(t, root, "101")
+	_, err = typed(t, "enable", "101", "--share")
+	require.ErrorContains(t, err, "unprivileged containers cannot mount from")
+	require.Contains(t, hint.Of(err), "without --share")
+	require.Equal(t, before, conf(t, root, "101"))
 }

@@ -30,9 +30,12 @@ type Settings struct {
 		LockTimeout time.Duration
 	}
 	Install struct {
-		Deliver    string // auto | mount | push
+		Deliver    string // auto | mount | push | share
 		Timeout    time.Duration
 		Background string // auto | never | always
+	}
+	Share struct {
+		Wait time.Duration // how long a start waits for the shared driver
 	}
 	CUDA struct {
 		Toolkit  string // "", "auto" or a release such as "12.8"
@@ -100,6 +103,7 @@ func defaults(vmid int) Settings {
 	s.Install.Deliver = "auto"
 	s.Install.Timeout = 15 * time.Minute
 	s.Install.Background = "auto"
+	s.Share.Wait = 5 * time.Minute
 	s.CUDA.Packages = []string{}
 	s.After.Run = [][]string{}
 	s.Notify.Mail = true

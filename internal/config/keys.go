@@ -52,10 +52,13 @@ var keys = []key{
 	{"cache.lock_timeout", node, period, checkPeriod,
 		func(s *Settings) any { return &s.Cache.LockTimeout }},
 
-	oneOf("install.deliver", func(s *Settings) any { return &s.Install.Deliver }, "auto", "mount", "push"),
+	oneOf("install.deliver", func(s *Settings) any { return &s.Install.Deliver }, "auto", "mount", "push", "share"),
 	{"install.timeout", both, period, checkPeriod,
 		func(s *Settings) any { return &s.Install.Timeout }},
 	oneOf("install.background", func(s *Settings) any { return &s.Install.Background }, "auto", "never", "always"),
+
+	{"share.wait", node, period, checkPeriod,
+		func(s *Settings) any { return &s.Share.Wait }},
 
 	{"cuda.toolkit", both, `a release such as "12.8", "auto", or "" for none`, str(checkToolkit),
 		func(s *Settings) any { return &s.CUDA.Toolkit }},

@@ -229,6 +229,12 @@ func checkVersions(h *hostFacts, g *guestFacts, out *findings) {
 	found, wanted := g.inside.found, g.wanted(*h)
 	have := found.Version()
 	switch {
+	case g.inside.shares && have == "":
+		out.add(Problem, fmt.Sprintf("pve-nvidia-hook enable %d --share, then: %s", g.vmid, h.restart(g)), "the shared driver is not mounted in it: the line in its configuration is missing, or the driver was not ready at its start")
+		return
+	case g.inside.shares && wanted != "" && have != wanted:
+		out.add(Problem, h.restart(g), "it was started with the shared driver %s, %s is needed", have, wanted)
+		return
 	case found.CUDA != found.NVML:
 		out.add(Problem, g.apply(true), "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", or(string(found.CUDA), "nothing"), or(string(found.NVML), "nothing"))
 	case have == "" && (!g.settings.Wanted || g.settingsError != nil):
@@ -324,7 +330,7 @@ func checkDisk(h *hostFacts, g *guestFacts, out *findings) {
 	}
 	free := say.Bytes(int64(min(g.inside.free, 1<<62)))
 	in := g.inside.record
-	installed := in != nil && in.Version != "" && in.Version == g.wanted(*h) && g.inside.differs == ""
+	installed := g.inside.shares || in != nil && in.Version != "" && in.Version == g.wanted(*h) && g.inside.differs == ""
 	switch {
 	case installed && g.inside.free < roomAtAll:
 		out.add(Warning, fix, "its disk has %s free", free)

@@ -23,6 +23,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/share"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -31,6 +32,7 @@ import (
 type insideFacts struct {
 	nodes       []insideNode // what bears the name of a GPU's node
 	nodesError  error
+	shares      bool // it is to have the shared driver; then found is what of it is mounted
 	found       driver.Found
 	record      *record.Installed
 	recordError error
@@ -79,8 +81,9 @@ func (f *guestFacts) lookInside(ctx context.Context, h hostFacts) {
 	}
 	done := make(chan answer, 1)
 	settings, wanted := f.settings, f.wanted(h)
+	shares := settings.Install.Deliver == record.ByShare || f.live.Shared()
 	go func() {
-		facts, err := lookInto(ctx, settings, h.arch, wanted)
+		facts, err := lookInto(ctx, settings, h.arch, wanted, shares)
 		done <- answer{facts, err}
 	}()
 	var a answer
@@ -96,18 +99,22 @@ func (f *guestFacts) lookInside(ctx context.Context, h hostFacts) {
 	}
 }
 
-func lookInto(ctx context.Context, s config.Settings, arch string, wanted version.Driver) (*insideFacts, error) {
+func lookInto(ctx context.Context, s config.Settings, arch string, wanted version.Driver, shares bool) (*insideFacts, error) {
 	c, err := lxc.Open(ctx, s.Paths.LXC, s.VMID)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	f := &insideFacts{}
+	f := &insideFacts{shares: shares}
 	f.nodes, f.nodesError = lookNodes(c)
 	f.found = driver.Look(c, arch)
 	f.record, f.recordError = record.Read(c)
 	if f.record != nil && f.record.Version != "" {
 		f.differs = driver.Differs(c, f.record, f.record.Capabilities)
+	}
+	if f.record != nil && f.record.Delivered == record.ByShare {
+		shared, _ := share.Mounted(s.Paths.Run)
+		f.differs = share.Differs(c, f.record, shared)
 	}
 	f.toolkit = hook.ToolkitMissing(c, f.record, s, wanted, arch)
 	_, err = c.Lstat(stage)
@@ -118,6 +125,11 @@ func lookInto(ctx context.Context, s config.Settings, arch string, wanted versio
 	}
 	f.orphans = driver.Orphans(c, arch, keep)
 	f.blockers = driver.Blockers(c, arch)
+	if shares {
+		f.found.CUDA = share.InContainer(c)
+		f.found.NVML = f.found.CUDA
+		f.blockers = driver.SharedBlockers(c, arch)
+	}
 	f.loader, f.loaderError = driver.LoaderCUDA(c, arch)
 	f.free, f.freeError = c.Free("/usr")
 	f.memory, f.memoryError = memoryLimit("/", c.Pid())

@@ -46,20 +46,27 @@ func Blockers(c *lxc.Container, arch string) []Blocker {
 	if b := mounted(c); b != nil {
 		found = append(found, *b)
 	}
-	if names := distroPackages(c); len(names) > 0 {
-		found = append(found, Blocker{
-			"distribution packages of the driver are installed: " + strings.Join(names, ", "),
-			"remove them in the container first (apt-get purge " + strings.Join(names, " ") + "), they and the run file overwrite each other's files",
-		})
-	} else if _, err := c.Lstat("/usr/lib/nvidia/alternate-install-present"); err == nil {
-		found = append(found, Blocker{
-			"another way of installing the driver claims this container (/usr/lib/nvidia/alternate-install-present)",
-			"remove the driver packages that put this file there",
-		})
-	} else if b := byRPM(c, arch); b != nil {
+	if b := packaged(c, arch); b != nil {
 		found = append(found, *b)
 	}
 	return found
+}
+
+// packaged finds a driver that packages have installed.
+func packaged(c *lxc.Container, arch string) *Blocker {
+	if names := distroPackages(c); len(names) > 0 {
+		return &Blocker{
+			"distribution packages of the driver are installed: " + strings.Join(names, ", "),
+			"remove them in the container first (apt-get purge " + strings.Join(names, " ") + "), they and the run file overwrite each other's files",
+		}
+	}
+	if _, err := c.Lstat("/usr/lib/nvidia/alternate-install-present"); err == nil {
+		return &Blocker{
+			"another way of installing the driver claims this container (/usr/lib/nvidia/alternate-install-present)",
+			"remove the driver packages that put this file there",
+		}
+	}
+	return byRPM(c, arch)
 }
 
 // mounted finds a user space that is mounted over the container's files from

@@ -22,7 +22,12 @@ const smiTimeout = 90 * time.Second
 // SMI asks nvidia-smi in the container for the driver's version and compares it
 // with what is wanted. Each of its known failures has an explanation of its own.
 func SMI(ctx context.Context, c *lxc.Container, want version.Driver) error {
-	result, err := query(ctx, c, "driver_version")
+	return SMIOf(ctx, c, "nvidia-smi", want)
+}
+
+// SMIOf is SMI for another nvidia-smi than the one in PATH.
+func SMIOf(ctx context.Context, c *lxc.Container, program string, want version.Driver) error {
+	result, err := query(ctx, c, program, "driver_version")
 	switch {
 	case errors.Is(err, lxc.ErrDeadline):
 		return hint.Errorf("look for Xid errors in the host's kernel log (dmesg | grep -i xid); a GPU that hangs needs a reset or a reboot of the host",
@@ -70,7 +75,7 @@ func NoNode(asked bool) error {
 // of its GPUs, such as "6.1". It is "" when nvidia-smi does not say: older ones
 // do not know the query.
 func Capability(ctx context.Context, c *lxc.Container) (string, error) {
-	result, err := query(ctx, c, "compute_cap")
+	result, err := query(ctx, c, "nvidia-smi", "compute_cap")
 	if err != nil {
 		return "", fmt.Errorf("ask nvidia-smi in the container for the compute capability: %w", err)
 	}
@@ -97,9 +102,9 @@ func lowest(code int, stdout string) string {
 }
 
 // query asks nvidia-smi for one property of each GPU.
-func query(ctx context.Context, c *lxc.Container, property string) (lxc.Result, error) {
+func query(ctx context.Context, c *lxc.Container, program, property string) (lxc.Result, error) {
 	return c.Run(ctx, lxc.Cmd{
-		Args:    []string{"nvidia-smi", "--query-gpu=" + property, "--format=csv,noheader"},
+		Args:    []string{program, "--query-gpu=" + property, "--format=csv,noheader"},
 		Timeout: smiTimeout,
 		Keep:    16 << 10,
 		Reap:    true,

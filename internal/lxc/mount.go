@@ -150,7 +150,10 @@ const mountSource = "pve-nvidia-hook"
 
 // emptyLayer lies below every overlay of ours. It stays: one that is removed can
 // no longer be listed, and with it the whole.
-const emptyLayer = "/run/pve-nvidia-hook/empty"
+const emptyLayer = EmptyLayer
+
+// EmptyLayer is an empty folder for a second layer. MountHere makes it.
+const EmptyLayer = "/run/pve-nvidia-hook/empty"
 
 // overlay makes a mount that is attached nowhere yet, with a superblock of its
 // own. A bind mount, however read-only and id-mapped, has the host's superblock.

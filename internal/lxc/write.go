@@ -43,6 +43,19 @@ func (c *Container) WriteFile(name string, data []byte, mode fs.FileMode) error 
 	}))
 }
 
+// Symlink makes a symbolic link, owned by the container's root. Something that is there
+// already is an error that satisfies errors.Is(err, fs.ErrExist).
+func (c *Container) Symlink(target, name string) error {
+	return pathError("link", name, c.as(func() error {
+		dir, last, err := c.parent(name)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(dir)
+		return unix.Symlinkat(target, dir, last)
+	}))
+}
+
 // copyStep is how much CopyIn writes before it looks at its context again.
 const copyStep = 1 << 20
 

@@ -45,6 +45,7 @@ type Snapshot struct {
 type Section struct {
 	Hostname, Hookscript string
 	Entrypoint           string // what is run as init; "": /sbin/init
+	Unprivileged         bool   // root there is not root on the host
 
 	Dev map[int]string // devN, such as "/dev/nvidia0,mode=0666"
 	LXC []KV           // raw lxc.* lines in their order
@@ -126,6 +127,8 @@ func (s *Section) set(key, number, value string) {
 	switch key {
 	case "hostname", "name": // a VM's is called name
 		s.Hostname = value
+	case "unprivileged":
+		s.Unprivileged = truth(value)
 	case "hookscript":
 		s.Hookscript = value
 	case "entrypoint":

@@ -19,6 +19,10 @@ const (
 	Folder = "/var/lib/pve-nvidia-hook"
 	// Path of the record in the container.
 	Path = Folder + "/installed.json"
+	// Shared is where the shared driver is mounted in a container.
+	Shared = "/usr/lib/pve-nvidia-hook/driver"
+	// ByShare is what Installed.Delivered says of the shared driver.
+	ByShare = "share"
 
 	format    = 1
 	sizeLimit = 256 << 10 // bytes; a real record has about 10 kB
@@ -34,7 +38,8 @@ type Installed struct {
 	Arch      string         `json:"arch,omitempty"`
 	Files     []File         `json:"files,omitempty"`
 	Verified  string         `json:"verified,omitempty"`  // nvidia-smi | files: of these only so far
-	Delivered string         `json:"delivered,omitempty"` // mount | push
+	Delivered string         `json:"delivered,omitempty"` // mount | push | share: then Files are its set-up
+	Layout    string         `json:"layout,omitempty"`    // of the shared driver, what the set-up was made for
 	// Capabilities are the parts of the driver that were asked for, sorted. None:
 	// all of it, by a version of this program that knew no other way.
 	Capabilities []string        `json:"capabilities,omitempty"`

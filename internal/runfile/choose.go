@@ -71,7 +71,20 @@ func (m Manifest) Text() string {
 
 // Needs returns the names of the libraries that a file needs by its ELF header;
 // none for a file that has no such header. It is for files of an unpacked tree.
-func Needs(file string) ([]string, error) {
+func Needs(file string) ([]string, error) { return dynamic(file, elf.DT_NEEDED) }
+
+// Soname returns the name by which programs ask for a library, as its ELF header
+// tells; "" for a file that has none. It is for files of an unpacked tree.
+func Soname(file string) (string, error) {
+	names, err := dynamic(file, elf.DT_SONAME)
+	if err != nil || len(names) == 0 || names[0] != path.Base(names[0]) || names[0] == "." || names[0] == ".." {
+		return "", err
+	}
+	return names[0], nil
+}
+
+// dynamic returns the strings of one tag in a file's dynamic section.
+func dynamic(file string, tag elf.DynTag) ([]string, error) {
 	f, err := elf.Open(file)
 	var format *elf.FormatError
 	switch {
@@ -80,10 +93,10 @@ func Needs(file string) ([]string, error) {
 	case err != nil && strings.HasSuffix(err.Error(), "EOF"): // shorter than a header
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("look for what %s needs: %w", file, err)
+		return nil, fmt.Errorf("read the ELF header of %s: %w", file, err)
 	}
 	defer f.Close()
-	names, err := f.ImportedLibraries()
+	names, err := f.DynString(tag)
 	if err != nil {
 		return nil, nil // no dynamic section that can be read
 	}

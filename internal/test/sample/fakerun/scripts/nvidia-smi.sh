@@ -67,10 +67,12 @@ if [ -r /etc/sample-nvidia-smi ]; then
     done
 fi
 
+# As the dynamic loader: by the cache of ldconfig, then in the usual folders.
 library=""
-for folder in /usr/lib/@ARCH@-linux-gnu /usr/lib64 /usr/lib; do
-    if [ -e "$folder/libnvidia-ml.so.1" ]; then
-        library=$folder/libnvidia-ml.so.1
+for name in $(ldconfig -p 2> /dev/null | sed -n 's/.*libnvidia-ml\.so\.1 (libc6,[^)]*64[^)]*) => //p') \
+    /usr/lib/@ARCH@-linux-gnu/libnvidia-ml.so.1 /usr/lib64/libnvidia-ml.so.1 /usr/lib/libnvidia-ml.so.1; do
+    if [ -e "$name" ]; then
+        library=$name
         break
     fi
 done

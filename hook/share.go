@@ -1,0 +1,293 @@
+package hook
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/share"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
+)
+
+// StepShare leads a container's programs to the shared driver.
+const StepShare Step = "share"
+
+// Shares tells whether a container is to have the shared driver: its configuration
+// file mounts it, or its settings say so.
+func Shares(h host.Host, s config.Settings) bool {
+	return s.Install.Deliver == record.ByShare || pve.Shares(h.Root, s.VMID)
+}
+
+// PrepareShare makes the driver of the host's kernel module ready for containers that
+// start from now on: fetched, laid out and mounted. What is ready already costs one
+// read of a file. With cached nothing is downloaded: a run file that is not in the
+// cache is left to the next call.
+func PrepareShare(ctx context.Context, s config.Settings, o Options, cached bool) error {
+	h, err := lookHost(o.Host)
+	if err != nil {
+		return err
+	}
+	v, refused := wantedVersion(s, h)
+	if refused == nil && v != h.Module {
+		refused = shareMismatch(v, h)
+	}
+	if refused != nil {
+		return hint.Wrap(errors.New(refused.Why), refused.Hint)
+	}
+	run := s.Paths.Run
+	if share.IsReady(run, v) {
+		return nil
+	}
+	if cached {
+		if _, err := os.Stat(filepath.Join(s.Cache.Dir, cache.FileName(v, h.Arch))); err != nil {
+			return nil
+		}
+	}
+	return prepare(ctx, s, o, h)
+}
+
+func prepare(ctx context.Context, s config.Settings, o Options, h HostFacts) error {
+	held, err := share.Lock(ctx, s.Paths.Run, lock.Options{
+		Timeout: s.Cache.LockTimeout, Holder: "the shared driver",
+		OnWait: func(holder string, _ time.Duration) { o.Log.Infof("waiting for the shared driver, held by %s", holder) },
+	})
+	if err != nil {
+		return err
+	}
+	defer held.Release()
+	if share.IsReady(s.Paths.Run, h.Module) {
+		return nil // by the one that was waited for
+	}
+	r := newRun(Event{s.VMID, PhasePreStart}, o)
+	r.settings, r.trace.Facts.Host, r.trace.Plan.Wanted = s, h, h.Module
+	entry, err := r.get(ctx)
+	if err != nil {
+		return err
+	}
+	defer entry.Release()
+	if err := share.Mount(ctx, s.Paths.Run, entry.Tree, nodeName(), h.Arch); err != nil {
+		return hint.Wrap(err, cmp.Or(hint.Of(err), fmt.Sprintf("install the driver in the container instead: pve-nvidia-hook enable %d --share=false", s.VMID)))
+	}
+	o.Log.Infof("driver %s is shared from now on", h.Module)
+	return nil
+}
+
+// nodeName names this node's layouts in a cache that several share.
+func nodeName() string {
+	name, err := os.Hostname()
+	if err != nil || name == "" || name != filepath.Base(name) {
+		return "node"
+	}
+	return name
+}
+
+// PruneShare removes layouts of the shared driver that nobody on this node needs.
+func PruneShare(s config.Settings) error {
+	return share.Prune(s.Cache.Dir, s.Paths.Run, nodeName())
+}
+
+// shareMismatch refuses to share another version than that of the kernel module.
+func shareMismatch(wanted version.Driver, h HostFacts) *Plan {
+	return &Plan{Wanted: wanted, Refused: true,
+		Why:  fmt.Sprintf("driver %s is wanted, but the shared driver is that of the host's kernel module, %s", wanted, cmp.Or(h.Module, "none")),
+		Hint: `set version = "host", or install the driver in the container (pve-nvidia-hook enable VMID --share=false)`}
+}
+
+// lookShare completes the facts of a container that is to have the shared driver or
+// that has its set-up.
+func (f *ContainerFacts) lookShare(w *work, in *record.Installed) {
+	f.Share = Shares(w.host, w.Settings)
+	if f.Share {
+		f.Mounted = share.InContainer(w.container)
+	}
+	if in == nil || in.Delivered != record.ByShare {
+		return
+	}
+	f.SetUp = true
+	shared, _ := share.Mounted(w.Settings.Paths.Run)
+	f.Differs = say.Clean(share.Differs(w.container, in, shared), claimMost)
+}
+
+// decideShare says what to do for a container that is to have the shared driver. p has
+// the wanted version.
+func decideShare(s config.Settings, f Facts, p Plan) Plan {
+	c := f.Container
+	switch {
+	case f.Host.Module != p.Wanted:
+		return *shareMismatch(p.Wanted, f.Host)
+	case c.Mounted == "":
+		return Plan{Wanted: p.Wanted, Refused: true, Why: "the shared driver is not mounted in the container",
+			Hint: fmt.Sprintf("pve-nvidia-hook enable %[1]d --share, then restart it: pct reboot %[1]d", s.VMID)}
+	case c.Mounted != p.Wanted:
+		return Plan{Wanted: p.Wanted, Refused: true,
+			Why:  fmt.Sprintf("the container was started with the shared driver %s, the host's kernel module is %s", c.Mounted, p.Wanted),
+			Hint: fmt.Sprintf("restart it: pct reboot %d", s.VMID)}
+	}
+	setUp := ""
+	switch {
+	case f.Force:
+		setUp = fmt.Sprintf("the shared driver %s is set up again, as --force says", p.Wanted)
+	case c.RecordError != "":
+		setUp = c.RecordError
+	case !c.SetUp:
+		setUp = fmt.Sprintf("the shared driver %s is not set up in the container yet", p.Wanted)
+	default:
+		setUp = c.Differs
+	}
+	verify := setUp != "" || c.Recorded != p.Wanted || c.Verified == "files" && p.Verify == "nvidia-smi"
+	switch {
+	case setUp != "":
+		p.Why = setUp
+	case verify:
+		p.Why = fmt.Sprintf("the shared driver %s was not verified in the container yet", p.Wanted)
+	case c.Toolkit != "" || c.Docker != "":
+		p.Why = cmp.Or(c.Toolkit, c.Docker)
+	case f.Restart:
+		p.Steps = []Step{StepAfter}
+		p.Why = fmt.Sprintf("driver %s is in place, what does not use it is restarted", p.Wanted)
+		return p
+	default:
+		p.Why = fmt.Sprintf("driver %s is in place, shared by the node", p.Wanted)
+		return p
+	}
+	if refusal := holdBack(s.VMID, f); refusal != nil {
+		refusal.Wanted = p.Wanted
+		return *refusal
+	}
+	if setUp != "" && f.Deep == nil {
+		p.Deeper = true
+		return p
+	}
+	switch {
+	case setUp != "" && len(f.Deep.Blockers) > 0:
+		return blocked(p.Wanted, f.Deep.Blockers)
+	case setUp != "" && installedDriver(f):
+		// The installed one goes when the shared one is seen to work. It may have
+		// held places that the set-up needs.
+		p.Steps = []Step{StepShare, StepVerify, StepUninstall, StepShare, StepVerify}
+	case setUp != "":
+		p.Steps = []Step{StepShare, StepVerify}
+	case verify:
+		p.Steps = []Step{StepVerify}
+	}
+	return withToolkit(p, s, f)
+}
+
+// installedDriver tells whether a driver is installed in the container.
+func installedDriver(f Facts) bool {
+	return f.Deep.Found.Any() || f.Container.Recorded != "" && !f.Container.SetUp
+}
+
+// setUpShare is StepShare.
+func (w *work) setUpShare(ctx context.Context) (string, error) {
+	l, ok := share.Mounted(w.Settings.Paths.Run)
+	if !ok || l.Version != w.trace.Plan.Wanted {
+		return "", hint.Errorf(fmt.Sprintf("pve-nvidia-hook apply %d makes it", w.Settings.VMID), "driver %s is not mounted on this node for sharing", w.trace.Plan.Wanted)
+	}
+	var had []record.File
+	if w.next.Delivered == record.ByShare {
+		had = w.next.Files
+	}
+	files, taken, err := share.SetUp(ctx, w.container, l, had)
+	if err != nil {
+		// Nothing of it may lead programs away from what is there.
+		if w.keepsInstalled() {
+			err = errors.Join(err, w.undoShare(ctx, files))
+		}
+		return "", err
+	}
+	if w.keepsInstalled() {
+		w.shared = files
+		return "", nil // the record tells of the installed driver until that goes
+	}
+	// Without it the driver works as well.
+	if err := cuda.Pin(w.container); err != nil {
+		w.log.Warnf("%v", err)
+	}
+	for _, name := range taken {
+		w.log.Warnf("%s is there already and stays, so the shared driver has no link at that place", name)
+	}
+	w.forgetDriver()
+	w.next.Delivered, w.next.Files, w.next.Layout = record.ByShare, files, l.Digest()
+	w.next.Arch, w.next.At, w.next.Program = w.trace.Facts.Host.Arch, time.Now(), version.Program
+	return fmt.Sprintf("%d links lead to the shared driver %s", len(files)-1, l.Version), record.Write(w.container, w.next)
+}
+
+// keepsInstalled tells whether an installed driver is there that has not been
+// removed yet.
+func (w *work) keepsInstalled() bool {
+	return !w.removed && w.trace.Facts.Deep != nil && installedDriver(w.trace.Facts)
+}
+
+// undoShare takes away what was set up beside an installed driver.
+func (w *work) undoShare(ctx context.Context, files []record.File) error {
+	return share.TakeAway(context.WithoutCancel(ctx), w.container, files)
+}
+
+// verifyShare is StepVerify for the shared driver.
+func (w *work) verifyShare(ctx context.Context) (string, error) {
+	p := w.trace.Plan
+	var err error
+	switch {
+	case p.Verify != "nvidia-smi":
+	case w.blind():
+		err = driver.NoNode(false)
+	default:
+		err = driver.SMIOf(ctx, w.container, share.SMI, p.Wanted)
+	}
+	if w.keepsInstalled() {
+		if err != nil {
+			return "", errors.Join(err, w.undoShare(ctx, w.shared))
+		}
+		return "", nil
+	}
+	w.next.Version, w.next.Verified, w.next.At, w.next.Program = p.Wanted, p.Verify, time.Now(), version.Program
+	if err != nil {
+		if ctx.Err() == nil {
+			w.next.Verified = "files" // the next run asks nvidia-smi again, and sets nothing up
+			err = errors.Join(err, record.Write(w.container, w.next))
+		}
+		return "", err
+	}
+	if p.Verify == "files" {
+		return "the shared driver is in place; nvidia-smi is not asked, as configured", nil
+	}
+	return fmt.Sprintf("nvidia-smi of the shared driver says %s", p.Wanted), nil
+}
+
+// replaceByShare is StepUninstall where the shared driver takes the place of an
+// installed one.
+func (w *work) replaceByShare(ctx context.Context) (string, error) {
+	w.forgetDriver()
+	if err := w.claimNothing(); err != nil {
+		return "", err
+	}
+	if err := driver.Uninstall(ctx, w.container, w.trace.Facts.Host.Arch, w.installed, "", w.Settings.Install.Timeout, w.log); err != nil {
+		return "", err
+	}
+	w.removed = true
+	return fmt.Sprintf("removed the installed driver %s", w.trace.Facts.driver()), nil
+}
+
+// takeShareAway takes the set-up of the shared driver out of the container, if its
+// record tells of one.
+func (w *work) takeShareAway(ctx context.Context) error {
+	if w.installed == nil || w.installed.Delivered != record.ByShare {
+		return nil
+	}
+	return share.TakeAway(ctx, w.container, w.installed.Files)
+}

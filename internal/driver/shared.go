@@ -1,0 +1,40 @@
+package driver
+
+import (
+	"path"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+)
+
+// LibraryFolder is the folder of a container's 64-bit libraries, that of its C
+// library; "" when there is none.
+func LibraryFolder(c *lxc.Container, arch string) string {
+	dirs := libdirs(c, arch)
+	for _, dir := range dirs {
+		if _, err := c.Stat(path.Join(dir, "libc.so.6")); err == nil {
+			return dir
+		}
+	}
+	if len(dirs) > 0 {
+		return dirs[0]
+	}
+	return ""
+}
+
+// SharedBlockers looks for what keeps a container from using the shared driver:
+// less than Blockers, since no installer runs.
+func SharedBlockers(c *lxc.Container, arch string) []Blocker {
+	if b := libc(c, arch); b != nil {
+		return []Blocker{*b}
+	}
+	var found []Blocker
+	if len(Missing(c, "ldconfig")) > 0 {
+		found = append(found, Blocker{"the container has no ldconfig", "install the package that holds it: libc-bin on Debian, glibc on Fedora"})
+	}
+	for _, look := range []*Blocker{mounted(c), packaged(c, arch)} {
+		if look != nil {
+			found = append(found, *look)
+		}
+	}
+	return found
+}
