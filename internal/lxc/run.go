@@ -113,8 +113,12 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 		return Result{}, errors.Join(c.orGone(err), leaf.end(context.Background()))
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- attach.Wait() }()
-	go leave(attach.Process.Pid, leaf, all)
+	go func() {
+		// It is waited for when it was moved: until then its number can be no
+		// other's, such as that of a process of the container in the same leaf.
+		leave(attach.Process.Pid, leaf, all)
+		ended <- attach.Wait()
+	}()
 	var why error
 	select {
 	case err = <-ended:
