@@ -160,13 +160,20 @@ func (d *Done) restart(ctx context.Context, c Container, units []string) {
 }
 
 // nested restarts containers of engines in the container that use another driver.
-// What they mount is prepared anew at each start.
+// What they mount is prepared anew at each start. restartLimit is for all of them.
 func (d *Done) nested(ctx context.Context, c Container, use inuse.Use) {
+	limited, cancel := context.WithTimeout(ctx, restartLimit)
+	defer cancel()
+	untried := 0
 	for _, h := range use.Old() {
 		if h.Nested == "" || h.Unit != "" || h.User != "" || h.Engine != "docker" && h.Engine != "podman" {
 			continue
 		}
-		res, err := c.Run(ctx, lxc.Cmd{Args: []string{h.Engine, "restart", h.Nested}, Env: []string{"HOME=/root", "LC_ALL=C"}, Timeout: restartLimit})
+		if limited.Err() != nil {
+			untried++
+			continue
+		}
+		res, err := c.Run(limited, lxc.Cmd{Args: []string{h.Engine, "restart", h.Nested}, Env: []string{"HOME=/root", "LC_ALL=C"}, Timeout: restartLimit})
 		switch {
 		case err != nil:
 			d.Failed = append(d.Failed, fmt.Sprintf("%s is not restarted: %v", h.Name(), err))
@@ -175,5 +182,8 @@ func (d *Done) nested(ctx context.Context, c Container, use inuse.Use) {
 		default:
 			d.Restarted = append(d.Restarted, h.Name())
 		}
+	}
+	if untried > 0 {
+		d.Failed = append(d.Failed, fmt.Sprintf("%d more of its containers are not restarted: the %s for all of them are over", untried, restartLimit))
 	}
 }
