@@ -164,11 +164,11 @@ func TestChainedHookscriptThatCallsTheHookIsRunOnce(t *testing.T) {
 	n := newNode(t, newer)
 	calls := n.chain(0)
 	mine := n.Path("host/var/lib/vz/snippets/mine.sh")
-	text := fmt.Sprintf("#!/bin/sh\necho \"$# $*\" >>%[1]s\n[ $(wc -l <%[1]s) -lt 5 ] && %[2]s \"$@\"\nexit 0\n", n.Path("calls"), n.Program)
+	text := fmt.Sprintf("#!/bin/sh\necho \"$# $*\" >>%[1]s\n[ $(wc -l <%[1]s) -lt 5 ] && %[2]s \"$@\" && %[2]s 102 \"$2\"\nexit 0\n", n.Path("calls"), n.Program)
 	require.NoError(t, os.WriteFile(mine, []byte(text), 0o755))
 	h := n.asProxmox(101, "pre-start").prompt(t)
 	require.Zero(t, h.code, h.stderr)
-	require.Equal(t, "2 101 pre-start\n", calls())
+	require.Equal(t, "2 101 pre-start\n2 102 pre-start\n", calls(), "another guest that it starts has its own")
 }
 
 func TestChainedHookscriptThatIsGoneIsSaid(t *testing.T) {
