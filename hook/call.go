@@ -46,7 +46,7 @@ func Call(ctx context.Context, args []string) int {
 	case PhasePreStop, PhasePostStop:
 		status = c.stop(ctx)
 	}
-	if c.unit || c.denied {
+	if c.unit || c.denied || inChain(e) {
 		return status // the hook that started the unit runs the chained hookscript
 	}
 	if other := chained(c.config, e.VMID); other != "" {

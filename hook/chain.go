@@ -23,6 +23,15 @@ import (
 // ever; this is far more than a hook may take without failing a migration.
 const chainLimit = time.Hour
 
+// envChained names the call from which a chained hookscript is run. That may call this
+// program itself, and is not run a second time then. It may also start another guest.
+const envChained = "PVE_NVIDIA_HOOK_CHAINED"
+
+// inChain reports whether this very call comes from its chained hookscript.
+func inChain(e Event) bool { return os.Getenv(envChained) == chainedCall(e) }
+
+func chainedCall(e Event) string { return fmt.Sprintf("%d %s", e.VMID, e.Phase) }
+
 // chained returns the hookscript that runs after this program's work: the volume
 // that the configuration names, else the file that stands in the name of the
 // snippet which called this program. A configuration with mistakes (c is nil)
@@ -69,6 +78,7 @@ func execChained(ctx context.Context, h host.Host, volume string, e Event) (int,
 	ctx, cancel := context.WithTimeout(ctx, chainLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, file, strconv.Itoa(e.VMID), string(e.Phase))
+	cmd.Env = append(os.Environ(), envChained+"="+chainedCall(e))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = time.Second

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,6 +28,19 @@ var mailer = "/usr/sbin/sendmail"
 // mailLimit is for the mailer to take a message into its queue.
 const mailLimit = 10 * time.Second
 
+// A container has its part in the words of a reason, and can have itself started again
+// and again by a reboot. So root gets no more than this many mails about one in a day.
+const (
+	mailsMost  = 10
+	mailsCount = 24 * time.Hour
+)
+
+// mailed is what root was told about a container.
+type mailed struct {
+	Told string      // the reason, "" when all is well
+	Sent []time.Time // the mails of the last day
+}
+
 // notify mails root once about each new reason why a container's runs fail or are
 // refused, and once when that is over. What root has been told is kept in the state
 // folder. A run that a person asked for is not mailed about.
@@ -36,36 +50,43 @@ func (r *run) notify(ctx context.Context) {
 		return
 	}
 	file := filepath.Join(t.Settings.Paths.State, "mailed", strconv.Itoa(t.VMID)+".json")
-	var told string
+	var was mailed
 	if text, err := trust.ReadFile(file, 64<<10); err == nil {
-		_ = json.Unmarshal(text, &told)
+		_ = json.Unmarshal(text, &was)
 	}
+	was.Sent = slices.DeleteFunc(was.Sent, func(at time.Time) bool {
+		return t.At.Sub(at).Abs() > mailsCount // also one of a clock that was ahead
+	})
 	switch {
-	case t.Plan.Held, t.Bad() && t.Reason == told, !t.Bad() && told == "":
+	case t.Plan.Held, t.Bad() && t.Reason == was.Told, !t.Bad() && was.Told == "":
+		return
+	case len(was.Sent) >= mailsMost:
+		r.Log.Infof("root is not mailed: it got %d mails about this container in a day", mailsMost)
 		return
 	}
 	if _, err := os.Stat(mailer); errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	if err := sendMail(ctx, t.mail(told)); err != nil {
+	if err := sendMail(ctx, t.mail(was.Told)); err != nil {
 		r.Log.Warnf("%v", err)
 		return
 	}
-	if err := r.mailed(file); err != nil {
+	now := mailed{Sent: append(was.Sent, t.At)}
+	if t.Bad() {
+		now.Told = t.Reason
+	}
+	if err := r.mailed(file, now); err != nil {
 		r.Log.Warnf("remember the mail to root: %v", err)
 	}
 }
 
-// mailed keeps the reason that root was told.
-func (r *run) mailed(file string) error {
-	if !r.trace.Bad() {
-		return os.Remove(file)
-	}
+// mailed keeps what root was told.
+func (r *run) mailed(file string, now mailed) error {
 	dir, err := record.Below(r.trace.Settings.Paths.State, "mailed")
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(r.trace.Reason)
+	text, err := json.Marshal(now)
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,11 @@
 package hook
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -51,7 +53,7 @@ func TestRootIsToldOnceOfEachReasonAndOfItsEnd(t *testing.T) {
 	require.Empty(t, end(well), "once")
 	left, err := filepath.Glob(filepath.Join(state, "mailed", "*"))
 	require.NoError(t, err)
-	require.Empty(t, left)
+	require.Equal(t, []string{filepath.Join(state, "mailed", "101.json")}, left)
 
 	// A mailer that fails is tried again.
 	require.NoError(t, os.WriteFile(mailer, []byte("#!/bin/sh\nexit 75\n"), 0o755))
@@ -59,4 +61,17 @@ func TestRootIsToldOnceOfEachReasonAndOfItsEnd(t *testing.T) {
 	require.NoError(t, os.WriteFile(mailer, []byte("#!/bin/sh\ncat >>"+box+"\n"), 0o755))
 	require.Contains(t, end(failed("no room")), "no room")
 	require.Empty(t, end(func(r *run) { failed("other")(r); r.trace.Settings.Notify.Mail = false }), "turned off")
+
+	// A container that fails in other words each time.
+	mails := 0
+	for n := range 50 {
+		if end(failed(fmt.Sprintf("nvidia-smi says %d", n))) != "" {
+			mails++
+		}
+	}
+	require.Positive(t, mails)
+	require.LessOrEqual(t, mails, 10)
+	tomorrow := func(r *run) { failed("no room")(r); r.trace.At = time.Now().Add(25 * time.Hour) }
+	require.NotEmpty(t, end(tomorrow))
+	require.NotEmpty(t, end(failed("clock set back")), "a clock that was ahead counts for no longer")
 }

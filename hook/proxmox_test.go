@@ -158,6 +158,19 @@ func TestChainedHookscriptRunsInEachPhaseAndItsStatusCounts(t *testing.T) {
 	require.Zero(t, n.asProxmox(g.VMID, "pre-start").code)
 }
 
+// A script that was there before may call this program itself, as was the way to have
+// both. Without an end each call would start the next one.
+func TestChainedHookscriptThatCallsTheHookIsRunOnce(t *testing.T) {
+	n := newNode(t, newer)
+	calls := n.chain(0)
+	mine := n.Path("host/var/lib/vz/snippets/mine.sh")
+	text := fmt.Sprintf("#!/bin/sh\necho \"$# $*\" >>%[1]s\n[ $(wc -l <%[1]s) -lt 5 ] && %[2]s \"$@\" && %[2]s 102 \"$2\"\nexit 0\n", n.Path("calls"), n.Program)
+	require.NoError(t, os.WriteFile(mine, []byte(text), 0o755))
+	h := n.asProxmox(101, "pre-start").prompt(t)
+	require.Zero(t, h.code, h.stderr)
+	require.Equal(t, "2 101 pre-start\n2 102 pre-start\n", calls(), "another guest that it starts has its own")
+}
+
 func TestChainedHookscriptThatIsGoneIsSaid(t *testing.T) {
 	n := newNode(t, newer)
 	n.chain(0)

@@ -25,6 +25,10 @@ var wants = []string{
 // showLimit is for a question to systemd, which takes some 20 ms.
 const showLimit = 20 * time.Second
 
+// knownMost is how many of them are restarted: a genuine container has a handful, and
+// a command line does not take any number of names.
+const knownMost = 100
+
 // service is what systemd tells of a unit.
 type service struct {
 	id, load, state, result string
@@ -40,7 +44,7 @@ func known(ctx context.Context, c Container) ([]string, error) {
 	}
 	var units []string
 	for _, s := range all {
-		if slices.Contains([]string{"active", "activating", "reloading", "failed"}, s.state) && s.wantsGPU() && isService(s.id) {
+		if slices.Contains([]string{"active", "activating", "reloading", "failed"}, s.state) && s.wantsGPU() && isService(s.id) && len(units) < knownMost {
 			units = append(units, s.id)
 		}
 	}
@@ -160,13 +164,20 @@ func (d *Done) restart(ctx context.Context, c Container, units []string) {
 }
 
 // nested restarts containers of engines in the container that use another driver.
-// What they mount is prepared anew at each start.
+// What they mount is prepared anew at each start. restartLimit is for all of them.
 func (d *Done) nested(ctx context.Context, c Container, use inuse.Use) {
+	limited, cancel := context.WithTimeout(ctx, restartLimit)
+	defer cancel()
+	untried := 0
 	for _, h := range use.Old() {
 		if h.Nested == "" || h.Unit != "" || h.User != "" || h.Engine != "docker" && h.Engine != "podman" {
 			continue
 		}
-		res, err := c.Run(ctx, lxc.Cmd{Args: []string{h.Engine, "restart", h.Nested}, Env: []string{"HOME=/root", "LC_ALL=C"}, Timeout: restartLimit})
+		if limited.Err() != nil {
+			untried++
+			continue
+		}
+		res, err := c.Run(limited, lxc.Cmd{Args: []string{h.Engine, "restart", h.Nested}, Env: []string{"HOME=/root", "LC_ALL=C"}, Timeout: restartLimit})
 		switch {
 		case err != nil:
 			d.Failed = append(d.Failed, fmt.Sprintf("%s is not restarted: %v", h.Name(), err))
@@ -175,5 +186,8 @@ func (d *Done) nested(ctx context.Context, c Container, use inuse.Use) {
 		default:
 			d.Restarted = append(d.Restarted, h.Name())
 		}
+	}
+	if untried > 0 {
+		d.Failed = append(d.Failed, fmt.Sprintf("%d more of its containers are not restarted: the %s for all of them are over", untried, restartLimit))
 	}
 }

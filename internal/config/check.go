@@ -262,7 +262,7 @@ func checkChain(s string) (string, string) {
 	case storage == "" || name == "" || name == "." || name == ".." || strings.Contains(name, "/") ||
 		!only(storage, lower+upper+digits+"._-"):
 		return "", quote(s) + " is no snippet of a storage"
-	case name == "pve-nvidia-hook":
+	case name == "pve-nvidia-hook", strings.HasPrefix(name, "pve-nvidia-hook+"):
 		return "", quote(s) + " is this hook itself"
 	}
 	return s, ""

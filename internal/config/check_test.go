@@ -89,6 +89,7 @@ func TestValuesThatAreTakenAndRefused(t *testing.T) {
 		{"gpus", "01", nil, `"01" names no GPUs`},
 		{"gpus", "255", nil, `"255" names no GPUs`},
 		{"chain", "nfs-1:snippets/other.sh", "nfs-1:snippets/other.sh", ""},
+		{"chain", "local:snippets/pve-nvidia-hook+x", nil, `"local:snippets/pve-nvidia-hook+x" is this hook itself`},
 		{"chain", "local:snippets/../x", nil, `"local:snippets/../x" is no snippet of a storage`},
 		{"chain", "local:iso/x", nil, `"local:iso/x" is no snippet of a storage`},
 		{"chain", "../x:snippets/x", nil, `"../x:snippets/x" is no snippet of a storage`},

@@ -69,19 +69,29 @@ func stale(text string, installed version.Driver) bool {
 	return false
 }
 
+// refreshLimit is for all specifications together: genuine containers have one or two.
+var refreshLimit = 2 * ctkLimit
+
 // Refresh makes CDI specifications anew that are of another driver than the
 // installed one, whoever has made them, and returns those that it made. The error
 // names those that are still stale, and what to do.
 func Refresh(ctx context.Context, c Container, installed version.Driver) ([]string, error) {
 	var made []string
 	var failed []error
-	for _, file := range Stale(c, installed) {
+	limited, cancel := context.WithTimeout(ctx, refreshLimit)
+	defer cancel()
+	all := Stale(c, installed)
+	for i, file := range all {
+		if limited.Err() != nil {
+			failed = append(failed, fmt.Errorf("%d more CDI specifications are not made: the %s for all of them are over", len(all)-i, refreshLimit))
+			break
+		}
 		if !Present(c) {
 			failed = append(failed, hint.Errorf("make it anew in the container: nvidia-ctk cdi generate --output="+file,
 				"the CDI specification %s is of another driver than %s", file, installed))
 			continue
 		}
-		if err := generate(ctx, c, file, installed); err != nil {
+		if err := generate(limited, c, file, installed); err != nil {
 			failed = append(failed, err)
 			continue
 		}

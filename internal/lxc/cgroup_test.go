@@ -1,6 +1,7 @@
 package lxc_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
@@ -139,13 +141,25 @@ const pureV2 = "LXC_TEST_PURE_V2=1"
 // nothing else is mounted.
 func TestCgroupsWithoutV1(t *testing.T) {
 	labtest.Need(t)
-	const again = "^(TestTheMonitorTellsTheCgroup|TestACommandHasACgroupOfItsOwn|TestACommandCannotLeaveItsCgroup|TestADaemonIsLeftUnlessReaped|TestADeadlineEndsAllThatWasStarted|TestStraysOfAKilledHookAreEnded)$"
+	const again = "^(TestTheMonitorTellsTheCgroup|TestACommandHasACgroupOfItsOwn|TestACommandHasTheDeviceRulesOfTheContainer|TestACommandCannotLeaveItsCgroup|TestADaemonIsLeftUnlessReaped|TestADeadlineEndsAllThatWasStarted|TestStraysOfAKilledHookAreEnded)$"
 	script := `umount -R -l /sys/fs/cgroup; mount -t cgroup2 -o nsdelegate none /sys/fs/cgroup && exec "$0" -test.v "-test.run=$1"`
 	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--propagation=private", "sh", "-c", script, os.Args[0], again)
 	cmd.Env = append(os.Environ(), pureV2)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	require.Equal(t, 6, strings.Count(string(out), "\n--- PASS: Test"), "%s", out)
+	require.Equal(t, 7, strings.Count(string(out), "\n--- PASS: Test"), "%s", out)
+}
+
+// With cgroup v2 the rules are a program of LXC's at one folder, which must lie above
+// the leaf: root of a privileged container can make a node of any disk of the host.
+func TestACommandHasTheDeviceRulesOfTheContainer(t *testing.T) {
+	_, c := open(t, lab.Spec{VMID: 101, Privileged: true})
+	var host unix.Stat_t
+	require.NoError(t, unix.Stat("/", &host))
+	res, err := c.Run(t.Context(), shell(fmt.Sprintf("mknod /root/disk b %d %d && head -c 1 /root/disk; head -c 1 /dev/zero | wc -c", unix.Major(host.Dev), unix.Minor(host.Dev))))
+	require.NoError(t, err)
+	require.Contains(t, string(res.Stderr), "/root/disk' for reading: Operation not permitted")
+	require.Equal(t, "1\n", string(res.Stdout))
 }
 
 func TestACommandCannotLeaveItsCgroup(t *testing.T) {

@@ -106,22 +106,24 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	begin := time.Now()
-	attach, err := c.attach(cmd, leaf, v1, out)
+	limited, cancel := context.WithTimeoutCause(ctx, cmd.Timeout, fmt.Errorf("%w: %s", ErrDeadline, cmd.Timeout))
+	defer cancel()
+	attach, err := c.attachWithin(limited, cmd, leaf, v1, out)
 	if err != nil {
 		return Result{}, errors.Join(c.orGone(err), leaf.end(context.Background()))
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- attach.Wait() }()
-	go leave(attach.Process.Pid, leaf, all)
-	timer := time.NewTimer(cmd.Timeout)
-	defer timer.Stop()
+	go func() {
+		// It is waited for when it was moved: until then its number can be no
+		// other's, such as that of a process of the container in the same leaf.
+		leave(attach.Process.Pid, leaf, all)
+		ended <- attach.Wait()
+	}()
 	var why error
 	select {
 	case err = <-ended:
-	case <-timer.C:
-		why = fmt.Errorf("%w: %s", ErrDeadline, cmd.Timeout)
-	case <-ctx.Done():
-		why = context.Cause(ctx)
+	case <-limited.Done():
+		why = context.Cause(limited)
 	}
 	switch {
 	case why != nil:
@@ -158,6 +160,34 @@ func (c *Container) orGone(err error) error {
 		return gone
 	}
 	return err
+}
+
+// attachWithin is attach, and ends with ctx. In a frozen container (a backup freezes
+// it) what is started in the leaf waits before its first instruction, and whoever
+// starts it waits with it. The kernel kills what is frozen too.
+func (c *Container) attachWithin(ctx context.Context, cmd Cmd, leaf leaf, v1 []hierarchy, out *output) (*exec.Cmd, error) {
+	started := make(chan struct{})
+	go func() {
+		over := ctx.Done()
+		for {
+			select {
+			case <-started:
+				return
+			case <-over:
+				over = nil
+			case <-time.After(10 * time.Millisecond):
+			}
+			if over == nil { // again and again: it may not be in the leaf yet
+				_ = os.WriteFile(leaf.file("cgroup.kill"), []byte("1"), 0)
+			}
+		}
+	}()
+	attach, err := c.attach(cmd, leaf, v1, out)
+	close(started)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return attach, err
 }
 
 // attach starts lxc-attach in a leaf, on the thread of the caller.

@@ -17,13 +17,22 @@ import (
 
 // Dir refuses a folder in which somebody else could exchange what root reads or
 // runs. All folders above it are looked at too, along the path as it is written
-// and along the one that links lead to.
+// and along those that links lead to, one after the other.
 func Dir(path string) error {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return err
 	}
-	for _, start := range []string{path, real} {
+	starts := []string{real}
+	for next := path; next != ""; {
+		if starts = append(starts, next); len(starts) > linksMost {
+			return fmt.Errorf("%s: more than %d links", path, linksMost)
+		}
+		if next, err = afterLink(next); err != nil {
+			return err
+		}
+	}
+	for _, start := range starts {
 		for dir := filepath.Clean(start); ; dir = filepath.Dir(dir) {
 			st, err := os.Lstat(dir)
 			if err != nil {
@@ -38,6 +47,34 @@ func Dir(path string) error {
 		}
 	}
 	return nil
+}
+
+// linksMost is how many links the kernel follows in a path (path_resolution(7)).
+const linksMost = 40
+
+// afterLink is the path that is left when the first link in path was followed, "" when
+// there is none in it.
+func afterLink(path string) (string, error) {
+	if path = filepath.Clean(path); path == "/" || path == "." {
+		return "", nil
+	}
+	dir, name := filepath.Split(path)
+	before, err := afterLink(dir)
+	if err != nil {
+		return "", err
+	}
+	if before != "" {
+		return filepath.Join(before, name), nil
+	}
+	st, err := os.Lstat(path)
+	if err != nil || st.Mode()&fs.ModeSymlink == 0 {
+		return "", err
+	}
+	target, err := os.Readlink(path)
+	if err == nil && !filepath.IsAbs(target) {
+		target = filepath.Join(dir, target)
+	}
+	return target, err
 }
 
 // folder says what is wrong with a part of a path. The last one must not be

@@ -84,3 +84,26 @@ func TestFolderBehindALinkIsLookedAtWhereItLies(t *testing.T) {
 	require.NoError(t, os.Lchown(link, 1000, 1000))
 	require.ErrorContains(t, Dir(link), "belongs to uid 1000")
 }
+
+// A link to a link: who may exchange the second one leads root where he likes.
+func TestALinkOfAnotherOnTheWayIsRefused(t *testing.T) {
+	top := base(t)
+	at := func(name string) string { return filepath.Join(top, name) }
+	require.NoError(t, os.MkdirAll(at("real/state"), 0o755))
+	require.NoError(t, os.Mkdir(at("home"), 0o755))
+	require.NoError(t, os.Symlink("home/second", at("first")))
+	require.NoError(t, os.Symlink(at("real"), at("home/second")))
+	require.NoError(t, Dir(at("first/state")), "all is root's")
+	require.NoError(t, os.Symlink("../first/state", at("home/third")))
+	require.NoError(t, Dir(at("home/third")))
+	require.NoError(t, os.Lchown(at("home/second"), 1000, 1000))
+	require.ErrorContains(t, Dir(at("first/state")), "home/second belongs to uid 1000")
+	require.ErrorContains(t, Dir(at("home/third")), "home/second belongs to uid 1000")
+	require.NoError(t, os.Lchown(at("home/second"), 0, 0))
+	require.NoError(t, os.Chown(at("home"), 1000, 1000))
+	require.ErrorContains(t, Dir(at("first/state")), "home belongs to uid 1000")
+	require.NoError(t, os.Chown(at("home"), 0, 0))
+
+	require.NoError(t, os.Symlink("round", at("round")))
+	require.Error(t, Dir(at("round")))
+}
