@@ -135,10 +135,12 @@ func (r *run) bring(ctx context.Context) error {
 		if !r.Unit || r.trace.Ended != EndedStopped || tries == unitTries || ctx.Err() != nil {
 			return err
 		}
+		ended := r.trace
 		again := newRun(Event{r.trace.VMID, r.trace.Phase}, r.Options)
 		again.trace.Settings = r.trace.Settings
 		r.trace = again.trace
 		if r.ask(ctx, order{Part: partLook}) != nil {
+			r.trace = ended
 			return err
 		}
 		r.Log.Infof("the container was started again")
