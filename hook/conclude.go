@@ -153,17 +153,19 @@ func (t Trace) Truth() string {
 	case t.Left != nil && t.Left.Driver != "":
 		has = fmt.Sprintf("driver %s stays in the container", t.Left.Driver)
 	case t.Left != nil:
-		has = "the container has no verified driver"
+		has = "the container has no working driver"
 	}
-	text := "it is not done"
+	text, join := "not completed", ": "
 	switch {
 	case t.Unknown:
-		text = "it is not known how far it came, the next start looks"
+		text, join = "how far it got is unknown, the next start checks", "; "
 	case len(t.Steps) == 0:
-		text = "nothing was changed"
+		text, join = "nothing was changed", "; "
+	case t.Left != nil && t.Left.Driver == "" && t.Phase != PhaseUninstall:
+		text = "not installed"
 	}
 	if has != "" {
-		text += ", " + has
+		text += join + has
 	}
 	return fmt.Sprintf("%s (%s)", text, seconds(t.Seconds))
 }

@@ -104,7 +104,7 @@ func TestMismatchIsRefusedBeforeAnyRequest(t *testing.T) {
 	said := g.postStart(1)
 	require.Contains(t, said, "driver "+older+" is wanted but the host's kernel module is "+newer)
 	require.Contains(t, said, "hint: ")
-	require.Contains(t, said, "nothing was changed, the container has no verified driver (")
+	require.Contains(t, said, "nothing was changed; the container has no working driver (")
 	require.Zero(t, n.Mirror.Total())
 	g.unrecorded()
 }
@@ -184,7 +184,7 @@ func TestInstallerThatLiesIsCaught(t *testing.T) {
 			require.Contains(t, said, want)
 			require.Contains(t, said, "hint: ")
 			require.Contains(t, said, "nvidia-installer.log: ", "the end of its log is shown")
-			require.Contains(t, said, "it is not done, the container has no verified driver (")
+			require.Contains(t, said, "not installed: the container has no working driver (")
 			g.unrecorded()
 			g.sh("rm /etc/sample-nvidia-installer")
 			n.run(0, "replay", "200", "post-start", "--force")
@@ -360,7 +360,7 @@ func TestWhatStandsInTheWayIsNamed(t *testing.T) {
 			said := g.postStart(1)
 			require.Contains(t, said, c.want)
 			require.Contains(t, said, "hint: ")
-			require.Contains(t, said, "nothing was changed, the container has no verified driver (")
+			require.Contains(t, said, "nothing was changed; the container has no working driver (")
 			require.NoDirExists(t, g.file("var/lib/pve-nvidia-hook"))
 		})
 	}

@@ -103,7 +103,7 @@ func explainSpace(err error, dir string) error {
 }
 
 // sweep removes what killed runs have left: of the run file whose lock is held all
-// but the partial download, which is resumed; of the others what nobody works on.
+// but the partial download, which is resumed; of the others what is abandoned.
 func (c *Cache) sweep(ctx context.Context, own paths) {
 	names, err := os.ReadDir(c.Dir)
 	if err != nil {

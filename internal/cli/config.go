@@ -19,10 +19,10 @@ func (a *app) config() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "config",
 		Short: "check the configuration and show what holds for a container",
-		Long: `The files are read in this order, and the later wins: built-in defaults,
-/etc/pve/pve-nvidia-hook.toml for the cluster, Phoenix files where they are
-named, and /etc/pve-nvidia-hook/config.toml; [containers.VMID] wins over what
-holds for all.`,
+		Long: `The files are read in this order, and later ones override earlier ones:
+built-in defaults, /etc/pve/pve-nvidia-hook.toml for the cluster, Phoenix files
+if the configuration names them, and /etc/pve-nvidia-hook/config.toml. A section
+[containers.VMID] overrides what is set for all containers.`,
 		Args: known,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}

@@ -22,7 +22,7 @@ container until it is removed by pve-nvidia-hook uninstall VMID, which needs the
 container running.`,
 		Example: `  pve-nvidia-hook disable 101
   pve-nvidia-hook disable 101 102 --dry-run   say what would be changed`,
-		Args: args(1, -1, "one VMID or more"),
+		Args: args(1, -1, "at least one VMID"),
 		RunE: func(c *cobra.Command, words []string) error {
 			ids, err := vmids(words)
 			if err != nil {

@@ -154,7 +154,7 @@ func judge(s state, known *containers) (ok bool, reason string) {
 	case !s.Settings.Wanted:
 		return true, s.Plan.Why
 	case s.Busy != "":
-		return true, "a run works on it: " + s.Busy
+		return true, "a run is active: " + s.Busy
 	case standing == pve.Lost:
 		return false, fmt.Sprintf("not followed: the hookscript that enable has set is gone; see pve-nvidia-hook doctor %d", s.vmid)
 	case standing != pve.Follows && s.Has.Driver != "":

@@ -124,7 +124,7 @@ func TestFIFOIsNotWaitedFor(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, syscall.Mkfifo(dir+"/config.toml", 0o600))
 	_, err := load(dir)
-	require.ErrorContains(t, err, "is no regular file")
+	require.ErrorContains(t, err, "is not a regular file")
 }
 
 func TestVersionInAFileName(t *testing.T) {

@@ -55,7 +55,7 @@ func parseLXCConfigs(p *phoenix, f *jsonFile) error {
 		at := []string{"lxc_configs", id}
 		number, err := vmid.Parse(id)
 		if err != nil {
-			r.wrong("is no VMID", "a VMID of 100 or more", at...)
+			r.wrong("is not a valid VMID", "a VMID of 100 or more", at...)
 			continue
 		}
 		o := r.object(list, id, at...)
@@ -208,7 +208,7 @@ func (r *jsonReader) vmid(o map[string]any, name string, at ...string) int {
 	}
 	n, err := vmid.Parse(s)
 	if err != nil {
-		r.wrong("is no VMID", `a VMID such as "900"`, append(at[:len(at):len(at)], name)...)
+		r.wrong("is not a valid VMID", `a VMID such as "900"`, append(at[:len(at):len(at)], name)...)
 		return 0
 	}
 	return n

@@ -115,7 +115,7 @@ func (p *tomlParser) containers(v any) {
 		section, isTable := v.(map[string]any)
 		switch {
 		case err != nil:
-			p.wrong(name, quote(id)+" is no VMID", "a section [containers.VMID] with a VMID of 100 or more")
+			p.wrong(name, quote(id)+" is not a valid VMID", "a section [containers.VMID] with a VMID of 100 or more")
 		case !isTable:
 			p.wrong(name, "must be a section, is "+typeName(v), "["+name+"]")
 		default:
