@@ -110,11 +110,13 @@ func (a *app) tellChanges(tell func(string)) error {
 	return errors.Join(errs...)
 }
 
+var errNoCard = hint.Errorf("pve-nvidia-hook doctor says why", "the NVIDIA driver drives no card on this host")
+
 // listCards prints a table of the host's cards.
 func (a *app) listCards(out io.Writer) error {
 	cards := host.ReadGPUs(a.host.Root)
 	if len(cards) == 0 {
-		return hint.Errorf("pve-nvidia-hook doctor says why", "the NVIDIA driver drives no card on this host")
+		return errNoCard
 	}
 	has := map[string][]string{}
 	for _, g := range here(a.host.Root) {

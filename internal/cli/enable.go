@@ -114,12 +114,17 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, ids []int, out io.Wr
 		}
 	}
 	nodes := host.NodesPresent(o.Root)
-	if lacksUVM(nodes) && !o.DryRun && slices.ContainsFunc(groups, func(g group) bool { return g.gpus != "none" }) {
-		err := host.MakeNodes(ctx, o.Root, nil, func(line string) { fmt.Fprintln(out, line) })
-		if err != nil {
-			fmt.Fprintf(out, "warning: %v\n", err)
+	if lacksUVM(nodes) && slices.ContainsFunc(groups, func(g group) bool { return g.gpus != "none" }) {
+		if o.DryRun {
+			fmt.Fprintln(out, "would make the missing device nodes of the host: pve-nvidia-hook devices")
+			nodes = append(host.ReadFacts(o.Root).Nodes(), host.Node{Path: "/dev/nvidia-uvm", IsChar: true}, host.Node{Path: "/dev/nvidia-uvm-tools", IsChar: true})
+		} else {
+			err := host.MakeNodes(ctx, o.Root, nil, func(line string) { fmt.Fprintln(out, line) })
+			if err != nil {
+				fmt.Fprintf(out, "warning: %v\n", err)
+			}
+			nodes = host.NodesPresent(o.Root)
 		}
-		nodes = host.NodesPresent(o.Root)
 	}
 	for _, n := range nodes {
 		if n.IsChar {
