@@ -70,7 +70,7 @@ func (r *run) sayEnd() {
 	if t.Result == Installed {
 		text = fmt.Sprintf("driver %s is installed", t.Plan.Wanted)
 	}
-	log.Warnf("%s, but the GPU is of no use in the container: %s (%s)", text, strings.Join(faults, "; "), seconds(t.Seconds))
+	log.Warnf("%s, but the GPU does not work in the container: %s (%s)", text, strings.Join(faults, "; "), seconds(t.Seconds))
 	log.With("hint", true).Info(devicesHint(t.VMID))
 }
 
@@ -106,7 +106,7 @@ func (r *run) summary() string {
 		return r.background()
 	}
 	if t.Result == Removed {
-		return "nothing of the driver is left in the container"
+		return "the driver is removed from the container"
 	}
 	if t.Result != Installed {
 		return t.Plan.Why

@@ -197,9 +197,9 @@ func TestEachFailureOfNvidiaSMIIsExplained(t *testing.T) {
 	n := newNode(t, newer)
 	g := n.start(lab.Spec{})
 	for fault, want := range map[string]string{
-		"nodes":         "no GPU reaches the container",
-		"9":             "no GPU reaches the container",
-		"255":           "no GPU reaches the container",
+		"nodes":         "the container has no GPU",
+		"9":             "the container has no GPU",
+		"255":           "the container has no GPU",
 		"12":            "libnvidia-ml.so.1 is not found",
 		"18":            "of different versions",
 		"4":             "may not open the GPU's device nodes",
@@ -231,7 +231,7 @@ func TestOnlyNvidiaSMIIsAskedAgainWhenOnlyThatFailed(t *testing.T) {
 
 	said := n.run(1, "apply", fmt.Sprint(g.VMID))
 	require.Contains(t, said, "driver "+newer+" was installed but only its files were checked so far")
-	require.Contains(t, said, "no GPU reaches the container")
+	require.Contains(t, said, "the container has no GPU")
 	require.NotContains(t, said, "not installed yet")
 	require.Equal(t, installed, g.sh(number))
 

@@ -39,7 +39,7 @@ const (
 )
 
 // errSlow ends a connection that is too slow to be of use.
-var errSlow = errors.New("it brings less than 100 kB/s")
+var errSlow = errors.New("the server sends less than 100 kB/s")
 
 // broken marks a connection that ended early. Another one may go on.
 type broken struct{ error }

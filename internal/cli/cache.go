@@ -227,7 +227,7 @@ complete, not where it comes from.`,
 			want := cache.Want{Version: h.Version, Arch: h.Arch, SHA256: pin(s, h.Version), RequireChecksum: s.Driver.RequireChecksum, Tree: true}
 			item, err := store.Add(c.Context(), words[0], want)
 			if err != nil {
-				return stopped(c.Context(), err, "add "+words[0], "nothing of it is kept; the same command begins anew")
+				return stopped(c.Context(), err, "add "+words[0], "nothing was kept; run the same command again")
 			}
 			if asJSON {
 				return say.JSON(c.OutOrStdout(), item)

@@ -20,7 +20,7 @@ func (a *app) cachePrune() *cobra.Command {
 	var keep int
 	c := &cobra.Command{
 		Use:   "prune",
-		Short: "remove run files that nobody needs any more",
+		Short: "remove run files that are no longer needed",
 		Long: `Remove all run files and their trees but those used last (cache.keep), those
 whose version a container's settings or the loaded kernel module want, and
 those in use by a run. Abandoned partial downloads and refused files are

@@ -22,7 +22,7 @@ import (
 func (a *app) config() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "config",
-		Short: "check the configuration and show what holds for a container",
+		Short: "check the configuration and show the settings of a container",
 		Long: `The files are read in this order, and later ones override earlier ones:
 built-in defaults, /etc/pve/pve-nvidia-hook.toml for the cluster, Phoenix files
 if the configuration names them, and /etc/pve-nvidia-hook/config.toml. A section

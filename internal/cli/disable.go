@@ -30,7 +30,7 @@ container running.`,
 			}
 			conf, err := a.load()
 			if err != nil {
-				return hint.Wrap(err, "mend the configuration first: it says where enable has kept what it set; see "+config.CheckCommand(a.configFile))
+				return hint.Wrap(err, "correct the configuration first: it names the folder of what enable has set; see "+config.CheckCommand(a.configFile))
 			}
 			_, settings, err := byGPUs(conf, ids, "all", nil)
 			if err != nil {

@@ -260,7 +260,7 @@ func TestEnableAllGivesEachItsOwnCardsAgain(t *testing.T) {
 	said, err := typed(t, "devices")
 	require.NoError(t, err)
 	require.Contains(t, said, "warning: container 101 (ct101): /dev/nvidia1 is now NVIDIA A10 (GPU 0, ")
-	require.Contains(t, said, "put it right with: pve-nvidia-hook enable 101\n")
+	require.Contains(t, said, "correct it with: pve-nvidia-hook enable 101\n")
 
 	_, err = typed(t, "enable", "--all")
 	require.NoError(t, err)

@@ -146,7 +146,7 @@ func TestSyntaxErrorHasLineAndNoSecret(t *testing.T) {
 		"[driver]\n[driver]\n":                  `config\.toml:2: .*TOML syntax`,
 		"[driver]\nkeep = 1\nkeep=2\n":          `config\.toml:3: .*TOML syntax`,
 		"\x00":                                  `config\.toml:1: .*TOML syntax`,
-		"[cuda]\nrepo_url = hunter2\n":          `config\.toml:2: cuda\.repo_url: TOML syntax: expected a value; text stands in quotes`,
+		"[cuda]\nrepo_url = hunter2\n":          `config\.toml:2: cuda\.repo_url: TOML syntax: expected a value; text needs quotes`,
 		"[cuda]\nrepo_url = \"hunter2\\u12\"\n": `config\.toml:2: cuda\.repo_url: TOML syntax: .* but got \.\.\. instead`,
 	} {
 		_, err := load(write(t, map[string]string{"config.toml": text}))

@@ -91,7 +91,7 @@ func parseHypervisorConfig(p *phoenix, f *jsonFile) error {
 func phoenixVersion() *key {
 	return &key{allowed: `a driver version such as "580.76.05"`, check: str(func(s string) (string, string) {
 		if s == "host" {
-			return "", `"host" is no driver version`
+			return "", `"host" is not a driver version`
 		}
 		return checkVersion(s)
 	})}
@@ -99,7 +99,7 @@ func phoenixVersion() *key {
 
 func phoenixURL() *key {
 	k := *find("driver.urls")
-	k.allowed = "the https URL of a run file (http only beside a pinned sha256)"
+	k.allowed = "the https URL of a run file (http only with a pinned sha256)"
 	k.check = str(checkURL)
 	return &k
 }

@@ -171,7 +171,7 @@ func TestChainedHookscriptComesBack(t *testing.T) {
 	require.Equal(t, snippet.Script, raw)
 	n.o.Storage = "shared"
 	_, err = n.enable(101)
-	require.ErrorContains(t, err, "the hookscript of container 101 has to lie beside local:snippets/mine.sh")
+	require.ErrorContains(t, err, "the hookscript of container 101 must be in the same folder as local:snippets/mine.sh")
 
 	require.NoError(t, os.RemoveAll(n.o.State), "the package was purged and installed again")
 	_, err = n.disable(101)
@@ -510,7 +510,7 @@ func TestRefusalsNameTheWayOut(t *testing.T) {
 		{"foreign snippet", []int{102}, func(n *node) { n.script("var/lib/vz/snippets/pve-nvidia-hook") }, "is not a script of pve-nvidia-hook", "move it away"},
 		{"backup runs", []int{102}, func(n *node) { n.file("etc/pve/nodes/pve1/lxc/102.conf", "hostname: db\nlock: backup\n") }, "container 102 (db): pct set 102: CT is locked (backup)", "wait for the backup"},
 		{"no pct", []int{102}, func(n *node) { n.o.Pct = "no-such-pct" }, "there is no pct on this machine", "node of Proxmox VE"},
-		{"no proxmox", []int{102}, func(n *node) { os.RemoveAll(filepath.Join(n.o.Root, "etc/pve")) }, "this machine is no Proxmox VE node", ""},
+		{"no proxmox", []int{102}, func(n *node) { os.RemoveAll(filepath.Join(n.o.Root, "etc/pve")) }, "this machine is not a Proxmox VE node", ""},
 		{"pmxcfs down", []int{102}, func(n *node) { os.RemoveAll(filepath.Join(n.o.Root, "etc/pve/nodes")) }, "the cluster file system is not mounted", "pve-cluster"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

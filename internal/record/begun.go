@@ -43,7 +43,7 @@ func ReadBegun(c Container) (*Begun, error) {
 	}
 	for _, f := range b.Files {
 		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path {
-			return nil, fmt.Errorf("read what was begun in the container: file %.80q is no clean absolute path", f.Path)
+			return nil, fmt.Errorf("read what was begun in the container: file %.80q is not a clean absolute path", f.Path)
 		}
 	}
 	return &b, nil

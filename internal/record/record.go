@@ -100,7 +100,7 @@ func (in Installed) check() error {
 	}
 	for _, f := range in.Files {
 		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path {
-			return fmt.Errorf("file %.80q is no clean absolute path", f.Path)
+			return fmt.Errorf("file %.80q is not a clean absolute path", f.Path)
 		}
 	}
 	return nil
