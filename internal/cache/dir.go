@@ -132,7 +132,7 @@ func (c *Cache) sweep(ctx context.Context, own paths) {
 			_ = os.Remove(p.origin)
 		}
 		_ = l.Release()
-		c.log().Debugf("removed what a broken-off run has left of %s", p.file())
+		c.log().Debugf("removed what an interrupted run has left of %s", p.file())
 	}
 }
 

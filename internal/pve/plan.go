@@ -143,7 +143,7 @@ func PlanEnable(c Conf, state State, w Want) (Plan, error) {
 		}
 	}
 	for _, line := range lines {
-		p.warn("%s left out, brought by the line %q already; without that line enable would let Proxmox follow the host's device numbers", list(brought[line]), line)
+		p.warn("%s left out: the line %q gives it already; without that line enable would let Proxmox follow the host's device numbers", list(brought[line]), line)
 	}
 	return p, nil
 }
