@@ -6,6 +6,7 @@
 #   make check       gofmt, vet, staticcheck, shellcheck and actionlint
 #   make package-test  tests of the Debian package: lintian, its life on nodes of Debian 12 and 13, an apt repository
 #   make test-in DIST=trixie  all that CI runs, in a clean container of that Debian (RUN='make demo': only that)
+#   make picture     docs/terminal.svg: what enable, a start, status and doctor print, from a real run
 #   make bench       times beside a plain shell hook (BENCH='-markdown T -svg P')
 #   make torture     kills, faults, hostile containers and races, at length (TORTURE='-kills 300')
 #   make fuzz        each parser for FUZZTIME (30s)
@@ -17,7 +18,7 @@
 #   make clean-lab   remove the base roots of throwaway containers (up to 400 MB each)
 #   make help        this list
 #
-# demo, test, package-test, test-in, bench and torture need root and Debian's packages; they install what is missing.
+# demo, test, package-test, test-in, picture, bench and torture need root and Debian's packages; they install what is missing.
 
 GO ?= go
 LAB_PACKAGES = lxc uidmap mmdebstrap
@@ -31,7 +32,7 @@ TORTURE_PACKAGES = $(TEST_PACKAGES)
 # GB that the tests take: most of it base roots of containers, which stay.
 TEST_ROOM = 6
 
-.PHONY: all help build demo test check package-test test-in bench torture fuzz lab-packages torture-packages bench-packages clean clean-lab
+.PHONY: all help build demo test check package-test test-in picture bench torture fuzz lab-packages torture-packages bench-packages clean clean-lab
 
 all: build
 
@@ -86,6 +87,11 @@ test-in:
 	@./packaging/ready test-in '$(GO)' $$(($(TEST_ROOM) * 2))
 	@./packaging/need $(LAB_PACKAGES)
 	@$(call run,suite) -in '$(DIST_OF_TEST)' $(if $(RUN),-run '$(RUN)')
+
+picture:
+	@./packaging/ready picture '$(GO)'
+	@./packaging/need $(LAB_PACKAGES)
+	@$(call run,picture) docs/terminal.svg
 
 bench: bench-packages
 	$(GO) run ./internal/test/bench $(BENCH)

@@ -92,5 +92,5 @@ func execChained(ctx context.Context, h host.Host, volume string, e Event) (int,
 	case errors.As(err, &exit):
 		return 1, fmt.Errorf("the chained hookscript %s ended by %v", volume, exit)
 	}
-	return 1, hint.Wrap(fmt.Errorf("run the chained hookscript %s: %w", volume, err), "mend it, or drop it with pve-nvidia-hook disable and enable")
+	return 1, hint.Wrap(fmt.Errorf("run the chained hookscript %s: %w", volume, err), "repair it, or remove it with pve-nvidia-hook disable and enable")
 }

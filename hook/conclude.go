@@ -70,7 +70,7 @@ func (r *run) sayEnd() {
 	if t.Result == Installed {
 		text = fmt.Sprintf("driver %s is installed", t.Plan.Wanted)
 	}
-	log.Warnf("%s, but the GPU is of no use in the container: %s (%s)", text, strings.Join(faults, "; "), seconds(t.Seconds))
+	log.Warnf("%s, but the GPU does not work in the container: %s (%s)", text, strings.Join(faults, "; "), seconds(t.Seconds))
 	log.With("hint", true).Info(devicesHint(t.VMID))
 }
 
@@ -106,7 +106,7 @@ func (r *run) summary() string {
 		return r.background()
 	}
 	if t.Result == Removed {
-		return "nothing of the driver is left in the container"
+		return "the driver is removed from the container"
 	}
 	if t.Result != Installed {
 		return t.Plan.Why
@@ -156,17 +156,19 @@ func (t Trace) Truth() string {
 	case t.Left != nil && t.Left.Driver != "":
 		has = fmt.Sprintf("driver %s stays in the container", t.Left.Driver)
 	case t.Left != nil:
-		has = "the container has no verified driver"
+		has = "the container has no working driver"
 	}
-	text := "it is not done"
+	text, join := "not completed", ": "
 	switch {
 	case t.Unknown:
-		text = "it is not known how far it came, the next start looks"
+		text, join = "how far it got is unknown, the next start checks", "; "
 	case len(t.Steps) == 0:
-		text = "nothing was changed"
+		text, join = "nothing was changed", "; "
+	case t.Left != nil && t.Left.Driver == "" && t.Phase != PhaseUninstall:
+		text = "not installed"
 	}
 	if has != "" {
-		text += ", " + has
+		text += join + has
 	}
 	return fmt.Sprintf("%s (%s)", text, seconds(t.Seconds))
 }

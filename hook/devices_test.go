@@ -44,16 +44,16 @@ func TestAGPUOfNoUseIsSaid(t *testing.T) {
 
 	n.hostNode("nvidia-uvm", 509, 0)
 	said := g.postStart(0)
-	require.Contains(t, said, "warning: driver "+newer+" is in place, but the GPU is of no use in the container: /dev/nvidia-uvm in the container is device 511:0, on the host it is 509:0")
+	require.Contains(t, said, "warning: driver "+newer+" is in place, but the GPU does not work in the container: /dev/nvidia-uvm in the container is device 511:0, on the host it is 509:0")
 	require.Contains(t, said, "hint: see pve-nvidia-hook doctor 101")
 	require.Contains(t, n.run(0, "status"), "on the host it is 509:0")
 
 	g.sh("rm /dev/nvidia-uvm; touch /dev/nvidia-uvm")
-	require.Contains(t, g.postStart(0), "/dev/nvidia-uvm in the container is no device")
+	require.Contains(t, g.postStart(0), "/dev/nvidia-uvm in the container is not a device")
 	g.sh("rm /dev/nvidia-uvm")
 	require.Contains(t, g.postStart(0), "/dev/nvidia-uvm is missing in the container")
 	g.sh("mknod -m 666 /dev/nvidia-uvm c 509 0")
-	require.NotContains(t, g.postStart(0), "of no use")
+	require.NotContains(t, g.postStart(0), "does not work")
 }
 
 // The real nvidia-smi makes a control node in a privileged container without any,
@@ -64,7 +64,7 @@ func TestAContainerWithoutGPUIsToldSoBeforeNvidiaSMIIsAsked(t *testing.T) {
 	n.guestConf(101, "hostname: gpu")
 	g.sh("echo rc=255 >/etc/sample-nvidia-smi")
 	said := g.postStart(1)
-	require.Contains(t, said, "no GPU reaches the container: it was enabled without --gpus")
+	require.Contains(t, said, "the container has no GPU: it was enabled without --gpus")
 	require.Contains(t, said, "hint: pve-nvidia-hook enable 101 --gpus all")
 	require.NotContains(t, said, "nvidia-installer.log")
 	// The files are kept: the next start only asks again.

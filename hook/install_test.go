@@ -105,7 +105,7 @@ func TestMismatchIsRefusedBeforeAnyRequest(t *testing.T) {
 	said := g.postStart(1)
 	require.Contains(t, said, "driver "+older+" is wanted but the host's kernel module is "+newer)
 	require.Contains(t, said, "hint: ")
-	require.Contains(t, said, "nothing was changed, the container has no verified driver (")
+	require.Contains(t, said, "nothing was changed; the container has no working driver (")
 	require.Zero(t, n.Mirror.Total())
 	g.unrecorded()
 }
@@ -185,7 +185,7 @@ func TestInstallerThatLiesIsCaught(t *testing.T) {
 			require.Contains(t, said, want)
 			require.Contains(t, said, "hint: ")
 			require.Contains(t, said, "nvidia-installer.log: ", "the end of its log is shown")
-			require.Contains(t, said, "it is not done, the container has no verified driver (")
+			require.Contains(t, said, "not installed: the container has no working driver (")
 			g.unrecorded()
 			g.sh("rm /etc/sample-nvidia-installer")
 			n.run(0, "replay", "200", "post-start", "--force")
@@ -198,9 +198,9 @@ func TestEachFailureOfNvidiaSMIIsExplained(t *testing.T) {
 	n := newNode(t, newer)
 	g := n.start(lab.Spec{})
 	for fault, want := range map[string]string{
-		"nodes":         "no GPU reaches the container",
-		"9":             "no GPU reaches the container",
-		"255":           "no GPU reaches the container",
+		"nodes":         "the container has no GPU",
+		"9":             "the container has no GPU",
+		"255":           "the container has no GPU",
 		"12":            "libnvidia-ml.so.1 is not found",
 		"18":            "of different versions",
 		"4":             "may not open the GPU's device nodes",
@@ -232,7 +232,7 @@ func TestOnlyNvidiaSMIIsAskedAgainWhenOnlyThatFailed(t *testing.T) {
 
 	said := n.run(1, "apply", fmt.Sprint(g.VMID))
 	require.Contains(t, said, "driver "+newer+" was installed but only its files were checked so far")
-	require.Contains(t, said, "no GPU reaches the container")
+	require.Contains(t, said, "the container has no GPU")
 	require.NotContains(t, said, "not installed yet")
 	require.Equal(t, installed, g.sh(number))
 
@@ -361,7 +361,7 @@ func TestWhatStandsInTheWayIsNamed(t *testing.T) {
 			said := g.postStart(1)
 			require.Contains(t, said, c.want)
 			require.Contains(t, said, "hint: ")
-			require.Contains(t, said, "nothing was changed, the container has no verified driver (")
+			require.Contains(t, said, "nothing was changed; the container has no working driver (")
 			require.NoDirExists(t, g.file("var/lib/pve-nvidia-hook"))
 		})
 	}

@@ -218,7 +218,7 @@ func wantedVersion(s config.Settings, h HostFacts) (version.Driver, *Plan) {
 		return refuse("install the driver on the host and load it (modprobe nvidia), or set on_mismatch = \"install\" below [driver] to install ahead of it",
 			"driver %s is wanted but no NVIDIA kernel module is loaded on this host", wanted)
 	}
-	return refuse(fmt.Sprintf("the user space must equal the host's module to the last digit: set version = \"host\" or %q (it came from %s), or load %s on the host", h.Module, orUnknown(s.Origin("driver.version")), wanted),
+	return refuse(fmt.Sprintf("the driver in the container must have exactly the version of the host's module: set version = \"host\" or %q (it came from %s), or load %s on the host", h.Module, orUnknown(s.Origin("driver.version")), wanted),
 		"driver %s is wanted but the host's kernel module is %s", wanted, h.Module)
 }
 

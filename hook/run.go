@@ -30,7 +30,7 @@ type Options struct {
 	Format   string    // of the log: text | json
 	Out      io.Writer // takes the worker's lines, whole ones; nil: stderr of this process
 	DryRun   bool      // say what would be done, change nothing
-	Force    bool      // install again, whatever is there and whatever failed before
+	Force    bool      // install again even if the driver is in place and whatever failed before
 	Asked    bool      // a person wants it for this container: try it, whatever failed before
 	AtStart  bool      // the container has just been started
 	Restart  bool      // restart what does not use the driver, though it was not just started
@@ -181,7 +181,7 @@ func (r *run) work(ctx context.Context) error {
 		return r.ask(ctx, order{Part: partToolkit})
 	}
 	if len(later) > 0 {
-		then := fmt.Sprintf("the driver is in place; pve-nvidia-hook apply %d does the rest, and background = \"never\" does without systemd", r.trace.VMID)
+		then := fmt.Sprintf("the driver is in place; pve-nvidia-hook apply %d does the rest, and background = \"never\" works without systemd", r.trace.VMID)
 		return hint.Wrap(r.handOver(ctx), then)
 	}
 	return nil

@@ -180,7 +180,7 @@ func (w *work) verify(ctx context.Context) (string, error) {
 		return fmt.Sprintf("all %d files are in place; nvidia-smi is left out until the host's module is %s", len(files), p.Wanted), nil
 	}
 	if p.Verify == "files" {
-		return fmt.Sprintf("all %d files are in place; nvidia-smi is not asked, as configured", len(files)), nil
+		return fmt.Sprintf("all %d files are in place; nvidia-smi was not run, as configured", len(files)), nil
 	}
 	return fmt.Sprintf("all %d files are in place and nvidia-smi says %s", len(files), p.Wanted), nil
 }

@@ -55,7 +55,7 @@ func TestAFailedToolkitCostsNoDriverAndIsTriedAlone(t *testing.T) {
 	g.alone()
 	said := g.postStart(1)
 	require.Contains(t, said, "the driver is fine, the CUDA toolkit is not")
-	require.Contains(t, said, "it is not done, driver "+newer+" is in place (")
+	require.Contains(t, said, "not completed: driver "+newer+" is in place (")
 	g.holds(newer)
 
 	said = n.run(0, "uninstall", fmt.Sprint(g.VMID))

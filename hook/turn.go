@@ -43,7 +43,7 @@ func (r *run) turn(ctx context.Context) (*lock.Lock, error) {
 			said = true
 		}
 		if time.Since(began) > turnWait {
-			r.Log.Infof("the other installations take long, so this one begins beside them")
+			r.Log.Infof("the other installations take long, so this one starts now")
 			return nil, nil
 		}
 		select {

@@ -51,5 +51,5 @@ func TestInstallationsTakeTurns(t *testing.T) {
 	held, err = start().turn(t.Context())
 	require.NoError(t, err)
 	require.Nil(t, held)
-	require.Contains(t, said.String(), "begins beside them")
+	require.Contains(t, said.String(), "so this one starts now")
 }

@@ -27,7 +27,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 			g.holds(newer)
 
 			said = n.run(0, "uninstall", id)
-			require.Contains(t, said, "nothing of the driver is left")
+			require.Contains(t, said, "driver is removed from the container")
 			require.Contains(t, said, "the next start of "+id+" installs it again")
 			g.unrecorded()
 			after := g.sh("find / -xdev -not -path '/proc*' -not -path '/sys*' -not -path '/dev*' -not -path '/var/log*' -not -path '/var/cache*' | sort")

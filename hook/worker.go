@@ -111,7 +111,7 @@ func readReport(said worker.Report) (*report, error) {
 	d := json.NewDecoder(bytes.NewReader(said.Told))
 	d.DisallowUnknownFields()
 	if d.Decode(&told) != nil || (said.Status != 0) != (told.Failure != nil) {
-		return nil, worker.Unconcluded("the process that worked on the container has not told what came of it")
+		return nil, worker.Unconcluded("the worker process exited without a report")
 	}
 	return &told, nil
 }

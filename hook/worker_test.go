@@ -51,8 +51,8 @@ func TestARunWithoutAReportIsConcludedWithWhatIsKnown(t *testing.T) {
 		says    string
 		left    bool
 	}{
-		"killed":    {unknown: true, says: "it is not known how far it came"},
-		"not begun": {says: "nothing was changed, driver 550.163.01 stays", left: true},
+		"killed":    {unknown: true, says: "how far it got is unknown"},
+		"not begun": {says: "nothing was changed; driver 550.163.01 stays", left: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conf, state := configOf(t)

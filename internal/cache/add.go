@@ -129,7 +129,7 @@ func (c *Cache) add(ctx context.Context, name string, w Want) (Item, error) {
 			m.Verified = had.meta.Verified
 		}
 		if had.same {
-			c.log().Infof("%s was there already, the same to the last byte", p.file())
+			c.log().Infof("%s was there already and is identical", p.file())
 		}
 	}
 	if err := c.publish(p, m, true, w.Tree); err != nil {

@@ -152,7 +152,7 @@ func Proxy(setting string) func(*http.Request) (*url.URL, error) {
 		if setting == "" || proxyInEnvironment() {
 			u, err := http.ProxyFromEnvironment(r)
 			if err != nil {
-				return nil, errors.New("the proxy in the environment is no URL such as http://proxy:3128")
+				return nil, errors.New("the proxy in the environment is not a URL such as http://proxy:3128")
 			}
 			return u, nil
 		}
@@ -162,7 +162,7 @@ func Proxy(setting string) func(*http.Request) (*url.URL, error) {
 		}
 		u, err := url.Parse(setting)
 		if err != nil || u.Host == "" {
-			return nil, errors.New("the proxy setting is no URL such as http://proxy:3128")
+			return nil, errors.New("the proxy setting is not a URL such as http://proxy:3128")
 		}
 		return u, nil
 	}

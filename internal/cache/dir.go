@@ -103,7 +103,7 @@ func explainSpace(err error, dir string) error {
 }
 
 // sweep removes what killed runs have left: of the run file whose lock is held all
-// but the partial download, which is resumed; of the others what nobody works on.
+// but the partial download, which is resumed; of the others what is abandoned.
 func (c *Cache) sweep(ctx context.Context, own paths) {
 	names, err := os.ReadDir(c.Dir)
 	if err != nil {
@@ -132,7 +132,7 @@ func (c *Cache) sweep(ctx context.Context, own paths) {
 			_ = os.Remove(p.origin)
 		}
 		_ = l.Release()
-		c.log().Debugf("removed what a broken-off run has left of %s", p.file())
+		c.log().Debugf("removed what an interrupted run has left of %s", p.file())
 	}
 }
 

@@ -39,7 +39,7 @@ const (
 )
 
 // errSlow ends a connection that is too slow to be of use.
-var errSlow = errors.New("it brings less than 100 kB/s")
+var errSlow = errors.New("the server sends less than 100 kB/s")
 
 // broken marks a connection that ended early. Another one may go on.
 type broken struct{ error }
@@ -62,7 +62,7 @@ func parseOrigin(text []byte) (origin, error) {
 	}
 	// net/http refuses to send a header with a control character.
 	if v := o.validator(); v == "" || o.Size <= 0 || strings.ContainsFunc(v, unicode.IsControl) {
-		return origin{}, errors.New("it offers nothing by which to resume")
+		return origin{}, errors.New("the server does not support resuming")
 	}
 	return o, nil
 }
@@ -162,7 +162,7 @@ func (d *download) run(ctx context.Context) error {
 		case !errors.As(err, &again):
 			return err
 		}
-		err = fmt.Errorf("broken off after %s: %w", d.amount(), err)
+		err = fmt.Errorf("interrupted after %s: %w", d.amount(), err)
 		if breaks++; d.have-before >= max(1, min(64<<10, d.from.Size/100)) {
 			breaks = 1
 		}
@@ -194,7 +194,7 @@ func (d *download) connect(ctx context.Context) error {
 		return nil // whole, only not verified yet
 	}
 	if d.have > 0 && d.from.validator() == "" {
-		if err := d.restart("the server offers nothing by which to resume"); err != nil {
+		if err := d.restart("the server does not support resuming"); err != nil {
 			return err
 		}
 	}

@@ -100,7 +100,7 @@ func (c *Cache) fetchFrom(ctx, network context.Context, u *url.URL, p paths, w W
 		if !resumed || !isContent(err) {
 			return err
 		}
-		c.log().Warnf("%s: what an earlier run had fetched of it is of no use: %v", p.file(), err)
+		c.log().Warnf("%s: the earlier partial download cannot be used: %v", p.file(), err)
 	}
 }
 

@@ -208,7 +208,7 @@ func TestSlowServerIsGivenUpForTheNextURL(t *testing.T) {
 			next := serve(t, true).offer(v1, good)
 			e := get(t, c, want(v1, bad.template(), next.template()))
 			require.Contains(t, e.Meta.URL, next.URL)
-			require.Contains(t, said.text(), "it brings less than 100 kB/s; trying the next URL")
+			require.Contains(t, said.text(), "the server sends less than 100 kB/s; trying the next URL")
 			require.Len(t, starts, 3, "another connection may be quicker")
 			require.NotEmpty(t, starts[2], "which goes on where the one before ended")
 			requireClean(t, c, v1)
@@ -686,7 +686,7 @@ func TestProxyErrorsShowNoURL(t *testing.T) {
 	require.NoError(t, err)
 	for _, setting := range []string{"http://me:secret@proxy:port", "me:secret@proxy:3128", "secret", "http://"} {
 		_, err := Proxy(setting)(r)
-		require.ErrorContains(t, err, "no URL such as")
+		require.ErrorContains(t, err, "not a URL such as")
 		require.NotContains(t, err.Error(), "secret")
 	}
 	for _, host := range []string{"localhost", "127.0.0.2", "[::1]"} {

@@ -92,7 +92,7 @@ func (w *Want) check() error {
 	}
 	w.SHA256 = strings.ToLower(w.SHA256)
 	if w.SHA256 != "" && !isSHA256(w.SHA256) {
-		return hint.Errorf("set driver.sha256 to the 64 hexadecimal digits that sha256sum prints", "%q is no sha256", w.SHA256)
+		return hint.Errorf("set driver.sha256 to the 64 hexadecimal digits that sha256sum prints", "%q is not a sha256", w.SHA256)
 	}
 	return nil
 }

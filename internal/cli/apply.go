@@ -47,7 +47,7 @@ The last line sums up. The exit status is 1 when one container failed or was
 refused, or is not running.`,
 		Example: `  pve-nvidia-hook apply --all --jobs 4
   pve-nvidia-hook apply 101 102 --dry-run
-  pve-nvidia-hook apply 101 --force          # install again, whatever is there`,
+  pve-nvidia-hook apply 101 --force          # install again in any case`,
 		Args: args(0, -1, "VMIDs"),
 		RunE: func(c *cobra.Command, words []string) error {
 			ids, err := vmids(words)
@@ -82,7 +82,7 @@ refused, or is not running.`,
 	f.BoolVar(&all, "all", false, "all running containers that follow the host")
 	numberFlag(f, &jobs, "jobs", defaultJobs, 1, 64, "work on `N` containers at once")
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
-	f.BoolVar(&force, "force", false, "install again, whatever is there")
+	f.BoolVar(&force, "force", false, "install again even if the driver is in place")
 	f.BoolVar(&restart, "restart", false, "restart services that use another driver or are known to want a GPU")
 	return c
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -229,7 +230,7 @@ complete, not where it comes from.`,
 			want := cache.Want{Version: h.Version, Arch: h.Arch, SHA256: pin(s, h.Version), RequireChecksum: s.Driver.RequireChecksum, Tree: true}
 			item, err := store.Add(c.Context(), words[0], want)
 			if err != nil {
-				return stopped(c.Context(), err, "add "+words[0], "nothing of it is kept; the same command begins anew")
+				return stopped(c.Context(), err, "add "+words[0], "nothing was kept; run the same command again")
 			}
 			if asJSON {
 				return say.JSON(c.OutOrStdout(), item)
@@ -361,22 +362,53 @@ func printItems(out io.Writer, items []cache.Item, asJSON bool) error {
 	if len(items) == 0 {
 		return nil
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "VERSION\tARCH\tSTATE\tSIZE\tUNPACKED\tVERIFIED\tLAST USED\tIN USE")
+	width, _ := screen(os.Stdout)
+	table, err := itemTable(items, false)
+	if err == nil && !fits(table, width) {
+		table, err = itemTable(items, true)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(out, table)
+	return err
+}
+
+// itemTable has a line for each run file. A narrow one has the date without the
+// time, and says in the state which is in use.
+func itemTable(items []cache.Item, narrow bool) (string, error) {
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	head, date := "VERSION\tARCH\tSTATE\tSIZE\tUNPACKED\tVERIFIED\tLAST USED", "2006-01-02 15:04"
+	if narrow {
+		date = time.DateOnly
+	} else {
+		head += "\tIN USE"
+	}
+	fmt.Fprintln(w, head)
 	for _, it := range items {
 		unpacked, used, busy := "-", "-", "no"
 		if it.TreeSize > 0 {
 			unpacked = say.Bytes(it.TreeSize)
 		}
 		if !it.LastUsed.IsZero() {
-			used = it.LastUsed.Local().Format(time.DateTime)[:16]
+			used = it.LastUsed.Local().Format(date)
 		}
 		if it.InUse {
 			busy = "yes"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", it.Version, it.Arch, it.State, say.Bytes(it.Size), unpacked, dash(it.Verified), used, busy)
+		state := string(it.State)
+		if narrow && it.InUse {
+			state += ", in use"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s", it.Version, it.Arch, state, say.Bytes(it.Size), unpacked, dash(it.Verified), used)
+		if !narrow {
+			fmt.Fprint(w, "\t"+busy)
+		}
+		fmt.Fprintln(w)
 	}
-	return w.Flush()
+	err := w.Flush()
+	return table.String(), err
 }
 
 func jsonFlag(c *cobra.Command, asJSON *bool) {

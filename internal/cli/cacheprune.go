@@ -21,11 +21,11 @@ func (a *app) cachePrune() *cobra.Command {
 	var keep int
 	c := &cobra.Command{
 		Use:   "prune",
-		Short: "remove run files that nobody needs any more",
+		Short: "remove run files that are no longer needed",
 		Long: `Remove all run files and their trees but those used last (cache.keep), those
 whose version a container's settings or the loaded kernel module want, and
-those in use by a run. Partial downloads that nobody works on go too, and so do
-refused files: none of them counts as one to keep.
+those in use by a run. Abandoned partial downloads and refused files are
+removed too; they do not count as versions to keep.
 
 On a cache that several nodes share the versions that another node's module
 wants are not known here: give a higher --keep there.`,

@@ -84,8 +84,10 @@ container starts, it installs the user space of NVIDIA's driver in it, of the
 very version of the host's kernel module, verifies it with nvidia-smi and
 records it, so that the next start has nothing to do.
 
-Proxmox calls it with a VMID and a phase. Everything else is for people:`,
-		Example: `  pve-nvidia-hook enable 101 --gpus all  make container 101 follow the host
+Proxmox calls it with a VMID and a phase. The commands below are for
+administrators:`,
+		Example: `  pve-nvidia-hook setup                  choose containers, step by step
+  pve-nvidia-hook enable 101 --gpus all  make container 101 follow the host
   pve-nvidia-hook status                 wanted and installed driver versions
   pve-nvidia-hook doctor 101             what is wrong, and what to do about it`,
 		SilenceErrors:     true,
@@ -122,7 +124,7 @@ Proxmox calls it with a VMID and a phase. Everything else is for people:`,
 	})
 	root.AddCommand(
 		a.status(), a.doctor(), a.apply(), a.replay(), a.uninstall(),
-		a.enable(), a.disable(), a.devices(),
+		a.setup(), a.enable(), a.disable(), a.devices(),
 		a.cache(), a.config(), a.version(),
 	)
 	a.complete(root)
@@ -174,7 +176,11 @@ func known(c *cobra.Command, args []string) error {
 func args(least, most int, what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) < least || most >= 0 && len(args) > most {
-			return usage{fmt.Errorf("expected %s, got %s (see %s --help)", what, say.Count(len(args), "word"), c.CommandPath())}
+			got := ""
+			if len(args) > 0 {
+				got = fmt.Sprintf(", got %s", say.Count(len(args), "argument"))
+			}
+			return usage{fmt.Errorf("expected %s%s (see %s --help)", what, got, c.CommandPath())}
 		}
 		return nil
 	}

@@ -60,6 +60,10 @@ func TestCommands(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	pct := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(pct, "pct"), "../test/fakepct").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	m, err := mirror.Serve(samples, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -78,6 +82,7 @@ func TestCommands(t *testing.T) {
 			e.Setenv("BIN", filepath.Join(bin, "pve-nvidia-hook"))
 			e.Setenv("ALLPATHS", e.Getenv("PATH"))
 			e.Setenv("SAMPLES", samples)
+			e.Setenv("PCT", pct) // its folder, for scripts that need one
 			e.Setenv("SSL_CERT_FILE", m.Cert)
 			config, err := os.ReadFile(filepath.Join(e.WorkDir, "config.toml"))
 			if err != nil {

@@ -19,7 +19,7 @@ func (a *app) complete(root *cobra.Command) {
 	root.ValidArgsFunction = offer(nil)
 	for path, what := range map[string]completion{
 		"status": a.offerVMIDs(-1), "doctor": a.offerVMIDs(-1), "apply": a.offerVMIDs(-1),
-		"enable": a.offerVMIDs(-1), "disable": a.offerVMIDs(-1), "uninstall": a.offerVMIDs(1),
+		"setup": a.offerVMIDs(-1), "enable": a.offerVMIDs(-1), "disable": a.offerVMIDs(-1), "uninstall": a.offerVMIDs(1),
 		"config check": a.offerVMIDs(1), "config show": a.offerVMIDs(1), "replay": a.offerCall,
 		"cache fetch": offer([]string{"host"}), "cache verify": a.offerCached,
 		"cache list": offer(nil), "cache prune": offer(nil), "devices": offer(nil), "version": offer(nil),

@@ -4,25 +4,30 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 func (a *app) config() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "config",
-		Short: "check the configuration and show what holds for a container",
-		Long: `The files are read in this order, and the later wins: built-in defaults, what
-enable --docker has noted, /etc/pve/pve-nvidia-hook.toml for the cluster,
-Phoenix files where they are named, and /etc/pve-nvidia-hook/config.toml;
-[containers.VMID] wins over what holds for all.`,
+		Short: "check the configuration and show the settings of a container",
+		Long: `The files are read in this order, and later ones override earlier ones:
+built-in defaults, what enable --docker has noted, /etc/pve/pve-nvidia-hook.toml
+for the cluster, Phoenix files if the configuration names them, and
+/etc/pve-nvidia-hook/config.toml. A section
+[containers.VMID] overrides what is set for all containers.`,
 		Args: known,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -101,7 +106,8 @@ func (a *app) configShow() *cobra.Command {
 		Use:   "show [VMID]",
 		Short: "print every setting with its origin",
 		Long: `Print every setting that holds for a container, or for containers that no file
-names, with the place that it comes from. Credentials in URLs are not shown.`,
+names, with the place that it comes from. Credentials in URLs are not shown. The
+exit status is 1 if no container has the VMID and no file names it.`,
 		Example: "  pve-nvidia-hook config show\n  pve-nvidia-hook config show 101 --json",
 		Args:    args(0, 1, "at most one VMID"),
 		RunE: func(c *cobra.Command, words []string) error {
@@ -117,6 +123,9 @@ names, with the place that it comes from. Credentials in URLs are not shown.`,
 			if len(ids) == 1 {
 				vmid = ids[0]
 			}
+			if err := a.noGuest(conf, vmid); err != nil {
+				return err
+			}
 			settings, err := conf.For(vmid)
 			if err != nil {
 				return err
@@ -125,20 +134,73 @@ names, with the place that it comes from. Credentials in URLs are not shown.`,
 			if asJSON {
 				return say.JSON(c.OutOrStdout(), rows)
 			}
-			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "KEY\tVALUE\tFROM")
-			for _, r := range rows {
-				lines := texts(r)
-				fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, say.Clean(lines[0], 300), r.Origin)
-				for _, l := range lines[1:] {
-					fmt.Fprintf(w, "\t%s\t\n", say.Clean(l, 300))
-				}
-			}
-			return w.Flush()
+			width, _ := screen(os.Stdout)
+			return printSettings(c.OutOrStdout(), rows, width)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+// noGuest says that neither the cluster nor the configuration knows a container,
+// nil where it is known or that cannot be told.
+func (a *app) noGuest(conf *config.Config, vmid int) error {
+	if vmid == 0 || slices.Contains(conf.Containers(), vmid) || hook.NeedsRoot("", a.host.Root, os.Geteuid()) != nil {
+		return nil
+	}
+	g, found, err := pve.Find(a.host.Root, vmid)
+	switch {
+	case found && g.VM:
+		return g.NotHere("")
+	case found, err != nil && !errors.Is(err, pve.ErrNoNode):
+		return nil
+	}
+	return a.containers(conf).missing(vmid)
+}
+
+// printSettings writes a table of settings, or lines as in a configuration file
+// where the terminal is too narrow for the table.
+func printSettings(out io.Writer, rows []config.Row, width int) error {
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "KEY\tVALUE\tFROM")
+	for _, r := range rows {
+		lines := texts(r)
+		fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, say.Clean(lines[0], 300), r.Origin)
+		for _, l := range lines[1:] {
+			fmt.Fprintf(w, "\t%s\n", say.Clean(l, 300))
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if fits(table.String(), width) {
+		_, err := io.WriteString(out, table.String())
+		return err
+	}
+	for _, r := range rows {
+		lines := texts(r)
+		text := r.Key + " = " + say.Clean(lines[0], 300)
+		if len(lines) > 1 {
+			text = r.Key + " = ["
+			lines[0] = " " + lines[0][1:]
+			lines[len(lines)-1] = strings.TrimSuffix(lines[len(lines)-1], "]") + ","
+		}
+		from := "# " + r.Origin
+		if columns(text+"  "+from) <= width {
+			text += "  " + from
+		} else {
+			text = from + "\n" + text
+		}
+		fmt.Fprintln(out, text)
+		if len(lines) > 1 {
+			for _, l := range lines {
+				fmt.Fprintln(out, "   "+say.Clean(l, 300))
+			}
+			fmt.Fprintln(out, "]")
+		}
+	}
+	return nil
 }
 
 // texts is a setting's value as TOML has it, each URL or other member of a list

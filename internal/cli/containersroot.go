@@ -11,7 +11,7 @@ import (
 
 // forRoot are those that say what is not true, or fail halfway, when they cannot
 // read or change the cluster file system, the state folder, the cache and containers.
-var forRoot = append([]string{"apply", "replay", "uninstall", "enable", "disable",
+var forRoot = append([]string{"apply", "replay", "uninstall", "setup", "enable", "disable",
 	"cache fetch", "cache add", "cache verify", "cache prune"}, lookingInside...)
 
 // checkRoot refuses a command that needs root.

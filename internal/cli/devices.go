@@ -107,17 +107,19 @@ func (a *app) tellChanges(tell func(string)) error {
 		state, err := pve.ReadState(s.Paths.State, g.VMID)
 		errs = append(errs, err)
 		for _, change := range state.Changes(g.Conf, cards) {
-			tell(fmt.Sprintf("warning: container %s: %s; put it right with: pve-nvidia-hook enable %d", g, change, g.VMID))
+			tell(fmt.Sprintf("warning: container %s: %s; correct it with: pve-nvidia-hook enable %d", g, change, g.VMID))
 		}
 	}
 	return errors.Join(errs...)
 }
 
+var errNoCard = hint.Errorf("pve-nvidia-hook doctor says why", "no GPU on this host uses the NVIDIA driver")
+
 // listCards prints a table of the host's cards.
 func (a *app) listCards(out io.Writer) error {
 	cards := host.ReadGPUs(a.host.Root)
 	if len(cards) == 0 {
-		return hint.Errorf("pve-nvidia-hook doctor says why", "the NVIDIA driver drives no card on this host")
+		return errNoCard
 	}
 	has := map[string][]string{}
 	for _, g := range here(a.host.Root) {

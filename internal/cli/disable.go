@@ -24,7 +24,7 @@ removes the entries is named. The driver stays in the container until it is
 removed by pve-nvidia-hook uninstall VMID, which needs the container running.`,
 		Example: `  pve-nvidia-hook disable 101
   pve-nvidia-hook disable 101 102 --dry-run   say what would be changed`,
-		Args: args(1, -1, "one VMID or more"),
+		Args: args(1, -1, "at least one VMID"),
 		RunE: func(c *cobra.Command, words []string) error {
 			ids, err := vmids(words)
 			if err != nil {
@@ -32,7 +32,7 @@ removed by pve-nvidia-hook uninstall VMID, which needs the container running.`,
 			}
 			conf, err := a.load()
 			if err != nil {
-				return hint.Wrap(err, "mend the configuration first: it says where enable has kept what it set; see "+config.CheckCommand(a.configFile))
+				return hint.Wrap(err, "correct the configuration first: it names the folder of what enable has set; see "+config.CheckCommand(a.configFile))
 			}
 			_, settings, err := byGPUs(conf, ids, "all", nil)
 			if err != nil {

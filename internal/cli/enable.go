@@ -94,7 +94,7 @@ configuration that says otherwise. On another node it is to be said again.`,
 	c.Flags().BoolVar(&dri, "dri", false, "the nodes in /dev/dri of the GPUs too, for EGL, Vulkan and VAAPI (--dri=false takes them away)")
 	c.Flags().BoolVar(&docker, "docker", false, "NVIDIA's Container Toolkit too, for Docker and podman in the container (--docker=false takes the wish back)")
 	c.Flags().BoolVar(&share, "share", false, "share the node's driver with the container instead of installing it (--share=false installs it again)")
-	c.Flags().BoolVar(&o.Chain, "chain", false, "take the place of another hookscript, and run it after our own work in every phase")
+	c.Flags().BoolVar(&o.Chain, "chain", false, "keep another hookscript and run it after this one in every phase")
 	c.Flags().StringVar(&o.Storage, "storage", "", "`storage` for the hookscript file (default: local, or the one that is set)")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be changed, change nothing")
 	return c
@@ -138,12 +138,17 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 		}
 	}
 	nodes := host.NodesPresent(o.Root)
-	if lacksUVM(nodes) && !o.DryRun && slices.ContainsFunc(groups, func(g group) bool { return g.gpus != "none" }) {
-		err := host.MakeNodes(ctx, o.Root, nil, func(line string) { fmt.Fprintln(out, line) })
-		if err != nil {
-			fmt.Fprintf(out, "warning: %v\n", err)
+	if lacksUVM(nodes) && slices.ContainsFunc(groups, func(g group) bool { return g.gpus != "none" }) {
+		if o.DryRun {
+			fmt.Fprintln(out, "would make the missing device nodes of the host: pve-nvidia-hook devices")
+			nodes = append(host.ReadFacts(o.Root).Nodes(), host.Node{Path: "/dev/nvidia-uvm", IsChar: true}, host.Node{Path: "/dev/nvidia-uvm-tools", IsChar: true})
+		} else {
+			err := host.MakeNodes(ctx, o.Root, nil, func(line string) { fmt.Fprintln(out, line) })
+			if err != nil {
+				fmt.Fprintf(out, "warning: %v\n", err)
+			}
+			nodes = host.NodesPresent(o.Root)
 		}
-		nodes = host.NodesPresent(o.Root)
 	}
 	for _, n := range nodes {
 		if n.IsChar {

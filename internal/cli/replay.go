@@ -40,14 +40,14 @@ The exit status is 0 when the phase went well or today's decision is the same,
   pve-nvidia-hook replay --trace runs/101/20260301T101502.123456Z.json`,
 		Args: func(c *cobra.Command, words []string) error {
 			if trace != "" {
-				return args(0, 0, "no VMID and phase beside --trace")(c, words)
+				return args(0, 0, "no VMID and phase with --trace")(c, words)
 			}
 			return args(2, 2, "a VMID and a phase, or --trace FILE")(c, words)
 		},
 		RunE: func(c *cobra.Command, words []string) error {
 			if trace != "" {
 				if dryRun || force {
-					return usage{errors.New("--trace stands alone: it changes nothing and decides as the run did")}
+					return usage{errors.New("--trace takes no other flags: it changes nothing and decides as the run did")}
 				}
 				return decideAgain(c.OutOrStdout(), c.InOrStdin(), trace)
 			}
@@ -66,7 +66,7 @@ The exit status is 0 when the phase went well or today's decision is the same,
 	}
 	f := c.Flags()
 	f.BoolVar(&dryRun, "dry-run", false, "print the plan in words, change nothing")
-	f.BoolVar(&force, "force", false, "install again whatever is there, and whatever failed before")
+	f.BoolVar(&force, "force", false, "install again, even if it is in place or failed before")
 	f.StringVar(&trace, "trace", "", "decide again from the trace in `FILE`")
 	return c
 }
@@ -129,7 +129,7 @@ func decideAgain(out io.Writer, in io.Reader, file string) error {
 		return hint.Wrap(err, whereTraces)
 	}
 	if err != nil || t.VMID == 0 || t.Phase == "" {
-		return hint.Errorf(whereTraces, "%s is no trace of this program", say.Clean(file, 200))
+		return hint.Errorf(whereTraces, "%s is not a trace of this program", say.Clean(file, 200))
 	}
 	fmt.Fprintf(out, "container %d, %s at %s, by program %s: %s\n", t.VMID, say.Clean(string(t.Phase), 40),
 		t.At.Format("2006-01-02 15:04:05 -0700"), say.Clean(t.Program, 40), say.Clean(string(t.Result), 40))

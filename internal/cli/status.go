@@ -85,7 +85,7 @@ Nothing is changed, and no process is started in a container.`,
 				return errors.Join(say.JSON(c.OutOrStdout(), rows), missing)
 			}
 			if len(rows) == 0 {
-				a.log.Info("no container here has to do with this program; begin with: pve-nvidia-hook enable VMID")
+				a.log.Info("no container of this node is enabled; to begin: pve-nvidia-hook setup")
 				return nil
 			}
 			width, colour := screen(os.Stdout)
@@ -150,15 +150,15 @@ func judge(s state, known *containers) (ok bool, reason string) {
 		// A configuration may name one that is still to be made.
 		return s.Last == nil && standing != 0, "there is no such container on this node"
 	case !s.Settings.Wanted && s.Has.Driver != "":
-		return true, s.Plan.Why + "; the driver in it is not looked after"
+		return true, s.Plan.Why + "; the driver in it is not updated"
 	case !s.Settings.Wanted:
 		return true, s.Plan.Why
 	case s.Busy != "":
-		return true, "a run works on it: " + s.Busy
+		return true, "a run is active: " + s.Busy
 	case standing == pve.Lost:
 		return false, fmt.Sprintf("not followed: the hookscript that enable has set is gone; see pve-nvidia-hook doctor %d", s.vmid)
 	case standing != pve.Follows && s.Has.Driver != "":
-		return true, notFollowed + "; the driver in it is not looked after"
+		return true, notFollowed + "; the driver in it is not updated"
 	case standing != pve.Follows:
 		return true, notFollowed
 	case s.Plan.Refused:

@@ -166,6 +166,16 @@ func line(cells []string, widths []int) string {
 	return strings.TrimRight(b.String(), " ")
 }
 
+// fits reports whether every line of a text fits the width; 0 is no terminal.
+func fits(text string, width int) bool {
+	for line := range strings.Lines(text) {
+		if width > 0 && columns(strings.TrimRight(line, " \n")) > width {
+			return false
+		}
+	}
+	return true
+}
+
 func widest(lines [][]string, column int) int {
 	most := 0
 	for _, cells := range lines {

@@ -13,8 +13,8 @@ import (
 )
 
 // terminal is a program of the tests: terminal COLUMNS COMMAND ARGUMENT...
-// It runs a command in a terminal of its own, of so many columns, and writes what
-// appears there to stdout.
+// It runs a command in a terminal of its own, of so many columns, types there what
+// it reads from stdin, and writes what appears there to stdout.
 func terminal() {
 	status, err := inTerminal(os.Args[1], os.Args[2:])
 	if err != nil {
@@ -48,6 +48,7 @@ func inTerminal(columns string, command []string) (status int, err error) {
 		return 0, err
 	}
 	modes.Oflag &^= unix.OPOST // lines end as the command ends them
+	modes.Lflag &^= unix.ECHO  // what is typed would stand anywhere between
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS, modes); err != nil {
 		return 0, err
 	}
@@ -58,6 +59,7 @@ func inTerminal(columns string, command []string) (status int, err error) {
 		return 0, err
 	}
 	tty.Close()
+	go func() { _, _ = io.Copy(screen, os.Stdin) }()
 	// The terminal ends with the last process that has it open, by EIO.
 	if _, err := io.Copy(os.Stdout, screen); err != nil && !errors.Is(err, unix.EIO) {
 		return 0, err

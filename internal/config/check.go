@@ -76,7 +76,7 @@ func checkVersion(s string) (string, string) {
 		return s, ""
 	}
 	if _, err := version.Parse(s); err != nil {
-		return "", quote(s) + " is no driver version"
+		return "", quote(s) + " is not a driver version"
 	}
 	return s, ""
 }
@@ -84,7 +84,7 @@ func checkVersion(s string) (string, string) {
 func checkSHA256(s string) (string, string) {
 	s = strings.ToLower(s)
 	if s != "" && (len(s) != 64 || !only(s, "0123456789abcdef")) {
-		return "", quote(s) + " is no sha256"
+		return "", quote(s) + " is not a sha256"
 	}
 	return s, ""
 }
@@ -104,7 +104,7 @@ var ownFlags = strings.Fields(`
 func checkFlag(s string) (string, string) {
 	name, _, _ := strings.Cut(s, "=")
 	if !strings.HasPrefix(name, "--") || len(name) < 4 || !only(name, lower+digits+upper+"-") {
-		return "", quote(s) + " is no option of the form --name or --name=value"
+		return "", quote(s) + " is not an option of the form --name or --name=value"
 	}
 	// The run file's script hands its arguments on unquoted.
 	if !only(s, lower+digits+upper+"-_=/.,:+@%") {
@@ -142,7 +142,7 @@ func checkCapabilities(v any) (any, string) {
 func checkPath(s string) (string, string) {
 	switch {
 	case !strings.HasPrefix(s, "/"):
-		return "", quote(s) + " is no absolute path"
+		return "", quote(s) + " is not an absolute path"
 	case strings.Contains(s+"/", "/../"):
 		return "", quote(s) + " holds .."
 	case path.Clean(s) == "/":
@@ -176,7 +176,7 @@ func checkPeriod(v any) (any, string) {
 
 func checkToolkit(s string) (string, string) {
 	if s != "" && s != cudapkg.Auto && !cudapkg.IsRelease(s) {
-		return "", quote(s) + " is no release of the toolkit"
+		return "", quote(s) + " is not a release of the toolkit"
 	}
 	return s, ""
 }
@@ -185,7 +185,7 @@ func checkPackage(s string) (string, string) {
 	name, version, pinned := strings.Cut(s, "=")
 	switch {
 	case !cudapkg.IsName(name):
-		return "", quote(s) + " is no package name"
+		return "", quote(s) + " is not a package name"
 	case pinned && !cudapkg.IsVersion(version):
 		return "", quote(s) + " names no version of a package"
 	case cudapkg.IsDriver(name):
@@ -202,7 +202,7 @@ func checkRestart(v any) (any, string) {
 	_, wrong := each(64, func(s string) (string, string) {
 		name, isService := strings.CutSuffix(s, ".service")
 		if !isService || name == "" || len(s) > unitMost || !only(name, lower+upper+digits+":_.@\\-") {
-			return "", quote(s) + " is no name of a service"
+			return "", quote(s) + " is not the name of a service"
 		}
 		return s, ""
 	})(r.Units)
@@ -261,7 +261,7 @@ func checkChain(s string) (string, string) {
 	switch {
 	case storage == "" || name == "" || name == "." || name == ".." || strings.Contains(name, "/") ||
 		!only(storage, lower+upper+digits+"._-"):
-		return "", quote(s) + " is no snippet of a storage"
+		return "", quote(s) + " is not a snippet on a storage"
 	case name == "pve-nvidia-hook", strings.HasPrefix(name, "pve-nvidia-hook+"):
 		return "", quote(s) + " is this hook itself"
 	}

@@ -16,13 +16,13 @@ func TestValuesThatAreTakenAndRefused(t *testing.T) {
 		wrong string // what is said of it
 	}{
 		{"driver.version", "580.142", "580.142", ""},
-		{"driver.version", "latest", nil, `"latest" is no driver version`},
+		{"driver.version", "latest", nil, `"latest" is not a driver version`},
 		{"driver.version", "580.76.05\n", nil, "holds a control character"},
 		{"driver.version", string(make([]byte, 5000)), nil, "is longer than 4096 bytes"},
 		{"driver.urls", []any{"https://h/{os_arch}/{version}/{file}?a={arch}"}, []string{"https://h/{os_arch}/{version}/{file}?a={arch}"}, ""},
 		{"driver.urls", []any{"https:///f"}, nil, `"https:///f" names no host`},
 		{"driver.urls", []any{"https://h"}, nil, `"https://h" names no file`},
-		{"driver.urls", []any{"https://h:port/f"}, nil, `"https://h:port/f" is no URL`},
+		{"driver.urls", []any{"https://h:port/f"}, nil, `"https://h:port/f" is not a URL`},
 		{"driver.urls", []any{"https://h/f#x"}, nil, `"https://h/f#x" holds a #`},
 		{"driver.urls", []any{"https://h/a b"}, nil, `"https://h/a b" holds a space or another character that no URL has`},
 		{"driver.urls", []any{"file:///etc/passwd", "/f"}, nil, `"file:///etc/passwd" starts with neither https:// nor http://, and "/f" starts with neither https:// nor http://`},
@@ -34,8 +34,8 @@ func TestValuesThatAreTakenAndRefused(t *testing.T) {
 		{"driver.capabilities", []any{"all", "compute"}, nil, `"all" stands beside others`},
 		{"driver.capabilities", []any{"cuda"}, nil, `"cuda" is not known`},
 		{"driver.capabilities", []any{}, nil, "is empty"},
-		{"driver.flags", []any{"-s"}, nil, `"-s" is no option of the form --name or --name=value`},
-		{"driver.flags", []any{"--a b"}, nil, `"--a b" is no option of the form --name or --name=value`},
+		{"driver.flags", []any{"-s"}, nil, `"-s" is not an option of the form --name or --name=value`},
+		{"driver.flags", []any{"--a b"}, nil, `"--a b" is not an option of the form --name or --name=value`},
 		{"driver.flags", []any{"--x-prefix=$(id)"}, nil, `"--x-prefix=$(id)" holds a space or another character that a shell would change`},
 		{"driver.flags", []any{"--uninstall"}, nil, "--uninstall is not for the configuration"},
 		{"driver.flags", []any{"--silent"}, nil, "--silent is not for the configuration"},
@@ -43,7 +43,7 @@ func TestValuesThatAreTakenAndRefused(t *testing.T) {
 		{"driver.require_checksum", time.Time{}, nil, "must be true or false, is a date or time"},
 		{"cache.dir", "/srv//cache/", "/srv/cache", ""},
 		{"cache.dir", "/srv/..", nil, `"/srv/.." holds ..`},
-		{"cache.dir", "", nil, `"" is no absolute path`},
+		{"cache.dir", "", nil, `"" is not an absolute path`},
 		{"cache.dir", "/.", nil, "is the root folder"},
 		{"cache.keep", int64(1000), 1000, ""},
 		{"cache.keep", int64(1001), nil, "1001 is out of range"},
@@ -53,13 +53,13 @@ func TestValuesThatAreTakenAndRefused(t *testing.T) {
 		{"cache.lock_timeout", "999ms", nil, `"999ms" is out of range`},
 		{"cache.lock_timeout", "-5m", nil, `"-5m" is out of range`},
 		{"cuda.toolkit", "auto", "auto", ""},
-		{"cuda.toolkit", "12.8.1", nil, `"12.8.1" is no release of the toolkit`},
-		{"cuda.toolkit", "0.5", nil, `"0.5" is no release of the toolkit`},
-		{"cuda.toolkit", "12-8", nil, `"12-8" is no release of the toolkit`},
+		{"cuda.toolkit", "12.8.1", nil, `"12.8.1" is not a release of the toolkit`},
+		{"cuda.toolkit", "0.5", nil, `"0.5" is not a release of the toolkit`},
+		{"cuda.toolkit", "12-8", nil, `"12-8" is not a release of the toolkit`},
 		{"cuda.packages", []any{"libnvjitlink-12-8", "nvtop=3.0.1-1+b2"}, []string{"libnvjitlink-12-8", "nvtop=3.0.1-1+b2"}, ""},
 		{"cuda.packages", []any{"cuda-drivers"}, nil, `"cuda-drivers" belongs to the driver, which comes from the host's run file`},
-		{"cuda.packages", []any{"--purge"}, nil, `"--purge" is no package name`},
-		{"cuda.packages", []any{""}, nil, `"" is no package name`},
+		{"cuda.packages", []any{"--purge"}, nil, `"--purge" is not a package name`},
+		{"cuda.packages", []any{""}, nil, `"" is not a package name`},
 		{"cuda.packages", []any{"nvtop="}, nil, `"nvtop=" names no version of a package`},
 		{"cuda.repo_url", "http://127.0.0.1:8080/r/", "http://127.0.0.1:8080/r/", ""},
 		{"cuda.repo_url", "http://127.0.0.1.example/r/", nil, `"http://127.0.0.1.example/r/" is not https`},
@@ -70,7 +70,7 @@ func TestValuesThatAreTakenAndRefused(t *testing.T) {
 		{"after.restart", "never", Restart{Never: true}, ""},
 		{"after.restart", "always", nil, `"always" is not known`},
 		{"after.restart", []any{"my.service", "a@1.service", `x\x2dy.service`}, Restart{Units: []string{"my.service", "a@1.service", `x\x2dy.service`}}, ""},
-		{"after.restart", []any{"my", ".service", "a/b.service"}, nil, `"my" is no name of a service, and ".service" is no name of a service, and "a/b.service" is no name of a service`},
+		{"after.restart", []any{"my", ".service", "a/b.service"}, nil, `"my" is not the name of a service, and ".service" is not the name of a service, and "a/b.service" is not the name of a service`},
 		{"after.restart", []any{1.0}, nil, "item 1 must be a string, is a number"},
 		{"after.restart", true, nil, "must be a list of strings, is true or false"},
 		{"after.run", []any{[]any{"/root/patch.sh", "-q", ""}, []any{"true"}}, [][]string{{"/root/patch.sh", "-q", ""}, {"true"}}, ""},
@@ -90,9 +90,9 @@ func TestValuesThatAreTakenAndRefused(t *testing.T) {
 		{"gpus", "255", nil, `"255" names no GPUs`},
 		{"chain", "nfs-1:snippets/other.sh", "nfs-1:snippets/other.sh", ""},
 		{"chain", "local:snippets/pve-nvidia-hook+x", nil, `"local:snippets/pve-nvidia-hook+x" is this hook itself`},
-		{"chain", "local:snippets/../x", nil, `"local:snippets/../x" is no snippet of a storage`},
-		{"chain", "local:iso/x", nil, `"local:iso/x" is no snippet of a storage`},
-		{"chain", "../x:snippets/x", nil, `"../x:snippets/x" is no snippet of a storage`},
+		{"chain", "local:snippets/../x", nil, `"local:snippets/../x" is not a snippet on a storage`},
+		{"chain", "local:iso/x", nil, `"local:iso/x" is not a snippet on a storage`},
+		{"chain", "../x:snippets/x", nil, `"../x:snippets/x" is not a snippet on a storage`},
 	} {
 		got, wrong := find(c.key).read(c.raw)
 		require.Equal(t, c.wrong, wrong, "%s = %v", c.key, c.raw)
@@ -125,7 +125,7 @@ func TestFIFOIsNotWaitedFor(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, syscall.Mkfifo(dir+"/config.toml", 0o600))
 	_, err := load(dir)
-	require.ErrorContains(t, err, "is no regular file")
+	require.ErrorContains(t, err, "is not a regular file")
 }
 
 func TestVersionInAFileName(t *testing.T) {

@@ -146,7 +146,7 @@ func TestSyntaxErrorHasLineAndNoSecret(t *testing.T) {
 		"[driver]\n[driver]\n":                  `config\.toml:2: .*TOML syntax`,
 		"[driver]\nkeep = 1\nkeep=2\n":          `config\.toml:3: .*TOML syntax`,
 		"\x00":                                  `config\.toml:1: .*TOML syntax`,
-		"[cuda]\nrepo_url = hunter2\n":          `config\.toml:2: cuda\.repo_url: TOML syntax: expected a value; text stands in quotes`,
+		"[cuda]\nrepo_url = hunter2\n":          `config\.toml:2: cuda\.repo_url: TOML syntax: expected a value; text needs quotes`,
 		"[cuda]\nrepo_url = \"hunter2\\u12\"\n": `config\.toml:2: cuda\.repo_url: TOML syntax: .* but got \.\.\. instead`,
 	} {
 		_, err := load(write(t, map[string]string{"config.toml": text}))
@@ -182,12 +182,12 @@ func TestFileThatOthersMayWriteIsRefused(t *testing.T) {
 		dir := write(t, map[string]string{"config.toml": ""})
 		require.NoError(t, os.Chmod(dir+"/config.toml", mode))
 		_, err := load(dir)
-		require.ErrorContains(t, err, "may be written by others")
+		require.ErrorContains(t, err, "is writable by others")
 	}
 	dir := write(t, map[string]string{"config.toml": "[phoenix]\nlxc_configs = \"DIR/lxc.json\"\n", "lxc.json": "{}"})
 	require.NoError(t, os.Chmod(dir+"/lxc.json", 0o666))
 	_, err := load(dir)
-	require.ErrorContains(t, err, dir+"/config.toml:2: phoenix.lxc_configs: "+dir+"/lxc.json: may be written by others")
+	require.ErrorContains(t, err, dir+"/config.toml:2: phoenix.lxc_configs: "+dir+"/lxc.json: is writable by others")
 }
 
 func TestFileOfAnotherUserIsRefused(t *testing.T) {
@@ -204,7 +204,7 @@ func TestOnlyRegularFilesOfBoundedSizeAreRead(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.Mkdir(dir+"/config.toml", 0o755))
 	_, err := load(dir)
-	require.ErrorContains(t, err, "is no regular file")
+	require.ErrorContains(t, err, "is not a regular file")
 
 	dir = write(t, map[string]string{"config.toml": strings.Repeat("#", maxFile+1)})
 	_, err = load(dir)

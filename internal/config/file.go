@@ -33,7 +33,7 @@ func readFile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot be read: %w", bare(err))
 	}
-	if err := trusted(info); err != nil {
+	if err := trusted(info, name); err != nil {
 		return nil, err
 	}
 	// One byte of room beyond the size lets the read that fills the buffer see the end.
@@ -51,16 +51,16 @@ func readFile(name string) ([]byte, error) {
 	return data[:n], nil
 }
 
-func trusted(info fs.FileInfo) error {
+func trusted(info fs.FileInfo, name string) error {
 	if !info.Mode().IsRegular() {
-		return errors.New("is no regular file")
+		return errors.New("is not a regular file")
 	}
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		return fmt.Errorf("may be written by others than its owner (mode %04o); put that right with chmod go-w", mode)
+		return fmt.Errorf("is writable by others (mode %04o): chmod go-w %s", mode, name)
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if ok && stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
-		return fmt.Errorf("belongs to user %d, not to root; put that right with chown root", stat.Uid)
+		return fmt.Errorf("belongs to user %d, not to root: chown root %s", stat.Uid, name)
 	}
 	return nil
 }

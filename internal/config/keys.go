@@ -30,7 +30,7 @@ type key struct {
 var keys = []key{
 	{"driver.version", both, `"host" or a driver version such as "580.76.05"`, str(checkVersion),
 		func(s *Settings) any { return &s.Driver.Version }},
-	{"driver.urls", both, "https URLs of a file (http only beside a pinned sha256) with the placeholders {version}, {arch}, {os_arch} and {file}", each(16, checkURL),
+	{"driver.urls", both, "https URLs of a file (http only with a pinned sha256) with the placeholders {version}, {arch}, {os_arch} and {file}", each(16, checkURL),
 		func(s *Settings) any { return &s.Driver.URLs }},
 	{"driver.sha256", both, `64 hex digits, or ""`, str(checkSHA256),
 		func(s *Settings) any { return &s.Driver.SHA256 }},
@@ -184,7 +184,7 @@ func convert(field, raw any) (any, string) {
 		}
 		d, err := time.ParseDuration(v)
 		if err != nil {
-			return nil, quote(v) + " is no duration"
+			return nil, quote(v) + " is not a duration"
 		}
 		return d, ""
 	case *[]string:

@@ -55,7 +55,7 @@ func parseLXCConfigs(p *phoenix, f *jsonFile) error {
 		at := []string{"lxc_configs", id}
 		number, err := vmid.Parse(id)
 		if err != nil {
-			r.wrong("is no VMID", "a VMID of 100 or more", at...)
+			r.wrong("is not a valid VMID", "a VMID of 100 or more", at...)
 			continue
 		}
 		o := r.object(list, id, at...)
@@ -91,7 +91,7 @@ func parseHypervisorConfig(p *phoenix, f *jsonFile) error {
 func phoenixVersion() *key {
 	return &key{allowed: `a driver version such as "580.76.05"`, check: str(func(s string) (string, string) {
 		if s == "host" {
-			return "", `"host" is no driver version`
+			return "", `"host" is not a driver version`
 		}
 		return checkVersion(s)
 	})}
@@ -99,7 +99,7 @@ func phoenixVersion() *key {
 
 func phoenixURL() *key {
 	k := *find("driver.urls")
-	k.allowed = "the https URL of a run file (http only beside a pinned sha256)"
+	k.allowed = "the https URL of a run file (http only with a pinned sha256)"
 	k.check = str(checkURL)
 	return &k
 }
@@ -208,7 +208,7 @@ func (r *jsonReader) vmid(o map[string]any, name string, at ...string) int {
 	}
 	n, err := vmid.Parse(s)
 	if err != nil {
-		r.wrong("is no VMID", `a VMID such as "900"`, append(at[:len(at):len(at)], name)...)
+		r.wrong("is not a valid VMID", `a VMID such as "900"`, append(at[:len(at):len(at)], name)...)
 		return 0
 	}
 	return n

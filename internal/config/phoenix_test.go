@@ -228,7 +228,7 @@ func TestBrokenJSONHasItsLine(t *testing.T) {
 		"{\"lxc_configs\": 5}":             "lxc.json:1: lxc_configs: must be an object, is a number",
 		"{\"a\": 1}\n{}":                   "lxc.json:2: JSON syntax: invalid character",
 		strings.Repeat("[", 20000):         "lxc.json:1: JSON syntax: invalid character '[' exceeded max depth",
-		"{\"lxc_configs\":{\"0101\": {}}}": "lxc.json:1: lxc_configs.0101: is no VMID",
+		"{\"lxc_configs\":{\"0101\": {}}}": "lxc.json:1: lxc_configs.0101: is not a valid VMID",
 	} {
 		_, err := load(phoenixDir(t, text, "", ""))
 		require.ErrorContains(t, err, want)

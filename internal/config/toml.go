@@ -56,7 +56,7 @@ func syntaxMistake(name string, err error) Mistake {
 // stand there without its quotes. A single character tells nothing and stays.
 func withoutValue(message string) string {
 	if strings.HasPrefix(message, "expected value but found") {
-		return "expected a value; text stands in quotes"
+		return "expected a value; text needs quotes"
 	}
 	i, j := strings.IndexByte(message, '"'), strings.LastIndexByte(message, '"')
 	if j-i > len(`"\n"`) {
@@ -115,7 +115,7 @@ func (p *tomlParser) containers(v any) {
 		section, isTable := v.(map[string]any)
 		switch {
 		case err != nil:
-			p.wrong(name, quote(id)+" is no VMID", "a section [containers.VMID] with a VMID of 100 or more")
+			p.wrong(name, quote(id)+" is not a valid VMID", "a section [containers.VMID] with a VMID of 100 or more")
 		case !isTable:
 			p.wrong(name, "must be a section, is "+typeName(v), "["+name+"]")
 		default:
@@ -130,7 +130,7 @@ func (p *tomlParser) containers(v any) {
 // container reads a section [containers.VMID]: keys by their short name
 // (version), or with the section they belong to (driver.version).
 func (p *tomlParser) container(vmid int, name string, section map[string]any) {
-	for _, short := range slices.Sorted(maps.Keys(section)) { // sorted: "stands twice" names the second
+	for _, short := range slices.Sorted(maps.Keys(section)) { // sorted: "is set twice" names the second
 		v := section[short]
 		full := name + "." + short
 		if k := findShort(short); k != nil {
@@ -146,7 +146,7 @@ func (p *tomlParser) container(vmid int, name string, section map[string]any) {
 			if k := find(short + "." + subShort); k == nil {
 				p.unknownFor(name, short+"."+subShort)
 			} else if k.scope == node {
-				p.wrong(full+"."+subShort, "holds for the whole node, not for one container", "["+short+"]")
+				p.wrong(full+"."+subShort, "is set for the whole node, not for one container", "["+short+"]")
 			} else {
 				p.containerKey(vmid, k, full+"."+subShort, v)
 			}
@@ -161,7 +161,7 @@ func (p *tomlParser) containerKey(vmid int, k *key, name string, v any) {
 	}
 	for _, other := range p.file.containers[vmid] {
 		if other.key == k {
-			p.wrong(name, fmt.Sprintf("stands twice, in line %d too", other.line), "")
+			p.wrong(name, fmt.Sprintf("is set twice, also in line %d", other.line), "")
 			return
 		}
 	}

@@ -14,7 +14,7 @@ func (p *tomlParser) unknown(name string) {
 		k := &keys[i]
 		if k.scope == container {
 			if k.short() == short {
-				p.wrong(name, "stands in a section [containers.VMID] only", "")
+				p.wrong(name, "is allowed in a section [containers.VMID] only", "")
 				return
 			}
 			continue
@@ -54,7 +54,7 @@ func (p *tomlParser) unknownFor(prefix, rest string) {
 		k := &keys[i]
 		if k.scope == node {
 			if k.short() == rest {
-				p.wrong(name, "holds for the whole node, not for one container", k.name+" in ["+k.section()+"]")
+				p.wrong(name, "is set for the whole node, not for one container", k.name+" in ["+k.section()+"]")
 				return
 			}
 			continue

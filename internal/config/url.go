@@ -56,7 +56,7 @@ func parseURL(s, shown string) (*url.URL, string) {
 	u, err := url.Parse(s) // its error would show credentials
 	switch {
 	case err != nil:
-		return nil, quote(shown) + " is no URL"
+		return nil, quote(shown) + " is not a URL"
 	case u.Scheme != "https" && u.Scheme != "http":
 		return nil, quote(shown) + " starts with neither https:// nor http://"
 	case u.Hostname() == "":

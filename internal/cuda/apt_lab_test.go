@@ -189,7 +189,7 @@ func TestToolkitInARealContainer(t *testing.T) {
 		b.publish("junk", nvidiaList, b.key)
 		require.NoError(t, os.WriteFile(filepath.Join(b.dir, "junk/debian12/x86_64", keyringDeb), []byte("<html>log in</html>"), 0o644))
 		err := b.install(func(w *Want) { w.Toolkit, w.RepoURL = "12.8", b.repo("junk") })
-		require.ErrorContains(t, err, "is no Debian package")
+		require.ErrorContains(t, err, "is not a Debian package")
 		b.remove()
 		b.same(before)
 	}))

@@ -50,10 +50,10 @@ func (a *apt) mend(ctx context.Context) error {
 	if len(broken) > 0 {
 		args = a.command("install", append([]string{"--reinstall", "--no-remove"}, broken...)...)
 	}
-	a.log.Infof("letting apt mend what was interrupted (%s)", dirty)
+	a.log.Infof("letting apt repair an interrupted installation (%s)", dirty)
 	out, err := a.run(ctx, args...)
 	if err == nil && out.code != 0 {
-		err = hint.Errorf("put it right in the container with apt-get -f install", "apt cannot mend an interrupted installation: %s", out.tail(4))
+		err = hint.Errorf("repair it in the container with: apt-get -f install", "apt cannot repair an interrupted installation: %s", out.tail(4))
 	}
 	return err
 }

@@ -104,7 +104,7 @@ func CheckPackages(names []string) error {
 	for _, n := range names {
 		name, version, pinned := strings.Cut(n, "=")
 		if !cudapkg.IsName(name) || pinned && !cudapkg.IsVersion(version) {
-			return hint.Errorf("write a name such as nvtop or cuda-nvcc-12-8", "%q is no name of a package", say.Clean(n, 80))
+			return hint.Errorf("write a name such as nvtop or cuda-nvcc-12-8", "%q is not a package name", say.Clean(n, 80))
 		}
 		if cudapkg.IsDriver(n) {
 			return hint.Errorf("take it out of cuda.packages; for a toolkit without driver there is cuda-toolkit-X-Y, for parts of it cuda-nvcc-X-Y and its kin",
@@ -150,7 +150,7 @@ func (j *job) install(ctx context.Context) error {
 	}
 	j.distro, j.repo = d, repo
 	if w.Proxy != "" && j.proxyInside() == "" {
-		j.log.Warnf("the package tool in the container is not told the http_proxy of datacenter.cfg, which holds a password or is no URL: where it needs a proxy, set it in the container (%s)",
+		j.log.Warnf("the package tool in the container is not told the http_proxy of datacenter.cfg, which holds a password or is not a URL: where it needs a proxy, set it in the container (%s)",
 			map[string]string{toolApt: "Acquire::http::Proxy in /etc/apt/apt.conf.d", toolDnf: "proxy in /etc/dnf/dnf.conf", toolZypper: "/etc/sysconfig/proxy"}[d.Tool])
 	}
 	j.in.OK = false

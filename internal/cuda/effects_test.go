@@ -201,8 +201,8 @@ func TestRefusalsComeBeforeAnythingIsTouched(t *testing.T) {
 		"not served":     {"ID=alpine\nVERSION_ID=3.20\n", Want{Toolkit: "12.8", Driver: "580.95.05"}, "Debian 11, 12, 13"},
 		"other system":   {"ID=debian\nVERSION_ID=12\n", Want{Toolkit: "12.8", Driver: "580.95.05", RepoURL: repoBase + "ubuntu2404/x86_64/"}, "ubuntu2404"},
 		"driver package": {"ID=debian\nVERSION_ID=12\n", Want{Packages: []string{"cuda-drivers"}}, "belongs to the NVIDIA driver"},
-		"option":         {"ID=debian\nVERSION_ID=12\n", Want{Packages: []string{"--allow-unauthenticated"}}, "no name of a package"},
-		"form":           {"ID=debian\nVERSION_ID=12\n", Want{Toolkit: "newest"}, "no CUDA toolkit release"},
+		"option":         {"ID=debian\nVERSION_ID=12\n", Want{Packages: []string{"--allow-unauthenticated"}}, "not a package name"},
+		"form":           {"ID=debian\nVERSION_ID=12\n", Want{Toolkit: "newest"}, "not a CUDA toolkit release"},
 		"no os-release":  {"", Want{Toolkit: "12.8"}, "ID"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -406,7 +406,7 @@ func TestAProxysPasswordStaysOnTheHost(t *testing.T) {
 	j, cancel := newJob(t.Context(), nil, Want{CacheDir: t.TempDir(), Proxy: "http://me:secret@proxy.example:port", NetworkWait: 20 * time.Millisecond, step: time.Millisecond}, log)
 	defer cancel()
 	_, err := j.cached(j.ctx, "http://nvidia.example/x.deb", "x.deb", checkDeb)
-	require.ErrorContains(t, err, "the proxy setting is no URL")
+	require.ErrorContains(t, err, "the proxy setting is not a URL")
 	require.NotContains(t, strings.Join(append(log.lines, err.Error()), "\n"), "secret")
 }
 

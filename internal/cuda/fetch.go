@@ -136,7 +136,7 @@ func (j *job) get(ctx context.Context, from string) (data []byte, again bool, er
 // checkDeb takes only what begins as a Debian package does (man 5 deb).
 func checkDeb(data []byte) error {
 	if !bytes.HasPrefix(data, []byte("!<arch>\ndebian-binary ")) {
-		return errors.New("is no Debian package")
+		return errors.New("is not a Debian package")
 	}
 	return nil
 }

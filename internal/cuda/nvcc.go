@@ -53,7 +53,7 @@ func (j *job) runNvcc(ctx context.Context, release string) error {
 		return fmt.Errorf("stat %s: %w", path, err)
 	}
 	if !info.Mode.IsRegular() {
-		return errors.New(path + " is no regular file")
+		return errors.New(path + " is not a regular file")
 	}
 	out, err := j.run(ctx, path, "--version")
 	if err != nil {

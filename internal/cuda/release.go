@@ -71,7 +71,7 @@ func CheckToolkit(s string) error {
 	if s == "" || s == cudapkg.Auto || cudapkg.IsRelease(s) {
 		return nil
 	}
-	return hint.Errorf(`write a release such as "12.8", "auto" or ""`, "%q is no CUDA toolkit release", say.Clean(s, 40))
+	return hint.Errorf(`write a release such as "12.8", "auto" or ""`, "%q is not a CUDA toolkit release", say.Clean(s, 40))
 }
 
 // parts are the two numbers of a release; 0, 0 when it is none.

@@ -34,7 +34,7 @@ func repoURL(o OS, machine, override string) (string, Distro, error) {
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"),
 		strings.ContainsAny(override, " \t\r\n[]{}<>\"'\\") || say.Clean(override, 1<<12) != override:
 		return "", d, hint.Errorf("give it as https://HOST/PATH/",
-			"cuda.repo_url %q is no URL of a package repository", say.Clean(override, 200))
+			"cuda.repo_url %q is not a URL of a package repository", say.Clean(override, 200))
 	case u.User != nil:
 		return "", d, hint.Errorf("use a mirror that needs no password, or a proxy that knows it",
 			"cuda.repo_url for %s holds a password, which every user of the container could read", u.Host)

@@ -199,7 +199,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 				n.remove("state/enabled")
 				n.file("etc/pve/nodes/pve1/lxc/101.conf", "hookscript: local:snippets/pve-nvidia-hook\n")
 			},
-			"101 problem entries: no entry brings a GPU's device nodes into the container | pve-nvidia-hook enable 101 --gpus all",
+			"101 problem entries: no entry gives the container a GPU's device nodes | pve-nvidia-hook enable 101 --gpus all",
 		},
 		"mount of a missing node": {
 			func(n node) { n.mounts("c 195:* rwm", "c 511:* rwm"); n.remove("dev/nvidia-uvm") },

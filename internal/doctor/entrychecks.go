@@ -103,7 +103,7 @@ func checkEntries(h *hostFacts, f *guestFacts, out *findings) {
 		out.orOK("no GPU is chosen for this container: enable --gpus none has set the hookscript only")
 		return
 	case !any:
-		out.add(Problem, enable, "no entry brings a GPU's device nodes into the container")
+		out.add(Problem, enable, "no entry gives the container a GPU's device nodes")
 		return
 	}
 	missing := slices.DeleteFunc(needed, func(node string) bool {

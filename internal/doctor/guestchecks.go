@@ -43,7 +43,7 @@ func guestChecks() []check {
 					level = Warning
 				}
 				out.add(level, fmt.Sprintf("set driver.version = \"host\", or load driver %s on the host", wanted),
-					"driver %s is wanted (%s), the host's kernel module is %s: they must be equal to the last digit", wanted, g.settings.Origin("driver.version"), h.module)
+					"driver %s is wanted (%s), the host's kernel module is %s: they must be exactly equal", wanted, g.settings.Origin("driver.version"), h.module)
 			}
 			out.orOK("driver %s is wanted", wanted)
 		},
@@ -172,7 +172,7 @@ func (g guestFacts) mend() string {
 	if g.waits() { // mending the cause need not end that time
 		return hook.AtOnce(what, g.vmid)
 	}
-	what = strings.ReplaceAll(or(what, "mend the cause"), "VMID", strconv.Itoa(g.vmid))
+	what = strings.ReplaceAll(or(what, "remove the cause"), "VMID", strconv.Itoa(g.vmid))
 	if strings.Contains(what, "next start") || strings.Contains(what, "pve-nvidia-hook apply") {
 		return what
 	}

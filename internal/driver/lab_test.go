@@ -93,7 +93,7 @@ func TestTheOldDriverMakesRoom(t *testing.T) {
 	in := &record.Installed{Files: []record.File{{Path: "/usr/bin/nvidia-smi", Size: 1 << 20}}}
 	require.EqualValues(t, 1<<20, taken(c, "x86_64", in))
 	in.Files[0].Size++
-	require.Zero(t, taken(c, "x86_64", in), "a size that is not the file's is not believed")
+	require.Zero(t, taken(c, "x86_64", in), "a size that is not the file's is not trusted")
 
 	const left = "/usr/lib/x86_64-linux-gnu/libcuda.so.580.142" // by an installation that was killed
 	require.NoError(t, c.WriteFile(left, make([]byte, 3<<20), 0o755))

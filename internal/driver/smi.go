@@ -65,10 +65,10 @@ func AnyGPU(c *lxc.Container) bool {
 func NoNode(asked bool) error {
 	if !asked {
 		return hint.Errorf("pve-nvidia-hook enable VMID --gpus all, then restart it",
-			"no GPU reaches the container: it was enabled without --gpus")
+			"the container has no GPU: it was enabled without --gpus")
 	}
 	return hint.Errorf("see that its configuration passes one (pve-nvidia-hook enable VMID --gpus all) and that the host has the node (ls /dev/nvidia0), then restart it",
-		"no GPU reaches the container: there is no /dev/nvidia0 or another GPU's node in it")
+		"the container has no GPU: there is no /dev/nvidia0 or other GPU node in it")
 }
 
 // Capability asks nvidia-smi in the container for the lowest compute capability

@@ -21,7 +21,7 @@ func TestALoneControlNodeIsNoGPU(t *testing.T) {
 			g.sh("echo nodes >/etc/sample-nvidia-smi")
 			for range 2 { // the second finds the node that the first has left
 				err := SMI(t.Context(), g.Container, "550.163.01")
-				require.ErrorContains(t, err, "no GPU reaches the container: there is no /dev/nvidia0")
+				require.ErrorContains(t, err, "the container has no GPU: there is no /dev/nvidia0")
 				require.Contains(t, hint.Of(err), "--gpus all")
 			}
 			_, err := g.Lstat("/dev/nvidiactl")

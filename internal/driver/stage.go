@@ -88,5 +88,5 @@ func unprepared(err error) error {
 	case errors.Is(err, lxc.ErrNotRunning):
 		return err
 	}
-	return hint.Wrap(err, "something in the container stands where the folder should be: look at "+stage+" there")
+	return hint.Wrap(err, "something else in the container has the folder's name: look at "+stage+" there")
 }

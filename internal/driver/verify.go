@@ -162,7 +162,7 @@ func placed(c *lxc.Container, tree string, e runfile.Entry, dest, link string) (
 	case err != nil:
 		return record.File{}, dest + " is missing"
 	case !info.Mode.IsRegular():
-		return record.File{}, dest + " is no regular file"
+		return record.File{}, dest + " is not a regular file"
 	case info.Size != want.Size() && e.Type != "DOT_DESKTOP": // which the installer rewrites
 		return record.File{}, fmt.Sprintf("%s has %d bytes instead of %d", dest, info.Size, want.Size())
 	}

@@ -19,7 +19,7 @@ func TestPathIsBelowTheRoot(t *testing.T) {
 	require.Equal(t, "/proc/version", Host{}.Path("proc/version"))
 	require.Equal(t, "/proc/version", Host{}.Path("/proc/version"))
 	require.Equal(t, "/srv/node2/proc/version", Host{Root: "/srv/node2"}.Path("/proc/version"))
-	require.Equal(t, "node2/proc/version", Host{Root: "node2"}.Path("proc/version"), "a folder of the working folder is no folder of /")
+	require.Equal(t, "node2/proc/version", Host{Root: "node2"}.Path("proc/version"), "a folder of the working folder is not a folder of /")
 }
 
 func TestModuleOfEveryForm(t *testing.T) {
@@ -33,7 +33,7 @@ func TestModuleOfEveryForm(t *testing.T) {
 		"version on line 2":   {proc: "something else\n" + gcc, fail: "unknown form"},
 		"only a compiler":     {proc: gcc, fail: "unknown form"},
 		"sysfs only":          {sys: "580.142\n", want: "580.142"},
-		"sysfs of other form": {sys: "nvidia\n", fail: "no driver version"},
+		"sysfs of other form": {sys: "nvidia\n", fail: "not a driver version"},
 		"none":                {},
 		"proc before sysfs":   {proc: "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.76.05  Mon\n", sys: "570.1\n", want: "580.76.05"},
 	} {

@@ -73,7 +73,7 @@ func (want Node) mend(old *Node) string {
 	case old == nil:
 		return "made " + numbers
 	case !old.IsChar:
-		return "made " + numbers + ", a file that is no device stood there"
+		return "made " + numbers + ", in place of a file that was not a device"
 	case old.Major != want.Major || old.Minor != want.Minor:
 		return fmt.Sprintf("made %s anew, it had the old numbers %d:%d", numbers, old.Major, old.Minor)
 	case old.Mode != want.Mode || old.UID != want.UID || old.GID != want.GID:
@@ -90,7 +90,7 @@ func (want Node) make(root string, onlyMode bool) error {
 		return want.own(file)
 	}
 	if fi, err := os.Lstat(file); err == nil && fi.IsDir() {
-		return fmt.Errorf("make %s: a folder stands there", want.Path)
+		return fmt.Errorf("make %s: it is a folder", want.Path)
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", want.Path, err)

@@ -124,7 +124,7 @@ func TestStaleNumbersModesAndFilesArePutRight(t *testing.T) {
 	m.file("dev/nvidiactl", "")
 	said, err := m.make()
 	require.NoError(t, err)
-	require.Equal(t, "made /dev/nvidiactl (195:255, mode 0666), a file that is no device stood there\n"+
+	require.Equal(t, "made /dev/nvidiactl (195:255, mode 0666), in place of a file that was not a device\n"+
 		"set mode 0666 and owner 0:0 of /dev/nvidia0\n"+
 		"made /dev/nvidia-uvm (508:0, mode 0666) anew, it had the old numbers 511:0\n"+
 		"made /dev/nvidia-uvm-tools (508:1, mode 0666) anew, it had the old numbers 511:1", said)

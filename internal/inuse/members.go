@@ -73,14 +73,14 @@ func membersOf(ctx context.Context, top string) (members, error) {
 // /sys/fs/cgroup is no place of the container's: paths in it can be believed.
 func mountOf(dir string) (string, error) {
 	if !path.IsAbs(dir) || path.Clean(dir) != dir {
-		return "", fmt.Errorf("%q is no clean absolute path", dir)
+		return "", fmt.Errorf("%q is not a clean absolute path", dir)
 	}
 	var fsys unix.Statfs_t
 	if err := unix.Statfs(dir, &fsys); err != nil {
 		return "", &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	if int64(fsys.Type) != unix.CGROUP2_SUPER_MAGIC {
-		return "", fmt.Errorf("%s is no cgroup of version 2", dir)
+		return "", fmt.Errorf("%s is not a cgroup of version 2", dir)
 	}
 	for dir != "/" {
 		up := path.Dir(dir)

@@ -39,7 +39,7 @@ func CheckGPUs(gpus string) error {
 	}
 	for item := range strings.SplitSeq(gpus, ",") {
 		if !gpuItem().MatchString(strings.TrimSpace(item)) || !strings.ContainsAny(item, "0123456789") && !strings.HasPrefix(strings.ToUpper(strings.TrimSpace(item)), "GPU-") {
-			return hint.Errorf(gpuForms, "%q is no choice of GPUs", gpus)
+			return hint.Errorf(gpuForms, "%q is not a choice of GPUs", gpus)
 		}
 	}
 	return nil

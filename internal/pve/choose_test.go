@@ -36,7 +36,7 @@ func TestGPUsAreChosenAsNvidiaSMINamesThem(t *testing.T) {
 		{"4", "", "there is no GPU 4: this host has NVIDIA A10 (GPU 0, 0000:01:00.0, "},
 		{"GPU-ccc", "", "GPU GPU-ccc is not unique: it may be NVIDIA L4 (GPU 2"}, {"L4", "", "GPU L4 is not unique"}, {"L40S", "", "there is no GPU L40S"},
 		{"02:00.0", "", "there is no GPU 02:00.0"}, {"0:2", "", "has 2 MIG instances, so that there is no instance 2"}, {"1:0", "", "has 0 MIG instances"},
-		{"MIG-5c4f", "", "there is no GPU MIG-5c4f"}, {";", "", "is no choice of GPUs"},
+		{"MIG-5c4f", "", "there is no GPU MIG-5c4f"}, {";", "", "is not a choice of GPUs"},
 	} {
 		got, _, err := pick(four(), c.gpus)
 		if c.err != "" {

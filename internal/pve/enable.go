@@ -211,7 +211,7 @@ func Disable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 			there = append(there, vmid)
 			continue
 		}
-		fmt.Fprintf(out, "container %d: it is gone, forget what enable has set\n", vmid)
+		fmt.Fprintf(out, "container %d: it does not exist any more, its record of enable is removed\n", vmid)
 		if !o.DryRun {
 			if err := (State{}).write(o.State, vmid); err != nil {
 				return err
@@ -336,13 +336,13 @@ func (o Options) change(ctx context.Context, j job, out io.Writer) error {
 		return errors.Join(failed, err)
 	}
 	if failed != nil && !reflect.DeepEqual(j.guest.Conf, now.Conf) {
-		fmt.Fprintf(out, "container %s: only part of it is done (see pct config %d), the rest failed\n", j.guest, j.guest.VMID)
+		fmt.Fprintf(out, "container %s: only part of the change was made (see pct config %d), the rest failed\n", j.guest, j.guest.VMID)
 	}
 	if failed == nil {
 		j.say("", out)
 	}
 	if failed == nil && now.Conf.Waits() {
-		fmt.Fprintf(out, "container %s: part of it waits for its next start: pct reboot %d\n", j.guest, j.guest.VMID)
+		fmt.Fprintf(out, "container %s: part of the change takes effect at the next start: pct reboot %d\n", j.guest, j.guest.VMID)
 	}
 	return failed
 }

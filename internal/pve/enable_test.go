@@ -171,7 +171,7 @@ func TestChainedHookscriptComesBack(t *testing.T) {
 	require.Equal(t, snippet.Script, raw)
 	n.o.Storage = "shared"
 	_, err = n.enable(101)
-	require.ErrorContains(t, err, "the hookscript of container 101 has to lie beside local:snippets/mine.sh")
+	require.ErrorContains(t, err, "the hookscript of container 101 must be in the same folder as local:snippets/mine.sh")
 
 	require.NoError(t, os.RemoveAll(n.o.State), "the package was purged and installed again")
 	_, err = n.disable(101)
@@ -391,7 +391,7 @@ func TestRunningContainerIsToldWhatWaits(t *testing.T) {
 
 	out, err := n.disable(102)
 	require.NoError(t, err)
-	require.Contains(t, out, "container 102 (db): part of it waits for its next start: pct reboot 102\n")
+	require.Contains(t, out, "container 102 (db): part of the change takes effect at the next start: pct reboot 102\n")
 	require.Contains(t, n.conf(102), "[pve:pending]\ndelete: dev0,dev1,")
 	_, err = n.enable(102)
 	require.NoError(t, err)
@@ -412,7 +412,7 @@ func TestDevicesThatWaitForARestartAreTakenBack(t *testing.T) {
 	before := n.conf(102)
 	out, err := n.enable(102)
 	require.NoError(t, err)
-	require.Contains(t, out, "container 102 (db): part of it waits for its next start: pct reboot 102\n")
+	require.Contains(t, out, "container 102 (db): part of the change takes effect at the next start: pct reboot 102\n")
 	c := parse(t, n.conf(102))
 	require.Empty(t, c.Dev)
 	require.Len(t, c.Pending.Dev, 6)
@@ -444,7 +444,7 @@ func TestFailedHotplugLeavesTheHookscript(t *testing.T) {
 	out, err := n.enable(102)
 	require.ErrorContains(t, err, "container 102 (db): pct set 102: dev3: unable to hotplug dev3: move_mount failed")
 	require.Contains(t, hint.Of(err), "stop the container first")
-	require.Contains(t, out, "container 102 (db): only part of it is done")
+	require.Contains(t, out, "container 102 (db): only part of the change was made")
 	c := parse(t, n.conf(102))
 	require.Equal(t, DefaultVolume, c.Hookscript)
 	require.Empty(t, c.Next().Dev)
@@ -510,7 +510,7 @@ func TestRefusalsNameTheWayOut(t *testing.T) {
 		{"foreign snippet", []int{102}, func(n *node) { n.script("var/lib/vz/snippets/pve-nvidia-hook") }, "is not a script of pve-nvidia-hook", "move it away"},
 		{"backup runs", []int{102}, func(n *node) { n.file("etc/pve/nodes/pve1/lxc/102.conf", "hostname: db\nlock: backup\n") }, "container 102 (db): pct set 102: CT is locked (backup)", "wait for the backup"},
 		{"no pct", []int{102}, func(n *node) { n.o.Pct = "no-such-pct" }, "there is no pct on this machine", "node of Proxmox VE"},
-		{"no proxmox", []int{102}, func(n *node) { os.RemoveAll(filepath.Join(n.o.Root, "etc/pve")) }, "this machine is no Proxmox VE node", ""},
+		{"no proxmox", []int{102}, func(n *node) { os.RemoveAll(filepath.Join(n.o.Root, "etc/pve")) }, "this machine is not a Proxmox VE node", ""},
 		{"pmxcfs down", []int{102}, func(n *node) { os.RemoveAll(filepath.Join(n.o.Root, "etc/pve/nodes")) }, "the cluster file system is not mounted", "pve-cluster"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -642,7 +642,7 @@ func TestGoneContainerIsForgotten(t *testing.T) {
 	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "etc/pve/lxc/102.conf")))
 	out, err := n.disable(102)
 	require.NoError(t, err)
-	require.Equal(t, "container 102: it is gone, forget what enable has set\n", out)
+	require.Equal(t, "container 102: it does not exist any more, its record of enable is removed\n", out)
 	require.NoFileExists(t, stateFile(n.o.State, 102))
 	_, err = n.disable(102)
 	require.ErrorContains(t, err, "there is no container 102")

@@ -120,7 +120,7 @@ func LocalNode(root string) string {
 }
 
 // ErrNoNode means that this machine is no node of Proxmox VE.
-var ErrNoNode = errors.New("this machine is no Proxmox VE node")
+var ErrNoNode = errors.New("this machine is not a Proxmox VE node")
 
 // CheckNode says whether the machine below root is a node of Proxmox VE whose
 // cluster file system is mounted. The error is ErrNoNode where there is none.

@@ -57,7 +57,7 @@ func CheckNodes(c Inside, s Section, nodes []host.Node) []string {
 		case e.Err != nil:
 			say("%s in the container cannot be looked at: %v", path, e.Err)
 		case e.Mode&fs.ModeCharDevice == 0:
-			say("%s in the container is no device: it was not there on the host when the container started", path)
+			say("%s in the container is not a device: it was not there on the host when the container started", path)
 		case major != want.Major || minor != want.Minor:
 			say("%s in the container is device %d:%d, on the host it is %d:%d", path, major, minor, want.Major, want.Minor)
 		case e.Mode.Perm()&0o006 != 0o006 && values[i] != "":

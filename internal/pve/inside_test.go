@@ -48,7 +48,7 @@ func TestNodesOfNoUseInAContainerAreNamed(t *testing.T) {
 	}{
 		{"right", "/dev/nvidia-uvm,mode=0666", "", "", node(511, 0, dev|0o666)},
 		{"missing", "/dev/nvidia-uvm,mode=0666", "", "/dev/nvidia-uvm is missing in the container", lxc.Info{}},
-		{"regular file", "/dev/nvidia-uvm", "", "/dev/nvidia-uvm in the container is no device", lxc.Info{Mode: 0o644}},
+		{"regular file", "/dev/nvidia-uvm", "", "/dev/nvidia-uvm in the container is not a device", lxc.Info{Mode: 0o644}},
 		{"stale major", "/dev/nvidia-uvm,mode=0666", "", "/dev/nvidia-uvm in the container is device 509:0, on the host it is 511:0", node(509, 0, dev|0o666)},
 		{"root alone", "/dev/nvidia-uvm", "video:x:44:", "has mode 0660 and belongs to the group of root: only root can use it", node(511, 0, dev|0o660)},
 		{"its group", "path=/dev/nvidia-uvm,gid=44", "root:x:0:\nvideo:x:44:\n", "", node(511, 0, dev|0o660)},
@@ -67,7 +67,7 @@ func TestNodesOfNoUseInAContainerAreNamed(t *testing.T) {
 		})
 	}
 	mounted := Section{LXC: []KV{{"lxc.mount.entry", "/dev/nvidia-uvm dev/nvidia-uvm none bind,optional,create=file"}}}
-	require.Equal(t, []string{"/dev/nvidia-uvm in the container is no device: it was not there on the host when the container started"},
+	require.Equal(t, []string{"/dev/nvidia-uvm in the container is not a device: it was not there on the host when the container started"},
 		CheckNodes(inside{map[string]lxc.Info{"/dev/nvidia-uvm": {Mode: 0o644}}, ""}, mounted, real))
 }
 
@@ -84,7 +84,7 @@ func TestNodesOfARealContainerAreSeen(t *testing.T) {
 	real := []host.Node{{Path: "/dev/nvidia0", Major: 195, IsChar: true}, {Path: "/dev/nvidiactl", Major: 195, Minor: 255, IsChar: true},
 		{Path: "/dev/nvidia-uvm", Major: 511, IsChar: true}, {Path: "/dev/nvidia-uvm-tools", Major: 511, Minor: 1, IsChar: true}}
 	require.Equal(t, []string{
-		"/dev/nvidiactl in the container is no device: it was not there on the host when the container started",
+		"/dev/nvidiactl in the container is not a device: it was not there on the host when the container started",
 		"/dev/nvidia-uvm in the container is device 509:0, on the host it is 511:0",
 		"/dev/nvidia-uvm-tools is missing in the container",
 	}, CheckNodes(c, s, real))

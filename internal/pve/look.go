@@ -92,7 +92,7 @@ func (o Options) forget(out io.Writer) error {
 		if !gone {
 			continue
 		}
-		fmt.Fprintf(out, "container %d: it is gone, forget what enable has set\n", vmid)
+		fmt.Fprintf(out, "container %d: it does not exist any more, its record of enable is removed\n", vmid)
 		if err := (State{}).write(o.State, vmid); err != nil {
 			return err
 		}

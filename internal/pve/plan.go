@@ -103,7 +103,7 @@ func PlanEnable(c Conf, state State, w Want) (Plan, error) {
 	}
 	if line := foreign(next.LXC); line != "" {
 		return p, hint.Errorf(fmt.Sprintf("take that line out of /etc/pve/lxc/%d.conf, then enable it again", p.VMID),
-			"container %d gets the host's driver by the line %q: beside that it cannot have one of its own, and with devN entries it would not start", p.VMID, line)
+			"container %d gets the host's driver by the line %q: with that it cannot have a driver of its own, and with devN entries it would not start", p.VMID, line)
 	}
 	if err := p.hookscript(next.Hookscript, w); err != nil {
 		return p, err
@@ -155,7 +155,7 @@ func PlanEnable(c Conf, state State, w Want) (Plan, error) {
 		}
 	}
 	for _, line := range lines {
-		p.warn("%s left out, brought by the line %q already; without that line enable would let Proxmox follow the host's device numbers", list(brought[line]), line)
+		p.warn("%s left out: the line %q gives it already; without that line enable would let Proxmox follow the host's device numbers", list(brought[line]), line)
 	}
 	return p, nil
 }
@@ -177,7 +177,7 @@ func (p *Plan) hookscript(old string, w Want) error {
 	if chain != "" {
 		if volume = chaining(chain); w.Volume != "" && store(w.Volume) != store(chain) {
 			return hint.Errorf("leave out --storage, or take "+store(chain),
-				"the hookscript of container %d has to lie beside %s, which it runs", p.VMID, chain)
+				"the hookscript of container %d must be in the same folder as %s, which it runs", p.VMID, chain)
 		}
 	}
 	p.State.Hookscript = volume

@@ -152,9 +152,9 @@ func TestSelectionNamesWhatIsMissing(t *testing.T) {
 	}{
 		{"all", nil, "this host has no device nodes of an NVIDIA GPU (/dev/nvidiactl, /dev/nvidia0)", "pve-nvidia-hook devices"},
 		{"2", nodes, "there is no GPU 2: this host has a card (GPU 0, /dev/nvidia0) and a card (GPU 1, /dev/nvidia1)", "devices --list"},
-		{"first", nodes, `"first" is no choice of GPUs`, "all, none"},
-		{"0,", nodes, `"0," is no choice of GPUs`, "all, none"},
-		{"-1", nodes, `"-1" is no choice of GPUs`, "all, none"},
+		{"first", nodes, `"first" is not a choice of GPUs`, "all, none"},
+		{"0,", nodes, `"0," is not a choice of GPUs`, "all, none"},
+		{"-1", nodes, `"-1" is not a choice of GPUs`, "all, none"},
 	} {
 		_, err := SelectDevices(c.present, nil, c.gpus)
 		require.EqualError(t, err, c.err)

@@ -172,7 +172,7 @@ func (s Storages) Path(volume string) (string, error) {
 	id, name, ok := strings.Cut(volume, ":")
 	file, inSnippets := strings.CutPrefix(name, "snippets/")
 	if !ok || !inSnippets || file == "" || file == "." || file == ".." || strings.Contains(file, "/") {
-		return "", hint.Errorf("a hookscript is named STORAGE:snippets/FILE, such as "+DefaultVolume, "%q is no snippet", volume)
+		return "", hint.Errorf("a hookscript is named STORAGE:snippets/FILE, such as "+DefaultVolume, "%q is not a snippet", volume)
 	}
 	dir, err := s.dir(id)
 	if err != nil {

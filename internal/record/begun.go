@@ -39,11 +39,11 @@ func ReadBegun(c Container) (*Begun, error) {
 		return nil, fmt.Errorf("read what was begun in the container: %w", err)
 	}
 	if len(b.Files) > fileLimit {
-		return nil, fmt.Errorf("read what was begun in the container: %d files, at most %d are believed", len(b.Files), fileLimit)
+		return nil, fmt.Errorf("read what was begun in the container: %d files, at most %d are accepted", len(b.Files), fileLimit)
 	}
 	for _, f := range b.Files {
 		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path {
-			return nil, fmt.Errorf("read what was begun in the container: file %.80q is no clean absolute path", f.Path)
+			return nil, fmt.Errorf("read what was begun in the container: file %.80q is not a clean absolute path", f.Path)
 		}
 	}
 	return &b, nil

@@ -69,7 +69,7 @@ type Container interface {
 }
 
 // Read returns the record of a container, or nil when it has none. An error
-// means a record that cannot be believed; the caller goes on as without one.
+// means a record that cannot be trusted; the caller goes on as without one.
 func Read(c Container) (*Installed, error) {
 	data, err := c.ReadFile(Path, sizeLimit)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -101,11 +101,11 @@ func (in Installed) check() error {
 		}
 	}
 	if len(in.Files) > fileLimit {
-		return fmt.Errorf("%d files, at most %d are believed", len(in.Files), fileLimit)
+		return fmt.Errorf("%d files, at most %d are accepted", len(in.Files), fileLimit)
 	}
 	for _, f := range in.Files {
 		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path {
-			return fmt.Errorf("file %.80q is no clean absolute path", f.Path)
+			return fmt.Errorf("file %.80q is not a clean absolute path", f.Path)
 		}
 	}
 	return nil

@@ -147,7 +147,7 @@ func (s *scan) text(line string, n int) error {
 	}
 	value, ok := unquote(m[2])
 	if !ok {
-		return wrong("header line %d: %.80q is no plain value", n, line)
+		return wrong("header line %d: %.80q is not a plain value", n, line)
 	}
 	s.fields[name] = value
 	if name != "skip" && name != "skip_decompress" {

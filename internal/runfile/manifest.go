@@ -160,7 +160,7 @@ func looksLikeEntry(line string) bool {
 func parseMode(s string) (uint32, error) {
 	mode, err := strconv.ParseUint(s, 8, 16)
 	if err != nil || mode > 0o7777 {
-		return 0, wrong("%.20q is no file mode", s)
+		return 0, wrong("%.20q is not a file mode", s)
 	}
 	return uint32(mode), nil
 }
@@ -253,7 +253,7 @@ func (e *Entry) inherit(word string) error {
 	n, err := strconv.Atoi(depth)
 	folders := strings.Split(path.Dir(e.Path), "/")
 	if !ok || err != nil || n < 0 || n > len(folders) {
-		return wrong("%.60q is no depth within %.80q", word, e.Path)
+		return wrong("%.60q is not a depth within %.80q", word, e.Path)
 	}
 	e.Dest = strings.Join(folders[n:], "/")
 	if e.Dest == "." {

@@ -142,8 +142,8 @@ func TestMalformedManifestNamesTheLine(t *testing.T) {
 		"../../etc/passwd 0644 UTILITY_BINARY":                    "leads out of the tree",
 		"/etc/passwd 0644 UTILITY_BINARY":                         "leads out of the tree",
 		"a/ 0644 UTILITY_BINARY":                                  "is a folder",
-		"a 0844 UTILITY_BINARY":                                   `"0844" is no file mode`,
-		"a 0170644 UTILITY_BINARY":                                "is no file mode",
+		"a 0844 UTILITY_BINARY":                                   `"0844" is not a file mode`,
+		"a 0170644 UTILITY_BINARY":                                "is not a file mode",
 		"a 0644":                                                  "no name, mode and type",
 		"a 0644 CUDA_LIB PPC64 / MODULE:x":                        "neither NATIVE nor COMPAT32",
 		"a 0644 CUDA_LIB":                                         "neither NATIVE nor COMPAT32",
@@ -151,9 +151,9 @@ func TestMalformedManifestNamesTheLine(t *testing.T) {
 		"a 0644 EXPLICIT_PATH /usr/../../etc MODULE:x":            "leads elsewhere",
 		"a 0000 UTILITY_BIN_SYMLINK MODULE:x":                     "a link without target",
 		"a 0000 CUDA_SYMLINK NATIVE MODULE:x":                     "a link without target",
-		"firmware/a 0644 FIRMWARE INHERIT_PATH_DEPTH:5 MODULE:x":  "is no depth",
-		"firmware/a 0644 FIRMWARE INHERIT_PATH_DEPTH:-1 MODULE:x": "is no depth",
-		"firmware/a 0644 FIRMWARE MODULE:x":                       "is no depth",
+		"firmware/a 0644 FIRMWARE INHERIT_PATH_DEPTH:5 MODULE:x":  "is not a depth",
+		"firmware/a 0644 FIRMWARE INHERIT_PATH_DEPTH:-1 MODULE:x": "is not a depth",
+		"firmware/a 0644 FIRMWARE MODULE:x":                       "is not a depth",
 		"a\x1b[2J 0644 UTILITY_BINARY":                            "control characters",
 	} {
 		_, err := ReadManifest(strings.NewReader(head8 + "ok 0755 UTILITY_BINARY\n" + line + "\n"))
@@ -169,7 +169,7 @@ func TestManifestIsBounded(t *testing.T) {
 	for name, text := range map[string]string{
 		"no entries in 0 lines":        "",
 		"no entries in 8 lines":        head8,
-		"no driver version":            "desc\nnot a version\n",
+		"not a driver version":            "desc\nnot a version\n",
 		"more than 20000 entries":      head8 + strings.Repeat(entry, maxEntries+1),
 		"line 9 is longer than":        head8 + strings.Repeat("x", maxLine+1) + "\n",
 		"more than 4194304 bytes":      head8 + strings.Repeat(strings.Repeat("y", 400)+entry, 12_000),

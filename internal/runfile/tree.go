@@ -79,7 +79,7 @@ func newFolder(dir string) (*os.Root, error) {
 			return nil, err
 		}
 		if i, err := os.Lstat(dir); err != nil || !i.IsDir() {
-			return nil, fmt.Errorf("%s is no folder", dir)
+			return nil, fmt.Errorf("%s is not a folder", dir)
 		}
 		if e, err := os.ReadDir(dir); err != nil || len(e) > 0 {
 			return nil, errors.Join(err, fmt.Errorf("folder %s is not empty", dir))

@@ -329,7 +329,7 @@ func TestOnlyAnEmptyFolderIsFilled(t *testing.T) {
 	require.NoError(t, os.MkdirAll(filepath.Join(full, "x"), 0o755))
 	require.NoError(t, os.Symlink(t.TempDir(), link))
 	require.NoError(t, os.WriteFile(plain, nil, 0o644))
-	for dir, says := range map[string]string{full: "is not empty", link: "is no folder", plain: "is no folder", base + "/a/b": "no such file"} {
+	for dir, says := range map[string]string{full: "is not empty", link: "is not a folder", plain: "is not a folder", base + "/a/b": "no such file"} {
 		_, err := Unpack(t.Context(), bytes.NewReader(file), dir, wantOf(file))
 		require.ErrorContains(t, err, says)
 		require.NotErrorIs(t, err, ErrContent)

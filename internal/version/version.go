@@ -20,7 +20,7 @@ func Parse(s string) (Driver, error) {
 	major, rest, _ := strings.Cut(s, ".")
 	minor, patch, three := strings.Cut(rest, ".")
 	if !digits(major, 2, 4) || major[0] == '0' || !digits(minor, 1, 3) || three && !digits(patch, 1, 3) {
-		return "", fmt.Errorf("%q is no driver version such as 580.142 or 580.76.05", s)
+		return "", fmt.Errorf("%q is not a driver version such as 580.142 or 580.76.05", s)
 	}
 	return Driver(s), nil
 }

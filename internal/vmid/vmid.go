@@ -13,7 +13,7 @@ import (
 func Parse(s string) (int, error) {
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 100 || n > 999999999 || strconv.Itoa(n) != s {
-		return 0, fmt.Errorf("%.40q is no VMID; a VMID is a number from 100 to 999999999", s)
+		return 0, fmt.Errorf("%.40q is not a valid VMID; a VMID is a number from 100 to 999999999", s)
 	}
 	return n, nil
 }

@@ -222,8 +222,8 @@ func TestWrongFileOrVersionIsRefusedBeforeAnythingIsMade(t *testing.T) {
 		{bad, "", "read run file header: "},
 		{foreign, "", "the file is for " + other + ", wanted " + arch},
 		{ours, "570.1", "the file is driver version 580.142, wanted 570.1"},
-		{"", "abc", `"abc" is no driver version such as 580.142 or 580.76.05`},
-		{"", "580", `"580" is no driver version such as 580.142 or 580.76.05`},
+		{"", "abc", `"abc" is not a driver version such as 580.142 or 580.76.05`},
+		{"", "580", `"580" is not a driver version such as 580.142 or 580.76.05`},
 	} {
 		_, err := findSource(t.TempDir(), c.file, c.version)
 		require.ErrorContains(t, err, c.why)
