@@ -169,7 +169,7 @@ func TestManifestIsBounded(t *testing.T) {
 	for name, text := range map[string]string{
 		"no entries in 0 lines":        "",
 		"no entries in 8 lines":        head8,
-		"not a driver version":            "desc\nnot a version\n",
+		"not a driver version":         "desc\nnot a version\n",
 		"more than 20000 entries":      head8 + strings.Repeat(entry, maxEntries+1),
 		"line 9 is longer than":        head8 + strings.Repeat("x", maxLine+1) + "\n",
 		"more than 4194304 bytes":      head8 + strings.Repeat(strings.Repeat("y", 400)+entry, 12_000),
