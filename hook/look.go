@@ -19,7 +19,7 @@ import (
 // look gathers the cheap facts: no process is started in the container, no
 // network is touched.
 func (w *work) look(ctx context.Context) error {
-	f := Facts{Now: time.Now(), Force: w.Force, Asked: w.Asked, AtStart: w.AtStart, Restart: w.Restart}
+	f := Facts{Now: time.Now(), Force: w.Force, Asked: w.Asked, AtStart: w.AtStart, Restart: w.Restart, Replace: w.Replace}
 	var err error
 	if f.Host, err = lookHost(w.host); err != nil {
 		return err
@@ -128,6 +128,7 @@ func lookContainer(c *lxc.Container, s config.Settings) (ContainerFacts, *record
 	return f, in
 }
 
-func lookDeep(c *lxc.Container, arch string) *DeepFacts {
-	return &DeepFacts{Found: driver.Look(c, arch), Blockers: driver.Blockers(c, arch)}
+func (w *work) lookDeep(ctx context.Context) *DeepFacts {
+	arch := w.trace.Facts.Host.Arch
+	return &DeepFacts{Found: driver.Look(w.container, arch), Blockers: driver.BlockersAsked(ctx, w.container, arch, w.log)}
 }

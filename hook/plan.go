@@ -22,6 +22,7 @@ type Facts struct {
 	Asked     bool            `json:"asked,omitempty"`    // by a person, for this container
 	AtStart   bool            `json:"at_start,omitempty"` // the container has just been started
 	Restart   bool            `json:"restart,omitempty"`  // a person wants its programs to use the driver now
+	Replace   bool            `json:"replace,omitempty"`  // a person wants the run file's driver in the place of packages
 	Host      HostFacts       `json:"host"`
 	Container ContainerFacts  `json:"container"`
 	Failure   *record.Failure `json:"failure,omitempty"` // of earlier runs
@@ -71,6 +72,7 @@ type Step string
 // The steps. Fetch makes the run file and its tree present in the cache.
 const (
 	StepFetch     Step = "fetch"
+	StepReplace   Step = "replace-packages" // the distribution's packages of the driver are removed
 	StepUninstall Step = "uninstall"
 	StepInstall   Step = "install"
 	StepVerify    Step = "verify"
@@ -134,16 +136,21 @@ func Decide(s config.Settings, f Facts) Plan {
 		p.Deeper = true
 		return p
 	}
-	if len(f.Deep.Blockers) > 0 {
+	replace := f.Replace && len(f.Deep.Blockers) > 0 &&
+		!slices.ContainsFunc(f.Deep.Blockers, func(b driver.Blocker) bool { return len(b.Packages) == 0 })
+	if len(f.Deep.Blockers) > 0 && !replace {
 		return blocked(wanted, f.Deep.Blockers)
 	}
 	p.Steps = []Step{StepFetch}
-	if found := f.Deep.Found; !f.Force && f.Container.Recorded == "" && f.Container.RecordError == "" && found.Version() == wanted && found.Log == wanted {
+	if replace {
+		p.Steps = append(p.Steps, StepReplace)
+	}
+	if found := f.Deep.Found; !replace && !f.Force && f.Container.Recorded == "" && f.Container.RecordError == "" && found.Version() == wanted && found.Log == wanted {
 		p.Adopt, p.Why = true, fmt.Sprintf("driver %s is in the container and nothing says that it was verified", wanted)
 		p.Steps = append(p.Steps, StepVerify)
 		return withToolkit(p, s, f)
 	}
-	if f.Deep.Found.Any() || f.Container.Recorded != "" {
+	if found := f.Deep.Found; replace && found.Log != "" || !replace && found.Any() || f.Container.Recorded != "" {
 		p.Steps = append(p.Steps, StepUninstall)
 	}
 	p.Steps = append(p.Steps, StepInstall, StepVerify)
@@ -285,6 +292,12 @@ func AtOnce(what string, vmid int) string {
 func blocked(wanted version.Driver, blockers []driver.Blocker) Plan {
 	var reasons, hints []string
 	for _, b := range blockers {
+		if b.Version != "" && b.Version == wanted {
+			// It is not taken over: the distribution upgrades it by itself, and nothing
+			// here says which files it has to have.
+			b.Reason = fmt.Sprintf("driver %s fits, but it comes from packages of the distribution", wanted)
+			b.Hint = "leave it to them with VMID.enabled = false below [containers] of the configuration; or else: " + b.Hint
+		}
 		reasons = append(reasons, b.Reason)
 		hints = append(hints, b.Hint)
 	}

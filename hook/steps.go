@@ -11,6 +11,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -19,6 +20,8 @@ func (w *work) step(ctx context.Context, step Step) (note string, err error) {
 		return w.leaveStep(ctx, step)
 	}
 	switch step {
+	case StepReplace:
+		return w.replace(ctx)
 	case StepUninstall:
 		return w.uninstall(ctx)
 	case StepInstall:
@@ -67,6 +70,18 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 	return "", nil
 }
 
+// replace removes the distribution's packages of the driver, as a person has asked.
+func (w *work) replace(ctx context.Context) (string, error) {
+	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
+		return "", err
+	}
+	names, err := cuda.RemoveDriver(ctx, w.container, cuda.Want{Timeout: w.Settings.Install.Timeout}, w.log)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("removed the distribution's driver packages (%s)", say.Count(len(names), "package")), nil
+}
+
 // claimNothing takes the driver out of the record; what is noted of the toolkits
 // stays, since nothing else tells what an uninstallation has to remove.
 func (w *work) claimNothing() error {
@@ -92,10 +107,7 @@ func (w *work) install(ctx context.Context) (string, error) {
 	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
 		return "", err
 	}
-	// Before the files, so that no package comes over them. Without it the driver works as well.
-	if err := cuda.Pin(w.container); err != nil {
-		w.log.Warnf("%v", err)
-	}
+	w.pin() // before the files, so that no package comes over them
 	delivered, err := driver.Install(ctx, w.container, w.job())
 	w.delivered = delivered
 	if err != nil {
@@ -104,9 +116,27 @@ func (w *work) install(ctx context.Context) (string, error) {
 	return fmt.Sprintf("nvidia-installer %s ran in the container, delivered by %s", w.trace.Plan.Wanted, delivered), nil
 }
 
+// pin keeps the distribution's driver out. Without it the driver works as well.
+func (w *work) pin() {
+	if err := cuda.Pin(w.container); err != nil {
+		w.log.Warnf("%v", err)
+	}
+}
+
+// pinLate does it where all else is in place: in containers that were brought into
+// line before this program did so, or where somebody has taken it away.
+func (w *work) pinLate() {
+	if w.DryRun || w.Phase != PhasePostStart || len(w.trace.Plan.Steps) > 0 || cuda.Pinned(w.container) {
+		return
+	}
+	w.log.Infof("the package tool in the container is told to keep the distribution's driver out")
+	w.pin()
+}
+
 // verify decides: what the installer said proves nothing.
 func (w *work) verify(ctx context.Context) (string, error) {
 	p := w.trace.Plan
+	w.pin() // what is adopted was not installed here
 	if p.Adopt {
 		if _, err := driver.Files(w.container, w.job()); err != nil {
 			w.log.Infof("it cannot be taken over and is installed again: %v", err)

@@ -42,6 +42,8 @@ func inWords(t hook.Trace, p hook.Plan) []string {
 		switch step {
 		case hook.StepFetch:
 			w = fmt.Sprintf("take %s from the cache %s, after fetching, verifying and unpacking it if it is not there", cache.FileName(p.Wanted, arch), s.Cache.Dir)
+		case hook.StepReplace:
+			w = "remove the distribution's packages of the driver, when nothing else goes with them"
 		case hook.StepUninstall:
 			w = "remove " + old + " from the container, without touching kernel modules"
 		case hook.StepInstall:

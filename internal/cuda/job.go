@@ -29,6 +29,8 @@ type manager interface {
 	keep(ctx context.Context, names []string) error // marks packages as there for their own sake
 	// unneeded are packages of ours that nothing needs, keep among what does.
 	unneeded(ctx context.Context, keep []string) ([]string, error)
+	// along are the packages that the removal of names would touch besides.
+	along(ctx context.Context, names []string) ([]string, error)
 	begin(ctx context.Context) error // of a removal
 	end(ctx context.Context) error   // of a removal: what setup left behind
 }
