@@ -115,6 +115,8 @@ func lookContainer(c *lxc.Container, s config.Settings) (ContainerFacts, *record
 	f.HasRecord = in != nil
 	if in != nil {
 		f.HasDocker, f.Rebooted, f.RebootDue = len(in.Docker) > 0, in.Rebooted, in.RebootDue
+		f.HasPackages = len(in.Packages) > 0
+		f.Packages = packagesMissing(in, s)
 	}
 	if had, err := recordedToolkit(in); err != nil {
 		f.ToolkitError = say.Clean(err.Error(), claimMost)

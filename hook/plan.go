@@ -46,6 +46,7 @@ type ContainerFacts struct {
 	RecordError string         `json:"record_error,omitempty"`
 	Differs     string         `json:"differs,omitempty"`    // how its files differ from its record
 	Toolkit     string         `json:"toolkit,omitempty"`    // why the wanted toolkit is not there; "" when it is
+	Packages    string         `json:"packages,omitempty"`   // why packages of the distribution are to be installed for the driver
 	Docker      string         `json:"docker,omitempty"`     // the same of the Container Toolkit
 	Rebooted    version.Driver `json:"rebooted,omitempty"`   // after which driver it was rebooted from inside
 	RebootDue   bool           `json:"reboot_due,omitempty"` // a start has left its reboot to the unit
@@ -56,9 +57,13 @@ type ContainerFacts struct {
 	// For an uninstallation.
 	HasRecord    bool   `json:"has_record,omitempty"`
 	HasToolkit   string `json:"has_toolkit,omitempty"`   // its name by the record
+	HasPackages  bool   `json:"has_packages,omitempty"`  // packages were installed for the driver
 	HasDocker    bool   `json:"has_docker,omitempty"`    // the Container Toolkit was set up
 	ToolkitError string `json:"toolkit_error,omitempty"` // why that part of the record cannot be read
 }
+
+// besides says what is to be done when the driver is in place, "" when nothing is.
+func (c ContainerFacts) besides() string { return cmp.Or(c.Packages, c.Toolkit, c.Docker) }
 
 // DeepFacts tell what stands in the way of an installation.
 type DeepFacts struct {
@@ -78,9 +83,10 @@ const (
 	StepVerify    Step = "verify"
 	StepToolkit   Step = "toolkit"
 	StepRecord    Step = "record"
-	StepAfter     Step = "after"  // what runs in the container is to use the new driver
-	StepDocker    Step = "docker" // the Container Toolkit is set up
-	StepReboot    Step = "reboot" // of the container, from inside
+	StepAfter     Step = "after"    // what runs in the container is to use the new driver
+	StepPackages  Step = "packages" // of the distribution that the driver's libraries need
+	StepDocker    Step = "docker"   // the Container Toolkit is set up
+	StepReboot    Step = "reboot"   // of the container, from inside
 )
 
 // Plan is what a decision comes to: a refusal, or steps, or neither: then all
@@ -111,15 +117,15 @@ func Decide(s config.Settings, f Facts) Plan {
 		why = fmt.Sprintf("driver %s is installed again, as --force says", wanted)
 	case verifyOnly && !f.Force:
 		p.Why = fmt.Sprintf("driver %s was installed but only its files were checked so far", wanted)
-	case why == "" && f.Container.Toolkit == "" && f.Container.Docker == "" && f.Restart:
+	case why == "" && f.Container.besides() == "" && f.Restart:
 		p.Steps = []Step{StepAfter}
 		p.Why = fmt.Sprintf("driver %s is in place, what does not use it is restarted", wanted)
 		return p
-	case why == "" && f.Container.Toolkit == "" && f.Container.Docker == "":
+	case why == "" && f.Container.besides() == "":
 		p.Why = fmt.Sprintf("driver %s is in place", wanted)
 		return p
 	case why == "":
-		p.Why = cmp.Or(f.Container.Toolkit, f.Container.Docker)
+		p.Why = f.Container.besides()
 	}
 	if refusal := holdBack(s.VMID, f); refusal != nil {
 		refusal.Wanted = wanted
@@ -177,6 +183,9 @@ func withToolkit(p Plan, s config.Settings, f Facts) Plan {
 	}
 	if changed || f.Restart {
 		p.Steps = append(p.Steps, StepAfter)
+	}
+	if f.Container.Packages != "" || s.Driver.Packages && (changed || p.Adopt) { // what is lacking is known then
+		p.Steps = append(p.Steps, StepPackages)
 	}
 	if f.Container.Toolkit != "" || f.Force && !cudaWant(s, p.Wanted, "").None() {
 		p.Steps = append(p.Steps, StepToolkit, StepRecord)

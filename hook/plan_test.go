@@ -56,6 +56,8 @@ func TestDecide(t *testing.T) {
 		{name: "installed ahead", set: ahead(old), facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: old, Verified: "files"}}, why: "is in place", verify: "files"},
 		{name: "following the host without a module", set: func(s *config.Settings) { s.Driver.OnMismatch = "install" }, facts: Facts{}, why: "no NVIDIA kernel module is loaded", refuse: true},
 		{name: "packages", facts: Facts{Host: host(v), Deep: &DeepFacts{Blockers: packages}}, why: "distribution packages", refuse: true},
+		{name: "packages for the driver", set: ownPackages, facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record after packages"},
+		{name: "packages for the driver only", set: ownPackages, facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Packages: "libraries need packages", Toolkit: "no toolkit"}}, why: "libraries need packages", steps: "packages toolkit record"},
 		{name: "packages that fit", facts: Facts{Host: host(v), Deep: &DeepFacts{Blockers: fitting}}, why: "driver 580.142 fits, but it comes from packages", refuse: true},
 		{name: "packages, replaced", facts: Facts{Replace: true, Host: host(v), Deep: &DeepFacts{Found: driver.Found{CUDA: v, NVML: v}, Blockers: packages}}, why: "not installed yet", steps: "fetch replace-packages install verify record after"},
 		{name: "packages over ours, replaced", facts: Facts{Replace: true, Host: host(v), Deep: &DeepFacts{Found: driver.Found{Log: v}, Blockers: packages}}, why: "not installed yet", steps: "fetch replace-packages uninstall install verify record after"},
@@ -106,6 +108,8 @@ func TestDecide(t *testing.T) {
 		})
 	}
 }
+
+func ownPackages(s *config.Settings) { s.Driver.Packages = true }
 
 func reboot(s *config.Settings) { s.After.Reboot = true }
 

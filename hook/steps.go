@@ -30,6 +30,8 @@ func (w *work) step(ctx context.Context, step Step) (note string, err error) {
 		return w.verify(ctx)
 	case StepToolkit:
 		return w.toolkit(ctx)
+	case StepPackages:
+		return w.packages(ctx)
 	case StepDocker:
 		return w.docker(ctx)
 	case StepAfter:
@@ -49,7 +51,7 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
 		return "", err
 	}
-	w.next = record.Installed{Toolkit: w.next.Toolkit, Docker: w.next.Docker, Rebooted: w.next.Rebooted}
+	w.next = record.Installed{Toolkit: w.next.Toolkit, Docker: w.next.Docker, Packages: w.next.Packages, Rebooted: w.next.Rebooted}
 	if err := w.claimNothing(); err != nil {
 		return "", err
 	}
@@ -85,7 +87,7 @@ func (w *work) replace(ctx context.Context) (string, error) {
 // claimNothing takes the driver out of the record; what is noted of the toolkits
 // stays, since nothing else tells what an uninstallation has to remove.
 func (w *work) claimNothing() error {
-	if len(w.next.Toolkit)+len(w.next.Docker) == 0 && w.next.Rebooted == "" {
+	if len(w.next.Toolkit)+len(w.next.Docker)+len(w.next.Packages) == 0 && w.next.Rebooted == "" {
 		return record.Remove(w.container)
 	}
 	return record.Write(w.container, w.next)
@@ -178,8 +180,11 @@ func (w *work) verify(ctx context.Context) (string, error) {
 		}
 		return "", err
 	}
-	if lacks, err := driver.Lacks(w.container, w.job(), files); err == nil && len(lacks.Packages) > 0 && w.delivered != "" {
-		w.log.Infof("the driver's libraries for graphics and video need packages that the container lacks: %s", strings.Join(lacks.Packages, ", "))
+	if lacks, err := driver.Lacks(w.container, w.job(), files); err == nil {
+		w.next.Lacks = lacks.Packages
+		if len(lacks.Packages) > 0 && w.delivered != "" && !w.Settings.Driver.Packages {
+			w.log.Infof("the driver's libraries for graphics and video need packages that the container lacks: %s; packages = true below [driver] installs them", strings.Join(lacks.Packages, ", "))
+		}
 	}
 	if p.Verify == "files" && w.trace.Facts.Host.Module != p.Wanted {
 		return fmt.Sprintf("all %d files are in place; nvidia-smi is left out until the host's module is %s", len(files), p.Wanted), nil

@@ -61,6 +61,10 @@ func inWords(t hook.Trace, p hook.Plan) []string {
 			w = "install the CUDA toolkit and packages as configured from NVIDIA's repository, and check nvcc"
 		case hook.StepToolkitRemove:
 			w = "remove the CUDA packages that this program has installed"
+		case hook.StepPackages:
+			w = "install packages of the container's distribution that the driver's libraries need"
+		case hook.StepPackagesRemove:
+			w = "remove the packages that were installed for the driver and that nothing else needs"
 		case hook.StepAfter:
 			w = "restart services that need the driver and run commands, as configured below [after], and make CDI specifications anew"
 		case hook.StepDocker:
