@@ -28,7 +28,7 @@ func TestPackagesThatTheDriverNeedsComeAndGoWithIt(t *testing.T) {
 	key, err := cudatest.NewKey(t.Context(), t.TempDir())
 	require.NoError(t, err)
 	require.NoError(t, cudatest.Write(t.Context(), g.file("root/repo"), key, all))
-	g.sh("echo 'deb [trusted=yes] file:/root/repo /' >/etc/apt/sources.list.d/own.list; echo 'deb [trusted=yes] http://127.0.0.1:1/ /' >/etc/apt/sources.list.d/dead.list")
+	g.sh("echo 'deb [trusted=yes] file:/root/repo /' >/etc/apt/sources.list.d/own.list; echo 'deb [trusted=yes] http://127.0.0.9:1/ /' >/etc/apt/sources.list.d/dead.list")
 	packages := g.sh("dpkg-query -W -f '${Package} '")
 
 	require.Contains(t, g.postStart(0), "packages = true below [driver] installs them")

@@ -16,7 +16,7 @@ func TestAHandMadeListWithNVIDIAsKeyring(t *testing.T) {
 	const mine = sourcesDir + "/mine.list"
 	text := "deb [signed-by=" + keyringFile + "] " + b.repo("a") + " /\n"
 	require.NoError(t, os.WriteFile(b.lab.Root+mine, []byte(text), 0o644))
-	require.NoError(t, os.WriteFile(b.lab.Root+sourcesDir+"/third.list", []byte("deb [trusted=yes] http://127.0.0.1:9/ /\n"), 0o644))
+	require.NoError(t, os.WriteFile(b.lab.Root+sourcesDir+"/third.list", []byte("deb [trusted=yes] http://127.0.0.9:9/ /\n"), 0o644))
 	require.NoError(t, b.install(func(w *Want) { w.Toolkit = "12.8" }))
 	require.Equal(t, text, readIn(t, b, mine))
 	require.False(t, b.exists(ownList), "the repository stands twice")
