@@ -47,10 +47,10 @@ func (r *run) unitWorks(ctx context.Context) bool {
 	return r.handed
 }
 
-// parts splits the steps of a plan at the first toolkit: the driver is recorded
-// before one is tried.
+// parts splits the steps of a plan at the first that needs the network: the driver
+// is recorded before one is tried.
 func parts(steps []Step) (driver, toolkit []Step) {
-	if at := slices.IndexFunc(steps, func(s Step) bool { return s == StepToolkit || s == StepDocker }); at >= 0 {
+	if at := slices.IndexFunc(steps, func(s Step) bool { return s == StepPackages || s == StepToolkit || s == StepDocker }); at >= 0 {
 		return steps[:at], steps[at:]
 	}
 	return steps, nil
@@ -123,7 +123,10 @@ func (r *run) follows() string {
 	if slices.Contains(r.trace.Plan.Steps, StepToolkit) {
 		return ToolkitName(r.settings)
 	}
-	return "NVIDIA's Container Toolkit"
+	if slices.Contains(r.trace.Plan.Steps, StepDocker) {
+		return "NVIDIA's Container Toolkit"
+	}
+	return "what its libraries need of the distribution"
 }
 
 // queued says who would have to wait for a hook that takes long, "" when nobody

@@ -120,7 +120,7 @@ func (r *run) summary() string {
 	}
 	for _, s := range t.Steps {
 		switch s.Step {
-		case StepToolkit, StepDocker, StepAfter, StepReboot:
+		case StepPackages, StepToolkit, StepDocker, StepAfter, StepReboot:
 			if s.Note != "" {
 				text += ", " + s.Note
 			}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda/cudatest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
@@ -53,6 +54,47 @@ func TestFirstStartInstallsAndTheNextSkips(t *testing.T) {
 			require.Equal(t, before, n.Mirror.Total(), "a skip must not touch the network")
 		})
 	}
+}
+
+func TestAMissingPinComesBackAtAStartThatHasNothingElseToDo(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.postStart(0)
+	pin := g.file("etc/apt/preferences.d/pve-nvidia-hook")
+	require.FileExists(t, pin)
+	require.NoError(t, os.Remove(pin))
+	n.run(0, "apply", fmt.Sprint(g.VMID), "--dry-run")
+	require.NoFileExists(t, pin)
+	said := g.postStart(0)
+	require.Contains(t, said, "keep the distribution's driver out")
+	require.Contains(t, said, "driver "+newer+" is in place")
+	require.FileExists(t, pin)
+	require.Equal(t, 1, strings.Count(g.postStart(0), "\n"))
+}
+
+func TestDriverPackagesAreReplacedWhenAsked(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	const dir = "/usr/lib/x86_64-linux-gnu/"
+	for _, p := range []cudatest.Package{
+		{Name: "libcuda1", Version: "535.261.03-1", Files: map[string]string{dir + "libcuda.so.535.261.03": "theirs\n"}},
+		{Name: "needs-cuda", Version: "1", Depends: "libcuda1"},
+	} {
+		require.NoError(t, os.WriteFile(g.file("root/"+p.Name+".deb"), p.Deb(), 0o644))
+		g.sh("dpkg -i /root/" + p.Name + ".deb")
+	}
+	vmid := fmt.Sprint(g.VMID)
+	require.Contains(t, g.postStart(1), "pve-nvidia-hook apply "+vmid+" --replace-packages removes them")
+	require.Contains(t, n.run(0, "apply", vmid, "--replace-packages", "--dry-run"), "remove the distribution's packages of the driver")
+	said := n.run(1, "apply", vmid, "--replace-packages")
+	require.Contains(t, said, "others need them: needs-cuda")
+	require.Contains(t, said, "hint: ")
+	require.FileExists(t, g.file(dir+"libcuda.so.535.261.03"))
+	g.sh("dpkg --purge needs-cuda")
+	said = n.run(0, "apply", vmid, "--replace-packages")
+	require.Contains(t, said, "removed the distribution's driver packages (1 package)")
+	g.holds(newer)
+	require.NoFileExists(t, g.file(dir+"libcuda.so.535.261.03"))
 }
 
 func TestASkipStartsNoProgram(t *testing.T) {

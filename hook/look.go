@@ -18,7 +18,7 @@ import (
 // look gathers the cheap facts: no process is started in the container, no
 // network is touched.
 func (w *work) look(ctx context.Context) error {
-	f := Facts{Now: time.Now(), Force: w.Force, Asked: w.Asked, AtStart: w.AtStart, Restart: w.Restart}
+	f := Facts{Now: time.Now(), Force: w.Force, Asked: w.Asked, AtStart: w.AtStart, Restart: w.Restart, Replace: w.Replace}
 	var err error
 	if f.Host, err = lookHost(w.host); err != nil {
 		return err
@@ -115,6 +115,8 @@ func (w *work) lookContainer() (ContainerFacts, *record.Installed) {
 	f.HasRecord = in != nil
 	if in != nil {
 		f.HasDocker, f.Rebooted, f.RebootDue = len(in.Docker) > 0, in.Rebooted, in.RebootDue
+		f.HasPackages = len(in.Packages) > 0
+		f.Packages = packagesMissing(in, s)
 	}
 	if had, err := recordedToolkit(in); err != nil {
 		f.ToolkitError = say.Clean(err.Error(), claimMost)
@@ -132,13 +134,13 @@ func (w *work) lookContainer() (ContainerFacts, *record.Installed) {
 }
 
 // lookDeep looks for what stands in the way of a driver, or of its removal.
-func (w *work) lookDeep() *DeepFacts {
+func (w *work) lookDeep(ctx context.Context) *DeepFacts {
 	c, arch, facts := w.container, w.trace.Facts.Host.Arch, w.trace.Facts.Container
 	deep := &DeepFacts{Found: driver.Look(c, arch)}
 	if facts.Share || w.Phase == PhaseUninstall && facts.SetUp {
 		deep.Blockers = driver.SharedBlockers(c, arch)
 	} else {
-		deep.Blockers = driver.Blockers(c, arch)
+		deep.Blockers = driver.BlockersAsked(ctx, c, arch, w.log)
 	}
 	return deep
 }

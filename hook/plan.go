@@ -22,6 +22,7 @@ type Facts struct {
 	Asked     bool            `json:"asked,omitempty"`    // by a person, for this container
 	AtStart   bool            `json:"at_start,omitempty"` // the container has just been started
 	Restart   bool            `json:"restart,omitempty"`  // a person wants its programs to use the driver now
+	Replace   bool            `json:"replace,omitempty"`  // a person wants the run file's driver in the place of packages
 	Host      HostFacts       `json:"host"`
 	Container ContainerFacts  `json:"container"`
 	Failure   *record.Failure `json:"failure,omitempty"` // of earlier runs
@@ -45,6 +46,7 @@ type ContainerFacts struct {
 	RecordError string         `json:"record_error,omitempty"`
 	Differs     string         `json:"differs,omitempty"`    // how its files differ from its record
 	Toolkit     string         `json:"toolkit,omitempty"`    // why the wanted toolkit is not there; "" when it is
+	Packages    string         `json:"packages,omitempty"`   // why packages of the distribution are to be installed for the driver
 	Docker      string         `json:"docker,omitempty"`     // the same of the Container Toolkit
 	Rebooted    version.Driver `json:"rebooted,omitempty"`   // after which driver it was rebooted from inside
 	RebootDue   bool           `json:"reboot_due,omitempty"` // a start has left its reboot to the unit
@@ -60,9 +62,13 @@ type ContainerFacts struct {
 	// For an uninstallation.
 	HasRecord    bool   `json:"has_record,omitempty"`
 	HasToolkit   string `json:"has_toolkit,omitempty"`   // its name by the record
+	HasPackages  bool   `json:"has_packages,omitempty"`  // packages were installed for the driver
 	HasDocker    bool   `json:"has_docker,omitempty"`    // the Container Toolkit was set up
 	ToolkitError string `json:"toolkit_error,omitempty"` // why that part of the record cannot be read
 }
+
+// besides says what is to be done when the driver is in place, "" when nothing is.
+func (c ContainerFacts) besides() string { return cmp.Or(c.Packages, c.Toolkit, c.Docker) }
 
 // DeepFacts tell what stands in the way of an installation.
 type DeepFacts struct {
@@ -76,14 +82,16 @@ type Step string
 // The steps. Fetch makes the run file and its tree present in the cache.
 const (
 	StepFetch     Step = "fetch"
+	StepReplace   Step = "replace-packages" // the distribution's packages of the driver are removed
 	StepUninstall Step = "uninstall"
 	StepInstall   Step = "install"
 	StepVerify    Step = "verify"
 	StepToolkit   Step = "toolkit"
 	StepRecord    Step = "record"
-	StepAfter     Step = "after"  // what runs in the container is to use the new driver
-	StepDocker    Step = "docker" // the Container Toolkit is set up
-	StepReboot    Step = "reboot" // of the container, from inside
+	StepAfter     Step = "after"    // what runs in the container is to use the new driver
+	StepPackages  Step = "packages" // of the distribution that the driver's libraries need
+	StepDocker    Step = "docker"   // the Container Toolkit is set up
+	StepReboot    Step = "reboot"   // of the container, from inside
 )
 
 // Plan is what a decision comes to: a refusal, or steps, or neither: then all
@@ -117,15 +125,15 @@ func Decide(s config.Settings, f Facts) Plan {
 		why = fmt.Sprintf("driver %s is installed again, as --force says", wanted)
 	case verifyOnly && !f.Force:
 		p.Why = fmt.Sprintf("driver %s was installed but only its files were checked so far", wanted)
-	case why == "" && f.Container.Toolkit == "" && f.Container.Docker == "" && f.Restart:
+	case why == "" && f.Container.besides() == "" && f.Restart:
 		p.Steps = []Step{StepAfter}
 		p.Why = fmt.Sprintf("driver %s is in place, what does not use it is restarted", wanted)
 		return p
-	case why == "" && f.Container.Toolkit == "" && f.Container.Docker == "":
+	case why == "" && f.Container.besides() == "":
 		p.Why = fmt.Sprintf("driver %s is in place", wanted)
 		return p
 	case why == "":
-		p.Why = cmp.Or(f.Container.Toolkit, f.Container.Docker)
+		p.Why = f.Container.besides()
 	}
 	if refusal := holdBack(s.VMID, f); refusal != nil {
 		refusal.Wanted = wanted
@@ -142,16 +150,21 @@ func Decide(s config.Settings, f Facts) Plan {
 		p.Deeper = true
 		return p
 	}
-	if len(f.Deep.Blockers) > 0 {
+	replace := f.Replace && len(f.Deep.Blockers) > 0 &&
+		!slices.ContainsFunc(f.Deep.Blockers, func(b driver.Blocker) bool { return len(b.Packages) == 0 })
+	if len(f.Deep.Blockers) > 0 && !replace {
 		return blocked(wanted, f.Deep.Blockers)
 	}
 	p.Steps = []Step{StepFetch}
-	if found := f.Deep.Found; !f.Force && !f.Container.SetUp && f.Container.Recorded == "" && f.Container.RecordError == "" && found.Version() == wanted && found.Log == wanted {
+	if replace {
+		p.Steps = append(p.Steps, StepReplace)
+	}
+	if found := f.Deep.Found; !replace && !f.Force && !f.Container.SetUp && f.Container.Recorded == "" && f.Container.RecordError == "" && found.Version() == wanted && found.Log == wanted {
 		p.Adopt, p.Why = true, fmt.Sprintf("driver %s is in the container and nothing says that it was verified", wanted)
 		p.Steps = append(p.Steps, StepVerify)
 		return withToolkit(p, s, f)
 	}
-	if f.Deep.Found.Any() || f.Container.Recorded != "" || f.Container.SetUp {
+	if found := f.Deep.Found; replace && found.Log != "" || !replace && found.Any() || f.Container.Recorded != "" || f.Container.SetUp {
 		p.Steps = append(p.Steps, StepUninstall)
 	}
 	p.Steps = append(p.Steps, StepInstall, StepVerify)
@@ -178,6 +191,9 @@ func withToolkit(p Plan, s config.Settings, f Facts) Plan {
 	}
 	if changed || f.Restart {
 		p.Steps = append(p.Steps, StepAfter)
+	}
+	if f.Container.Packages != "" || s.Driver.Packages && (changed || p.Adopt) { // what is lacking is known then
+		p.Steps = append(p.Steps, StepPackages)
 	}
 	if f.Container.Toolkit != "" || f.Force && !cudaWant(s, p.Wanted, "").None() {
 		p.Steps = append(p.Steps, StepToolkit, StepRecord)
@@ -295,6 +311,12 @@ func AtOnce(what string, vmid int) string {
 func blocked(wanted version.Driver, blockers []driver.Blocker) Plan {
 	var reasons, hints []string
 	for _, b := range blockers {
+		if b.Version != "" && b.Version == wanted {
+			// It is not taken over: the distribution upgrades it by itself, and nothing
+			// here says which files it has to have.
+			b.Reason = fmt.Sprintf("driver %s fits, but it comes from packages of the distribution", wanted)
+			b.Hint = "leave it to them with VMID.enabled = false below [containers] of the configuration; or else: " + b.Hint
+		}
 		reasons = append(reasons, b.Reason)
 		hints = append(hints, b.Hint)
 	}

@@ -28,6 +28,8 @@ func TestDecide(t *testing.T) {
 	}
 	setUp := ContainerFacts{SetUp: true, Recorded: v, Verified: "nvidia-smi"}
 	installed := &DeepFacts{Found: driver.Found{Log: old}}
+	packages := []driver.Blocker{{Reason: "distribution packages", Hint: "--replace-packages", Packages: []string{"libcuda1"}, Version: "535.261.03"}}
+	fitting := []driver.Blocker{{Reason: "distribution packages", Hint: "--replace-packages", Packages: []string{"libcuda1"}, Version: v}}
 	cases := []struct {
 		name   string
 		set    func(*config.Settings)
@@ -61,6 +63,13 @@ func TestDecide(t *testing.T) {
 		{name: "mismatch, install ahead", set: ahead(old), facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record after", verify: "files"},
 		{name: "installed ahead", set: ahead(old), facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: old, Verified: "files"}}, why: "is in place", verify: "files"},
 		{name: "following the host without a module", set: func(s *config.Settings) { s.Driver.OnMismatch = "install" }, facts: Facts{}, why: "no NVIDIA kernel module is loaded", refuse: true},
+		{name: "packages", facts: Facts{Host: host(v), Deep: &DeepFacts{Blockers: packages}}, why: "distribution packages", refuse: true},
+		{name: "packages for the driver", set: ownPackages, facts: Facts{Host: host(v), Deep: clean}, why: "not installed yet", steps: "fetch install verify record after packages"},
+		{name: "packages for the driver only", set: ownPackages, facts: Facts{Host: host(v), Container: ContainerFacts{Recorded: v, Verified: "nvidia-smi", Packages: "libraries need packages", Toolkit: "no toolkit"}}, why: "libraries need packages", steps: "packages toolkit record"},
+		{name: "packages that fit", facts: Facts{Host: host(v), Deep: &DeepFacts{Blockers: fitting}}, why: "driver 580.142 fits, but it comes from packages", refuse: true},
+		{name: "packages, replaced", facts: Facts{Replace: true, Host: host(v), Deep: &DeepFacts{Found: driver.Found{CUDA: v, NVML: v}, Blockers: packages}}, why: "not installed yet", steps: "fetch replace-packages install verify record after"},
+		{name: "packages over ours, replaced", facts: Facts{Replace: true, Host: host(v), Deep: &DeepFacts{Found: driver.Found{Log: v}, Blockers: packages}}, why: "not installed yet", steps: "fetch replace-packages uninstall install verify record after"},
+		{name: "packages and more", facts: Facts{Replace: true, Host: host(v), Deep: &DeepFacts{Blockers: append([]driver.Blocker{packages[0]}, driver.Blocker{Reason: "musl", Hint: "use glibc"})}}, why: "musl", refuse: true},
 		{name: "blocked", facts: Facts{Host: host(v), Deep: &DeepFacts{Blockers: []driver.Blocker{{Reason: "musl", Hint: "use glibc"}}}}, why: "musl", refuse: true},
 		{name: "failed lately", facts: Facts{Now: now, Host: host(v), Failure: failure, Inputs: "same", Deep: clean}, why: "it failed 2 times in a row: no room", refuse: true},
 		{name: "failed lately, in no time", facts: Facts{Now: now, Host: host(v), Failure: &record.Failure{Count: 2, Seconds: 2, Next: now.Add(time.Hour), Inputs: "same"}, Inputs: "same", Deep: clean}, why: "not installed yet", steps: "fetch install verify record after"},
@@ -120,6 +129,8 @@ func TestDecide(t *testing.T) {
 		})
 	}
 }
+
+func ownPackages(s *config.Settings) { s.Driver.Packages = true }
 
 func reboot(s *config.Settings) { s.After.Reboot = true }
 

@@ -39,7 +39,7 @@ func (w *work) reconcile(ctx context.Context) error {
 		return err
 	}
 	defer w.leave()
-	w.decide()
+	w.decide(ctx)
 	if w.trace.Plan.Refused {
 		return w.refuse(ctx)
 	}
@@ -48,6 +48,7 @@ func (w *work) reconcile(ctx context.Context) error {
 	}
 	steps := w.mine(w.trace.Plan.Steps)
 	if len(steps) == 0 {
+		w.pinLate()
 		return nil
 	}
 	if err := w.tidy(ctx); err != nil {
@@ -58,14 +59,14 @@ func (w *work) reconcile(ctx context.Context) error {
 
 // decide makes the plan. What is dear to find out is looked at only when there is
 // something to do.
-func (w *work) decide() {
+func (w *work) decide(ctx context.Context) {
 	decide := Decide
 	if w.Phase == PhaseUninstall {
 		decide = DecideUninstall
 	}
 	w.trace.Plan = decide(w.Settings, w.trace.Facts)
 	if w.trace.Plan.Deeper {
-		w.trace.Facts.Deep = w.lookDeep()
+		w.trace.Facts.Deep = w.lookDeep(ctx)
 		w.trace.Plan = decide(w.Settings, w.trace.Facts)
 	}
 }

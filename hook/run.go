@@ -33,6 +33,7 @@ type Options struct {
 	Force    bool      // install again even if the driver is in place and whatever failed before
 	Asked    bool      // a person wants it for this container: try it, whatever failed before
 	AtStart  bool      // the container has just been started
+	Replace  bool      // remove the distribution's packages of the driver where they are in the way
 	Restart  bool      // restart what does not use the driver, though it was not just started
 	NoWait   bool      // refuse at once when the container does not run
 	Terminal bool      // a person watches: show progress bars
@@ -225,7 +226,7 @@ func (r *run) ask(ctx context.Context, o order) error {
 	o.Phase, o.Settings, o.HostRoot = r.trace.Phase, r.settings, r.Host.Root
 	o.Level, o.Format, o.Unit = r.Level, r.Format, r.Unit
 	o.DryRun, o.Force, o.Asked, o.NoWait = r.DryRun, r.Force, r.Asked, r.NoWait
-	o.AtStart, o.Restart = r.AtStart, r.Restart
+	o.AtStart, o.Restart, o.Replace = r.AtStart, r.Restart, r.Replace
 	told, err := runWorker(limited, o, r.Out)
 	if told != nil {
 		r.take(*told)

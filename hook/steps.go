@@ -12,6 +12,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -29,6 +30,8 @@ func (w *work) step(ctx context.Context, step Step) (note string, err error) {
 		return w.replaceByShare(ctx)
 	}
 	switch step {
+	case StepReplace:
+		return w.replace(ctx)
 	case StepUninstall:
 		return w.uninstall(ctx)
 	case StepInstall:
@@ -37,6 +40,8 @@ func (w *work) step(ctx context.Context, step Step) (note string, err error) {
 		return w.verify(ctx)
 	case StepToolkit:
 		return w.toolkit(ctx)
+	case StepPackages:
+		return w.packages(ctx)
 	case StepDocker:
 		return w.docker(ctx)
 	case StepAfter:
@@ -82,13 +87,25 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 
 // forgetDriver keeps of the record to be what is not about a driver.
 func (w *work) forgetDriver() {
-	w.next = record.Installed{Toolkit: w.next.Toolkit, Docker: w.next.Docker, Rebooted: w.next.Rebooted}
+	w.next = record.Installed{Toolkit: w.next.Toolkit, Docker: w.next.Docker, Packages: w.next.Packages, Rebooted: w.next.Rebooted}
+}
+
+// replace removes the distribution's packages of the driver, as a person has asked.
+func (w *work) replace(ctx context.Context) (string, error) {
+	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
+		return "", err
+	}
+	names, err := cuda.RemoveDriver(ctx, w.container, cuda.Want{Timeout: w.Settings.Install.Timeout}, w.log)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("removed the distribution's driver packages (%s)", say.Count(len(names), "package")), nil
 }
 
 // claimNothing takes the driver out of the record; what is noted of the toolkits
 // stays, since nothing else tells what an uninstallation has to remove.
 func (w *work) claimNothing() error {
-	if len(w.next.Toolkit)+len(w.next.Docker) == 0 && w.next.Rebooted == "" {
+	if len(w.next.Toolkit)+len(w.next.Docker)+len(w.next.Packages) == 0 && w.next.Rebooted == "" {
 		return record.Remove(w.container)
 	}
 	return record.Write(w.container, w.next)
@@ -110,10 +127,7 @@ func (w *work) install(ctx context.Context) (string, error) {
 	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
 		return "", err
 	}
-	// Before the files, so that no package comes over them. Without it the driver works as well.
-	if err := cuda.Pin(w.container); err != nil {
-		w.log.Warnf("%v", err)
-	}
+	w.pin() // before the files, so that no package comes over them
 	delivered, err := driver.Install(ctx, w.container, w.job())
 	w.delivered = delivered
 	if err != nil {
@@ -128,9 +142,27 @@ func (w *work) blind() bool {
 	return w.trace.Facts.Container.NoGPU && !driver.AnyGPU(w.container)
 }
 
+// pin keeps the distribution's driver out. Without it the driver works as well.
+func (w *work) pin() {
+	if err := cuda.Pin(w.container); err != nil {
+		w.log.Warnf("%v", err)
+	}
+}
+
+// pinLate does it where all else is in place: in containers that were brought into
+// line before this program did so, or where somebody has taken it away.
+func (w *work) pinLate() {
+	if w.DryRun || w.Phase != PhasePostStart || len(w.trace.Plan.Steps) > 0 || cuda.Pinned(w.container) {
+		return
+	}
+	w.log.Infof("the package tool in the container is told to keep the distribution's driver out")
+	w.pin()
+}
+
 // verify decides: what the installer said proves nothing.
 func (w *work) verify(ctx context.Context) (string, error) {
 	p := w.trace.Plan
+	w.pin() // what is adopted was not installed here
 	if p.Adopt {
 		if _, err := driver.Files(w.container, w.job()); err != nil {
 			w.log.Infof("it cannot be taken over and is installed again: %v", err)
@@ -173,8 +205,11 @@ func (w *work) verify(ctx context.Context) (string, error) {
 	if other := driver.Shadowed(w.container, w.trace.Facts.Host.Arch, p.Wanted); other != nil {
 		w.log.Warnf("%v; %s", other, hint.Of(other))
 	}
-	if lacks, err := driver.Lacks(w.container, w.job(), files); err == nil && len(lacks.Packages) > 0 && w.delivered != "" {
-		w.log.Infof("the driver's libraries for graphics and video need packages that the container lacks: %s", strings.Join(lacks.Packages, ", "))
+	if lacks, err := driver.Lacks(w.container, w.job(), files); err == nil {
+		w.next.Lacks = lacks.Packages
+		if len(lacks.Packages) > 0 && w.delivered != "" && !w.Settings.Driver.Packages {
+			w.log.Infof("the driver's libraries for graphics and video need packages that the container lacks: %s; packages = true below [driver] installs them", strings.Join(lacks.Packages, ", "))
+		}
 	}
 	if p.Verify == "files" && w.trace.Facts.Host.Module != p.Wanted {
 		return fmt.Sprintf("all %d files are in place; nvidia-smi is left out until the host's module is %s", len(files), p.Wanted), nil

@@ -2,7 +2,6 @@ package hook
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,14 +37,10 @@ func ToolkitMissing(c *lxc.Container, in *record.Installed, s config.Settings, w
 }
 
 func recordedToolkit(in *record.Installed) (cuda.Installed, error) {
-	var had cuda.Installed
-	if in == nil || len(in.Toolkit) == 0 {
-		return had, nil
+	if in == nil {
+		return cuda.Installed{}, nil
 	}
-	if err := json.Unmarshal(in.Toolkit, &had); err != nil {
-		return cuda.Installed{}, fmt.Errorf("read the record of the toolkit: %w", err)
-	}
-	return had, nil
+	return recorded(in.Toolkit)
 }
 
 func (w *work) toolkitMissing(wanted version.Driver) string {
@@ -111,14 +106,7 @@ func (w *work) toolkit(ctx context.Context) (string, error) {
 	return strings.Join(parts, " and ") + " installed", nil
 }
 
-func (w *work) saveToolkit(in cuda.Installed) error {
-	data, err := json.Marshal(in)
-	if err != nil {
-		return fmt.Errorf("record the toolkit: %w", err)
-	}
-	w.next.Toolkit = data
-	return record.Write(w.container, w.next)
-}
+func (w *work) saveToolkit(in cuda.Installed) error { return w.save(&w.next.Toolkit, in) }
 
 // proxy is what downloads go through when the environment names none.
 func proxy(hostRoot string, log say.Log) string {

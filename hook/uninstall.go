@@ -23,6 +23,9 @@ const StepToolkitRemove Step = "remove-toolkit"
 // StepDockerRemove takes back what was set up for Docker and podman.
 const StepDockerRemove Step = "remove-docker"
 
+// StepPackagesRemove takes away the packages that were installed for the driver.
+const StepPackagesRemove Step = "remove-packages"
+
 // DecideUninstall says what is to be taken out of a container. It reads nothing
 // but its arguments.
 func DecideUninstall(_ config.Settings, f Facts) Plan {
@@ -35,7 +38,7 @@ func DecideUninstall(_ config.Settings, f Facts) Plan {
 	}
 	ours := f.Deep.Found.Log != "" || c.Recorded != "" || c.SetUp
 	switch {
-	case !ours && c.HasToolkit == "" && !c.HasDocker && f.Deep.Found.Any():
+	case !ours && c.HasToolkit == "" && !c.HasDocker && !c.HasPackages && f.Deep.Found.Any():
 		p := blocked("", f.Deep.Blockers)
 		p.Why = strings.Join(strings.Fields(fmt.Sprintf("driver %s in the container was not installed by a run file", f.Deep.Found.Version())), " ")
 		if p.Hint == "" {
@@ -58,6 +61,10 @@ func DecideUninstall(_ config.Settings, f Facts) Plan {
 	if c.HasToolkit != "" {
 		p.Steps = append(p.Steps, StepToolkitRemove)
 		what = append(what, c.HasToolkit)
+	}
+	if c.HasPackages {
+		p.Steps = append(p.Steps, StepPackagesRemove)
+		what = append(what, "what was installed for it")
 	}
 	if ours {
 		p.Steps = append(p.Steps, StepUninstall)
@@ -93,6 +100,8 @@ func (w *work) leaveStep(ctx context.Context, step Step) (string, error) {
 		return w.removeDocker(ctx)
 	case StepToolkitRemove:
 		return w.removeToolkit(ctx)
+	case StepPackagesRemove:
+		return w.removePackages(ctx)
 	case StepUninstall:
 		// From here on nothing is claimed. The toolkit, if any, is gone by now.
 		if err := record.Remove(w.container); err != nil {

@@ -23,7 +23,7 @@ const WorkerCommand = "work"
 
 // Parts of a run. Each look decides anew, so a part does what is still to be done.
 const (
-	partLook    = "look"    // look and decide, change nothing
+	partLook    = "look"    // look and decide, change nothing but a missing pin
 	partDriver  = "driver"  // the steps up to the driver's record; all steps of an uninstallation
 	partToolkit = "toolkit" // the steps that begin with the first toolkit
 )
@@ -39,6 +39,7 @@ type order struct {
 	Asked    bool
 	AtStart  bool
 	Restart  bool
+	Replace  bool
 	NoWait   bool
 	Unit     bool
 	Level    string

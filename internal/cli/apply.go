@@ -24,7 +24,7 @@ import (
 const defaultJobs = 2
 
 func (a *app) apply() *cobra.Command {
-	var all, dryRun, force, restart bool
+	var all, dryRun, force, restart, replace bool
 	var jobs int
 	c := &cobra.Command{
 		Use:   "apply [VMID...]",
@@ -42,6 +42,10 @@ starts and --all leave alone for a while.
 Services that still use another driver, or were started before it was there, are
 named; --restart restarts them, as a start of the container does. The settings
 below [after] say which these are, and what else is done after an installation.
+
+Where packages of the distribution have installed a driver nothing is done.
+--replace-packages removes these packages and installs the run file's driver. It
+is refused when other packages need them.
 
 The last line sums up. The exit status is 1 when one container failed or was
 refused, or is not running.`,
@@ -75,7 +79,7 @@ refused, or is not running.`,
 				}
 			}
 			slices.Sort(ids)
-			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force, Asked: !all, Restart: restart, NoWait: true})
+			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force, Asked: !all, Restart: restart, Replace: replace, NoWait: true})
 		},
 	}
 	f := c.Flags()
@@ -83,6 +87,7 @@ refused, or is not running.`,
 	numberFlag(f, &jobs, "jobs", defaultJobs, 1, 64, "work on `N` containers at once")
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
 	f.BoolVar(&force, "force", false, "install again even if the driver is in place")
+	f.BoolVar(&replace, "replace-packages", false, "remove the distribution's packages of the driver, then install")
 	f.BoolVar(&restart, "restart", false, "restart services that use another driver or are known to want a GPU")
 	return c
 }

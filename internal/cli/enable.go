@@ -31,6 +31,9 @@ next start, or now by pve-nvidia-hook apply VMID.
 Proxmox VE 8 gives a running container its new devices only at the next start:
 then enable says so, and pct reboot VMID does all.
 
+From the driver's installation on apt, dnf and zypper in the container leave the
+distribution's driver packages alone; uninstall takes that back.
+
 What was set by hand is kept. Doing it again changes nothing, other --gpus
 change the entries that enable has made, and disable takes away exactly these.
 Missing device nodes of the host are made first.
@@ -177,7 +180,11 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 			fmt.Fprintf(out, "container %d: warning: the hook will do nothing there, no driver is wanted: %s\n", s.VMID, s.WhyNot)
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "with the driver's installation the container's package tool is told to keep the distribution's driver packages out; uninstall takes that back")
+	return nil
 }
 
 // sayReboot tells before anything is changed that nobody can restart what runs in a

@@ -106,6 +106,7 @@ func TestEnableMakesTheHostsNodesFirst(t *testing.T) {
 	said, err = typed(t, "enable", "101")
 	require.NoError(t, err)
 	require.Contains(t, said, "made /dev/nvidia-uvm")
+	require.Contains(t, said, "told to keep the distribution's driver packages out")
 	require.Contains(t, conf(t, root, "101"), "/dev/nvidia-uvm-tools,mode=0666")
 	var st unix.Stat_t
 	require.NoError(t, unix.Stat(filepath.Join(root, "dev/nvidia-uvm"), &st))

@@ -42,6 +42,8 @@ func inWords(t hook.Trace, p hook.Plan) []string {
 		switch step {
 		case hook.StepFetch:
 			w = fmt.Sprintf("take %s from the cache %s, after fetching, verifying and unpacking it if it is not there", cache.FileName(p.Wanted, arch), s.Cache.Dir)
+		case hook.StepReplace:
+			w = "remove the distribution's packages of the driver, when nothing else goes with them"
 		case hook.StepUninstall:
 			w = "remove " + old + " from the container, without touching kernel modules"
 		case hook.StepInstall:
@@ -62,6 +64,10 @@ func inWords(t hook.Trace, p hook.Plan) []string {
 			}
 		case hook.StepToolkitRemove:
 			w = "remove the CUDA packages that this program has installed"
+		case hook.StepPackages:
+			w = "install packages of the container's distribution that the driver's libraries need"
+		case hook.StepPackagesRemove:
+			w = "remove the packages that were installed for the driver and that nothing else needs"
 		case hook.StepAfter:
 			w = "restart services that need the driver and run commands, as configured below [after], and make CDI specifications anew"
 		case hook.StepDocker:

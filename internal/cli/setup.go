@@ -252,7 +252,7 @@ func cardsOf(c pve.Conf, cards []host.GPU) string {
 func (s *guide) enableGroups(ctx context.Context, groups []group, dryRun bool, out io.Writer) error {
 	var errs []error
 	for _, g := range groups {
-		errs = append(errs, s.enableAll(ctx, pve.Options{GPUs: g.gpus, Chain: true, DryRun: dryRun}, g.ids, out))
+		errs = append(errs, s.enableAll(ctx, pve.Options{GPUs: g.gpus, Chain: true, DryRun: dryRun}, nil, g.ids, out))
 	}
 	return errors.Join(errs...)
 }

@@ -41,7 +41,7 @@ var keys = []key{
 		func(s *Settings) any { return &s.Driver.Flags }},
 	{"driver.capabilities", both, `some of "compute", "utility", "video", "graphics", "display", "ngx" and "compat32", or "all" alone`, checkCapabilities,
 		func(s *Settings) any { return &s.Driver.Capabilities }},
-	{"driver.packages", node, "true or false", nil,
+	{"driver.packages", dotted, "true or false", nil,
 		func(s *Settings) any { return &s.Driver.Packages }},
 	oneOf("driver.verify", func(s *Settings) any { return &s.Driver.Verify }, "nvidia-smi", "files"),
 

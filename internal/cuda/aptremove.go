@@ -42,24 +42,26 @@ func (a *apt) unneeded(ctx context.Context, keep []string) ([]string, error) {
 	}), nil
 }
 
+func (a *apt) along(ctx context.Context, names []string) ([]string, error) {
+	out, err := a.run(ctx, a.look("purge", "-s", names...)...)
+	if err == nil && out.code != 0 {
+		err = hint.Errorf("run apt-get check in the container", "apt-get -s purge in the container: %s", out.tail(3))
+	}
+	p := parsePlan(string(out.stdout))
+	return slices.DeleteFunc(slices.Concat(p.remove, p.fresh, p.newer), func(n string) bool { return slices.Contains(names, n) }), err
+}
+
 // purge removes packages unless that would touch others.
 func (a *apt) purge(ctx context.Context, names []string) error {
-	out, err := a.run(ctx, a.look("purge", "-s", names...)...)
+	others, err := a.along(ctx, names)
 	if err != nil {
 		return err
 	}
-	p := parsePlan(string(out.stdout))
-	var others []string
-	for _, n := range append(p.remove, p.fresh...) {
-		if !slices.Contains(names, n) {
-			others = append(others, say.Clean(n, 100))
-		}
-	}
-	if out.code != 0 || len(others) > 0 {
+	if len(others) > 0 {
 		return hint.Errorf("run apt-get autoremove in the container, then this again",
-			"removing the toolkit's packages would touch others too (%s): %s", strings.Join(others, ", "), out.tail(3))
+			"removing %s would touch others too: %s", few(names), say.Clean(strings.Join(others, ", "), 300))
 	}
-	out, err = a.run(ctx, append(a.command("purge"), names...)...)
+	out, err := a.run(ctx, append(a.command("purge"), names...)...)
 	if err == nil && out.code != 0 {
 		err = hint.Errorf("run dpkg --configure -a in the container and see what it says", "apt-get purge in the container: %s", out.tail(4))
 	}

@@ -16,8 +16,11 @@ type dnf struct{ rpm }
 
 // options of every dnf: a repository of the user's that fails is no reason to stop, ours is.
 func (d *dnf) command(verb string, more ...string) []string {
-	return append([]string{"dnf", verb, "--setopt=install_weak_deps=False", "--setopt=retries=3", "--setopt=timeout=20",
-		"--setopt=*.skip_if_unavailable=1", "--setopt=" + rpmRepoID + ".skip_if_unavailable=0"}, more...)
+	args := []string{"dnf", verb, "--setopt=install_weak_deps=False", "--setopt=retries=3", "--setopt=timeout=20", "--setopt=*.skip_if_unavailable=1"}
+	if d.repo != "" { // dnf 5 fails where it is not set up
+		args = append(args, "--setopt="+rpmRepoID+".skip_if_unavailable=0")
+	}
+	return append(args, more...)
 }
 
 // only lets a command see no repository but NVIDIA's.

@@ -137,6 +137,12 @@ E: The repository 'http://127.0.0.1:40404/debian12/x86_64  Release' does not hav
 			}
 		})
 	}
+	_, _, others := judgeUpdate(0, strings.Split(`Hit:1 http://127.0.0.1:40404/debian12/x86_64  InRelease
+Err:2 http://127.0.0.1:9/deb  InRelease
+  Could not connect to 127.0.0.1:9 (127.0.0.1). - connect (111: Connection refused)
+Reading package lists...
+W: Failed to fetch http://127.0.0.1:9/deb/InRelease  Could not connect to 127.0.0.1:9 (127.0.0.1). - connect (111: Connection refused)`, "\n"), repo)
+	require.Contains(t, others[0], "Err:2 http://127.0.0.1:9/deb  InRelease: Could not connect", "the reason is in the next line")
 	require.Equal(t, "developer.download.nvidia.com_compute_cuda_repos_debian12_x86%5f64_", listPrefix(repoBase+"debian12/x86_64/"))
 }
 

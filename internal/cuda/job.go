@@ -20,7 +20,9 @@ import (
 
 // manager is a package tool at work for a job.
 type manager interface {
-	setup(ctx context.Context) error                   // waits its turn, sets the repository up and fetches its index
+	setup(ctx context.Context) error // waits its turn, sets the repository up and fetches its index
+	// own readies the tool to install names from the container's own repositories.
+	own(ctx context.Context, names []string) error
 	toolkits(ctx context.Context) ([]available, error) // that the repository has
 	installed(ctx context.Context) ([]string, error)   // all packages by name
 	// plan says what installing names would do, and why it cannot be done.
@@ -29,6 +31,8 @@ type manager interface {
 	keep(ctx context.Context, names []string) error // marks packages as there for their own sake
 	// unneeded are packages of ours that nothing needs, keep among what does.
 	unneeded(ctx context.Context, keep []string) ([]string, error)
+	// along are the packages that the removal of names would touch besides.
+	along(ctx context.Context, names []string) ([]string, error)
 	begin(ctx context.Context) error // of a removal
 	end(ctx context.Context) error   // of a removal: what setup left behind
 }

@@ -217,7 +217,25 @@ func (r *rpm) begin(ctx context.Context) error {
 }
 
 // "	libnvjitlink-12-8 >= 12.8 is needed by (installed) plain-tool-1.0-1.noarch"
-var neededBy = lazy.Regexp(`^\s*(\S+).* is needed by \(installed\) `)
+var neededBy = lazy.Regexp(`^\s*(\S+).* is needed by \(installed\) (\S+)`)
+
+// along asks rpm, since dnf and zypper are told to remove what is named only.
+func (r *rpm) along(ctx context.Context, names []string) ([]string, error) {
+	out, err := r.run(ctx, append([]string{"rpm", "-e", "--test"}, names...)...)
+	if err != nil || out.code == 0 {
+		return nil, err
+	}
+	var others []string
+	for _, l := range out.lines {
+		if m := neededBy().FindStringSubmatch(l); m != nil && !slices.Contains(others, m[2]) {
+			others = append(others, m[2])
+		}
+	}
+	if len(others) == 0 {
+		err = r.failed("rpm -e --test", out)
+	}
+	return others, err
+}
 
 // unneeded asks rpm which of our packages could go without breaking others,
 // keep among them. It needs no repository for that.

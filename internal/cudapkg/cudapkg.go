@@ -6,6 +6,7 @@ package cudapkg
 import (
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
@@ -67,6 +68,14 @@ var RPMDriver = []string{
 	"libnvidia-[abd-ln-z]*", "libnvidia-ml", "libnvidia-cfg*", "libnvidia-common*", "libnvidia-compute*", "libcuda1",
 	"kernel-firmware-nvidia-gsp*", "dnf-plugin-nvidia",
 }
+
+// companions serve Debian's driver packages only and hold no file of the driver.
+// They may stay beside a run file's driver.
+var companions = []string{"glx-diversions", "glx-alternative-mesa", "update-glx"}
+
+// IsCompanion reports whether a package of this name only serves those of the
+// driver, so that it may go with them.
+func IsCompanion(name string) bool { return slices.Contains(companions, name) }
 
 var matchers = compile(append(append([]string{}, DebDriver...), RPMDriver...))
 

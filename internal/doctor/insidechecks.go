@@ -41,7 +41,7 @@ func insideChecks() []check {
 		where: inside,
 		run: func(_ *hostFacts, g *guestFacts, out *findings) {
 			for _, b := range g.inside.blockers {
-				out.add(Problem, b.Hint, "%s", b.Reason)
+				out.add(Problem, strings.ReplaceAll(b.Hint, "VMID", strconv.Itoa(g.vmid)), "%s", b.Reason)
 			}
 			out.orOK("glibc, ldconfig and the installer's tools are there, driver packages of the distribution are not")
 		},

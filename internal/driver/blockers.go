@@ -13,13 +13,34 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
 // Blocker is a reason why the run file must not or cannot be installed in a
 // container, with what to do about it.
 type Blocker struct {
 	Reason string `json:"reason"`
-	Hint   string `json:"hint"`
+	Hint   string `json:"hint"` // VMID in it stands for the container's
+
+	Packages []string       `json:"packages,omitempty"` // of the driver, from the distribution
+	Version  version.Driver `json:"version,omitempty"`  // that Packages bring, "" when it is not known
+	Guess    bool           `json:"guess,omitempty"`    // rpm was not asked
+}
+
+// packaged is the Blocker for driver packages, which remove (a command line)
+// takes away.
+func packaged(names []string, v version.Driver, remove string) Blocker {
+	some := strings.Join(names[:min(len(names), 6)], ", ")
+	if more := len(names) - 6; more > 0 {
+		some += fmt.Sprintf(" and %d more", more)
+	}
+	return Blocker{
+		Reason: "distribution packages of the driver are installed: " + some,
+		Hint: "they and the run file overwrite each other's files; pve-nvidia-hook apply VMID --replace-packages removes them and installs the run file's driver, by hand in the container: " +
+			remove + " " + strings.Join(names, " "),
+		Packages: names,
+		Version:  v,
+	}
 }
 
 // Blockers looks for what stands in the way, without starting a process in the
@@ -32,38 +53,35 @@ func Blockers(c *lxc.Container, arch string) []Blocker {
 	}
 	if !executable(c, "/bin/sh") {
 		return []Blocker{{
-			"the container has no /bin/sh, which NVIDIA's installer needs",
-			"use a container image with a shell and glibc, such as Debian or Ubuntu",
+			Reason: "the container has no /bin/sh, which NVIDIA's installer needs",
+			Hint:   "use a container image with a shell and glibc, such as Debian or Ubuntu",
 		}}
 	}
 	// nvidia-installer refuses to work without these, whatever its options.
 	if missing := Missing(c, "ldconfig", "grep", "dmesg", "tail"); len(missing) > 0 {
 		found = append(found, Blocker{
-			"NVIDIA's installer needs " + strings.Join(missing, ", ") + " in the container",
-			"install the packages that hold them: libc-bin, grep, util-linux and coreutils on Debian",
+			Reason: "NVIDIA's installer needs " + strings.Join(missing, ", ") + " in the container",
+			Hint:   "install the packages that hold them: libc-bin, grep, util-linux and coreutils on Debian",
 		})
 	}
 	if b := mounted(c); b != nil {
 		found = append(found, *b)
 	}
-	if b := packaged(c, arch); b != nil {
+	if b := inTheWay(c, arch); b != nil {
 		found = append(found, *b)
 	}
 	return found
 }
 
-// packaged finds a driver that packages have installed.
-func packaged(c *lxc.Container, arch string) *Blocker {
-	if names := distroPackages(c); len(names) > 0 {
-		return &Blocker{
-			"distribution packages of the driver are installed: " + strings.Join(names, ", "),
-			"remove them in the container first (apt-get purge " + strings.Join(names, " ") + "), they and the run file overwrite each other's files",
-		}
+// inTheWay finds a driver that packages have installed.
+func inTheWay(c *lxc.Container, arch string) *Blocker {
+	if b := distroPackages(c); b != nil {
+		return b
 	}
 	if _, err := c.Lstat("/usr/lib/nvidia/alternate-install-present"); err == nil {
 		return &Blocker{
-			"another way of installing the driver claims this container (/usr/lib/nvidia/alternate-install-present)",
-			"remove the driver packages that put this file there",
+			Reason: "another way of installing the driver claims this container (/usr/lib/nvidia/alternate-install-present)",
+			Hint:   "remove the driver packages that put this file there",
 		}
 	}
 	return byRPM(c, arch)
@@ -82,8 +100,8 @@ func mounted(c *lxc.Container) *Blocker {
 		return nil
 	}
 	return &Blocker{
-		fmt.Sprintf("files of the host's driver are mounted into the container, the first of %d is %s", len(points), say.Clean(points[0], 300)),
-		"take their lxc.mount.entry lines, or the nvidia hook (lxc.hook.mount), out of its configuration and restart it; or leave the driver to them and set enabled = false",
+		Reason: fmt.Sprintf("files of the host's driver are mounted into the container, the first of %d is %s", len(points), say.Clean(points[0], 300)),
+		Hint:   "take their lxc.mount.entry lines, or the nvidia hook (lxc.hook.mount), out of its configuration and restart it; or leave the driver to them and set enabled = false",
 	}
 }
 
@@ -102,8 +120,9 @@ func byRPM(c *lxc.Container, arch string) *Blocker {
 	for _, database := range []string{"/usr/lib/sysimage/rpm", "/var/lib/rpm"} {
 		if names, err := c.ReadDir(database, 1000); err == nil && len(names) > 0 {
 			return &Blocker{
-				fmt.Sprintf("driver %s is in the container and no run file has put it there, so most likely packages did", cmp.Or(found.CUDA, found.NVML)),
-				"see which with rpm -qf /usr/lib64/" + nvmlLink + " in the container, and remove them first",
+				Reason: fmt.Sprintf("driver %s is in the container and no run file has put it there, so most likely packages did", cmp.Or(found.CUDA, found.NVML)),
+				Hint:   "see which with rpm -qf /usr/lib64/" + nvmlLink + " in the container, and remove them first",
+				Guess:  true,
 			}
 		}
 	}
@@ -117,13 +136,13 @@ func libc(c *lxc.Container, arch string) *Blocker {
 	}
 	if _, err := c.Stat("/lib/ld-musl-" + arch + ".so.1"); err == nil {
 		return &Blocker{
-			"the container's C library is musl (Alpine), NVIDIA's driver needs glibc",
-			"use a Debian, Ubuntu or other glibc container for GPU work",
+			Reason: "the container's C library is musl (Alpine), NVIDIA's driver needs glibc",
+			Hint:   "use a Debian, Ubuntu or other glibc container for GPU work",
 		}
 	}
 	return &Blocker{
-		"the container has no glibc loader " + loader + ", which NVIDIA's driver needs",
-		"use a glibc container of the host's architecture, such as Debian or Ubuntu",
+		Reason: "the container has no glibc loader " + loader + ", which NVIDIA's driver needs",
+		Hint:   "use a glibc container of the host's architecture, such as Debian or Ubuntu",
 	}
 }
 
@@ -149,18 +168,23 @@ const dpkgStatus = "/var/lib/dpkg/status"
 
 const statusLimit = 64 << 20 // bytes of dpkg's status file that are read; Debian with everything has some 40 MB
 
-// distroPackages names installed driver packages, by the package manager's own
+// distroPackages finds installed driver packages, by the package manager's own
 // files. Those of rpm are a database that only rpm reads: see byRPM.
-func distroPackages(c *lxc.Container) []string {
+func distroPackages(c *lxc.Container) *Blocker {
+	var names []string
+	var v version.Driver
+	remove := "apt-get purge --autoremove" // what came with them, such as glx-diversions, goes too
 	if f, err := c.OpenFile(dpkgStatus); err == nil {
 		defer f.Close()
-		return dpkgDriverPackages(io.LimitReader(f, statusLimit))
+		names, v = dpkgDriverPackages(io.LimitReader(f, statusLimit))
+	} else if local, err := c.ReadDir("/var/lib/pacman/local", 20000); err == nil {
+		names, remove = pacmanDriverPackages(local), "pacman -Rs"
 	}
-	names, err := c.ReadDir("/var/lib/pacman/local", 20000)
-	if err != nil {
+	if len(names) == 0 {
 		return nil
 	}
-	return pacmanDriverPackages(names)
+	b := packaged(names, v, remove)
+	return &b
 }
 
 // pacmanDriverPackages reads them from the names of pacman's folders:
@@ -177,28 +201,33 @@ func pacmanDriverPackages(names []string) []string {
 	return found
 }
 
-// packagesMost is how many packages are named: a genuine container has a handful.
-const packagesMost = 20
+// packagesMost is how many packages are named: Debian's whole driver has some 50.
+const packagesMost = 100
 
-func dpkgDriverPackages(r io.Reader) []string {
-	var found []string
+// dpkgDriverPackages reads from dpkg's status file which driver packages are
+// installed, and the driver's version by that of the package with libcuda.
+func dpkgDriverPackages(r io.Reader) (found []string, v version.Driver) {
 	var name string
+	counts := false
 	lines := bufio.NewReaderSize(r, 64<<10)
 	for {
 		line, err := lines.ReadSlice('\n')
 		if rest, ok := strings.CutPrefix(string(line), "Package: "); ok {
-			name = strings.TrimSpace(rest)
+			name, counts = strings.TrimSpace(rest), false
 		} else if rest, ok := strings.CutPrefix(string(line), "Status: "); ok {
 			// "install ok installed", "hold ok unpacked"; "deinstall ok
 			// config-files" has no files left.
 			state := strings.Fields(rest)
-			if len(state) == 3 && state[2] != "config-files" && state[2] != "not-installed" && driverPackage(name) &&
-				!slices.Contains(found, name) { // as it is when there for two architectures
+			counts = len(state) == 3 && state[2] != "config-files" && state[2] != "not-installed" && driverPackage(name)
+			if counts && !slices.Contains(found, name) { // as it is when there for two architectures
 				found = append(found, name)
 			}
+		} else if rest, ok := strings.CutPrefix(string(line), "Version: "); ok && counts && (name == "libcuda1" || strings.HasPrefix(name, "libnvidia-compute-")) {
+			upstream, _, _ := strings.Cut(strings.TrimSpace(rest), "-") // 550.163.01-2
+			v, _ = version.Parse(upstream)
 		}
 		if err != nil && err != bufio.ErrBufferFull || len(found) >= packagesMost {
-			return found
+			return found, v
 		}
 	}
 }

@@ -92,7 +92,8 @@ Status: hold ok unpacked
 Package: libnvidia-container1
 Status: install ok installed
 `
-	require.Equal(t, []string{"libnvidia-compute-570", "nvidia-utils-570-server"}, dpkgDriverPackages(strings.NewReader(status)))
+	found, _ := dpkgDriverPackages(strings.NewReader(status))
+	require.Equal(t, []string{"libnvidia-compute-570", "nvidia-utils-570-server"}, found)
 }
 
 func TestPacmanFolders(t *testing.T) {
@@ -109,7 +110,8 @@ func TestPacmanFolders(t *testing.T) {
 func TestPackageNamesAreShownOnlyInTheirProperForm(t *testing.T) {
 	const status = "Package: libnvidia-compute-5; curl x | sh\nStatus: install ok installed\n\n" +
 		"Package: nvidia-utils-5\x1b[2J\nStatus: install ok installed\n"
-	require.Empty(t, dpkgDriverPackages(strings.NewReader(status)))
+	found, _ := dpkgDriverPackages(strings.NewReader(status))
+	require.Empty(t, found)
 }
 
 // options are those for a driver, for given capabilities and options of the user's.

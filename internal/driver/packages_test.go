@@ -18,9 +18,11 @@ import (
 // Some packages hold files of the driver without libcuda.
 func TestDriverPackagesWithoutLibcudaAreSeen(t *testing.T) {
 	for _, name := range []string{"libnvidia-gl-570", "libnvidia-encode1", "nvidia-installer-cleanup", "nvidia-alternative", "libegl-nvidia0"} {
-		require.Equal(t, []string{name}, dpkgDriverPackages(strings.NewReader("Package: "+name+"\nStatus: install ok installed\n")))
+		found, _ := dpkgDriverPackages(strings.NewReader("Package: " + name + "\nStatus: install ok installed\n"))
+		require.Equal(t, []string{name}, found)
 	}
-	require.Empty(t, dpkgDriverPackages(strings.NewReader("Package: libnvidia-container1\nStatus: install ok installed\n")))
+	found, _ := dpkgDriverPackages(strings.NewReader("Package: libnvidia-container1\nStatus: install ok installed\n"))
+	require.Empty(t, found)
 }
 
 func TestFilesOfPackagesAreNoOrphans(t *testing.T) {

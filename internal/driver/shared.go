@@ -29,9 +29,9 @@ func SharedBlockers(c *lxc.Container, arch string) []Blocker {
 	}
 	var found []Blocker
 	if len(Missing(c, "ldconfig")) > 0 {
-		found = append(found, Blocker{"the container has no ldconfig", "install the package that holds it: libc-bin on Debian, glibc on Fedora"})
+		found = append(found, Blocker{Reason: "the container has no ldconfig", Hint: "install the package that holds it: libc-bin on Debian, glibc on Fedora"})
 	}
-	for _, look := range []*Blocker{mounted(c), packaged(c, arch)} {
+	for _, look := range []*Blocker{mounted(c), inTheWay(c, arch)} {
 		if look != nil {
 			found = append(found, *look)
 		}

@@ -47,6 +47,11 @@ type Installed struct {
 	Program      string          `json:"program"`
 	Toolkit      json.RawMessage `json:"toolkit,omitempty"` // belongs to internal/cuda
 	Docker       json.RawMessage `json:"docker,omitempty"`  // belongs to internal/docker
+	// Lacks are packages of the distribution that the driver's libraries need and
+	// the container did not have after the driver's installation; Packages is what
+	// was installed for that.
+	Lacks    []string        `json:"lacks,omitempty"`
+	Packages json.RawMessage `json:"packages,omitempty"` // belongs to internal/cuda
 	// Rebooted is the driver after whose installation the container was last
 	// rebooted from inside. It is set before, and stays when the driver goes.
 	Rebooted  version.Driver `json:"rebooted,omitempty"`
