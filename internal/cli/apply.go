@@ -30,25 +30,26 @@ func (a *app) apply() *cobra.Command {
 		Use:   "apply [VMID...]",
 		Short: "bring running containers into line now",
 		Long: `Do now what the next start of a container would do: bring its driver and CUDA
-toolkit into line with the host and the configuration. A container in which all
-is well costs some milliseconds.
+toolkit into line with the host and the configuration. A container that is
+already in line takes a few milliseconds.
 
 Only running containers can be worked on. With --all these are the running ones
 that follow the host: whose hookscript is set, or that a configuration wants the
-driver in. A stopped one that is named is an error, its turn comes by itself at
-its next start. One that is named is tried also when it has just failed, which
-starts and --all leave alone for a while.
+driver in. Naming a stopped one is an error; its next start does the work. After
+a failure, starts and --all wait for a while before they try again; a container
+that is named is tried at once.
 
 Services that still use another driver, or were started before it was there, are
-named; --restart restarts them, as a start of the container does. The settings
-below [after] say which these are, and what else is done after an installation.
+reported; --restart restarts them, as a start of the container does. The
+settings below [after] say which these are, and what else is done after an
+installation.
 
 Where packages of the distribution have installed a driver nothing is done.
 --replace-packages removes these packages and installs the run file's driver. It
 is refused when other packages need them.
 
-The last line sums up. The exit status is 1 when one container failed or was
-refused, or is not running.`,
+The last line is a summary. The exit status is 1 if a container failed, was
+refused or is not running.`,
 		Example: `  pve-nvidia-hook apply --all --jobs 4
   pve-nvidia-hook apply 101 102 --dry-run
   pve-nvidia-hook apply 101 --force          # install again in any case`,

@@ -74,9 +74,9 @@ func (a *app) cacheList() *cobra.Command {
 		Long: `List the run files of the cache, the newest version first. STATE is ready
 (verified, and unchanged since), unverified (put there by hand, or changed
 since; it is verified before it is used), refused (found wrong and renamed to
-FILE.refused until a good one is there), or partial (a download that was broken
-off or is under way). UNPACKED is the size of the tree that containers install
-from, "-" when there is none yet.`,
+FILE.refused until a good one is there), or partial (a download that was
+interrupted or is running). UNPACKED is the size of the tree that containers
+install from, "-" when there is none yet.`,
 		Example: "  pve-nvidia-hook cache list --json",
 		Args:    args(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -248,11 +248,10 @@ func (a *app) cacheVerify() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify [VERSION...]",
 		Short: "read run files again and compare their checksums",
-		Long: `Read all run files of the cache, or those of the versions named, from the first
-byte to the last and compare their checksums; look whether their trees are
-complete. A file that is found wrong is refused: it is renamed to FILE.refused,
-with the reason beside it, and fetched again when it is needed. The exit status
-is 1 when one is not in order.`,
+		Long: `Read all run files of the cache, or those of the versions named, compare their
+checksums, and check that their trees are complete. A wrong file is refused: it
+is renamed to FILE.refused, with the reason in a file beside it, and fetched
+again when it is needed. The exit status is 1 if a file is wrong.`,
 		Example: "  pve-nvidia-hook cache verify",
 		Args:    args(0, -1, "driver versions"),
 		RunE: func(c *cobra.Command, words []string) error {

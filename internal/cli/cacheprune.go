@@ -27,8 +27,8 @@ whose version a container's settings or the loaded kernel module want, and
 those in use by a run. Abandoned partial downloads and refused files are
 removed too; they do not count as versions to keep.
 
-On a cache that several nodes share the versions that another node's module
-wants are not known here: give a higher --keep there.`,
+If several nodes share the cache, this node does not know which versions the
+other nodes need: use a higher --keep there.`,
 		Example: "  pve-nvidia-hook cache prune --dry-run\n  pve-nvidia-hook cache prune --keep 1",
 		Args:    args(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {

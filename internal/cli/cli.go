@@ -80,9 +80,9 @@ func (a *app) root() *cobra.Command {
 		Use:   say.Program + " VMID PHASE",
 		Short: "keep NVIDIA's user space in LXC containers equal to the host's kernel module",
 		Long: `pve-nvidia-hook is a hookscript of Proxmox VE for LXC containers. When a
-container starts, it installs the user space of NVIDIA's driver in it, of the
-very version of the host's kernel module, verifies it with nvidia-smi and
-records it, so that the next start has nothing to do.
+container starts, it installs the user space of NVIDIA's driver in it, with
+exactly the version of the host's kernel module, verifies it with nvidia-smi
+and records it, so that the next start has nothing to do.
 
 Proxmox calls it with a VMID and a phase. The commands below are for
 administrators:`,

@@ -41,9 +41,9 @@ func (a *app) configCheck() *cobra.Command {
 		Use:   "check [VMID]",
 		Short: "report every mistake of every configuration file",
 		Long: `Read all configuration files as the hook does and report every mistake at once,
-each with its file and line: unknown keys, values that cannot be, and settings
-that contradict each other in what holds for a container in the end. With a
-VMID, of these contradictions only those of that container. The exit status is
+each with its file and line: unknown keys, impossible values, and settings of a
+container that contradict each other. With a VMID, only the contradictions of
+that container are reported. The exit status is
 1 when there is a mistake.
 
 The JSON is a list of objects with file, line (absent: the file as a whole),
@@ -105,8 +105,8 @@ func (a *app) configShow() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "show [VMID]",
 		Short: "print every setting with its origin",
-		Long: `Print every setting that holds for a container, or for containers that no file
-names, with the place that it comes from. Credentials in URLs are not shown. The
+		Long: `Print every setting of a container, or of containers that no file names, with
+the file and line that it comes from. Credentials in URLs are not shown. The
 exit status is 1 if no container has the VMID and no file names it.`,
 		Example: "  pve-nvidia-hook config show\n  pve-nvidia-hook config show 101 --json",
 		Args:    args(0, 1, "at most one VMID"),

@@ -28,15 +28,16 @@ func (a *app) devices() *cobra.Command {
 		Long: `Make the NVIDIA device nodes of this host exist: /dev/nvidiactl, one for each
 GPU, nvidia-modeset, nvidia-uvm, nvidia-uvm-tools and those of nvidia-caps.
 
-Proxmox VE starts no container whose devN entry names a missing node, and
-nothing makes /dev/nvidia-uvm when the host boots. nvidia-modprobe is used where
-it is installed; else modprobe loads the modules. What is left undone is made
-from what the kernel says. Nodes that are right stay as they are, and a host
-without a GPU is no error.
+Proxmox VE does not start a container whose devN entry names a missing node, and
+nothing else makes /dev/nvidia-uvm when the host boots. nvidia-modprobe is used
+if it is installed, else modprobe loads the modules. Nodes that are still
+missing are made with the numbers that the kernel reports. Correct nodes stay as
+they are, and a host without a GPU is not an error.
 
 With --list it prints the cards of this host and which containers have them,
-and changes nothing. Nodes that are another card now than the one that enable
-has chosen are named, and MIG instances that are gone since the last boot.
+and changes nothing. Without it, warnings name the nodes that now belong to
+another card than the one that enable chose, and MIG instances that are gone
+since the last boot.
 
 Where containers of this node have the shared driver, it is laid out and mounted
 for them, if its run file is in the cache.

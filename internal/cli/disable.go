@@ -15,13 +15,13 @@ func (a *app) disable() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "disable VMID...",
 		Short: "undo what enable did",
-		Long: `Take away what enable has set, and nothing else: the hookscript, for which the
-one that was there before comes back, the devN entries that still stand as
-enable made them, and the line that mounts the shared driver. Where this node
-has no record of enable, because the container came from another node, the
-hookscript that the configuration chains comes back, and the pct command that
-removes the entries is named. The driver stays in the container until it is
-removed by pve-nvidia-hook uninstall VMID, which needs the container running.`,
+		Long: `Remove what enable has set, and nothing else: the hookscript, in place of which
+the earlier one is set again, the devN entries that were not changed since, and
+the line that mounts the shared driver. If the container came from another node,
+this node has no record of enable: then the hookscript that the configuration
+chains is set again, and the pct command that removes the entries is printed.
+The driver stays in the container until you remove it by pve-nvidia-hook
+uninstall VMID, while the container runs.`,
 		Example: `  pve-nvidia-hook disable 101
   pve-nvidia-hook disable 101 102 --dry-run   say what would be changed`,
 		Args: args(1, -1, "at least one VMID"),

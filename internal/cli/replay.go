@@ -23,18 +23,18 @@ func (a *app) replay() *cobra.Command {
 		Short: "run a phase by hand, or decide again from a kept trace",
 		Long: `Run a phase of a container as Proxmox VE does, with debug output. The phases
 are pre-start, post-start, pre-stop and post-stop; only post-start works on the
-container. When Proxmox VE calls the last two, what goes on in the background is
-ended; replay leaves that alone. A chained hookscript is run in every phase.
+container. When Proxmox VE calls the last two, background work on the container
+is ended; replay does not end it. A chained hookscript is run in every phase.
 
 With --trace FILE and no other arguments: decide again from the trace of an
-earlier run, and say whether today's program would do the same. Settings and
-facts are those in the trace, so this works on any machine, without LXC and
-Proxmox VE, and changes nothing. FILE "-" is standard input. The last 20 traces
-of each container are kept below the state folder, in runs/VMID; they hold no
-credentials.
+earlier run, and say whether this version of the program would do the same.
+Settings and facts are those in the trace, so this works on any machine, without
+LXC and Proxmox VE, and changes nothing. FILE "-" is standard input. The last 20
+traces of each container are kept below the state folder, in runs/VMID; they
+hold no credentials.
 
-The exit status is 0 when the phase went well or today's decision is the same,
-1 when it failed, was refused or is another.`,
+The exit status is 0 if the phase succeeded or the decision is the same, 1 if it
+failed, was refused or differs.`,
 		Example: `  pve-nvidia-hook replay 101 post-start --dry-run
   pve-nvidia-hook replay 101 post-start --force
   pve-nvidia-hook replay --trace runs/101/20260301T101502.123456Z.json`,

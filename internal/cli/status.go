@@ -44,22 +44,22 @@ func (a *app) status() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status [VMID...]",
 		Short: "print wanted and installed version of every container",
-		Long: `Print a line for each container of this node that this program has to do
-with: those whose hookscript it is, those that a configuration wants the driver
-in, and those that it worked on before; or for the containers named. One of the
-last kind is not followed any more: nothing looks after the driver in it.
+		Long: `Print a line for each container of this node that uses this program: those with
+its hookscript, those that the configuration wants the driver in, and those that
+it worked on before; or for the containers named. One that it only worked on
+before is not followed any more: the driver in it is not updated.
 
 What a running container has is read from its record and compared with its
 files. Versions in parentheses are those that the last run left in a container
-that is stopped now. A line that begins with "!" is a problem, its reason stands
-at the end. The exit status is 0 also then: see
-doctor for a check. It is 1 when a container that was named does not exist.
+that is stopped now. A line that begins with "!" is a problem, with its reason
+at the end. The exit status is 0 even then (doctor is the command for checks);
+it is 1 if a container that was named does not exist.
 
 In the JSON, last_run is null when no run is kept. Its result is one of skipped
 ("in place" or "not wanted" in the table), installed, refused, failed,
 background (a systemd unit goes on with the work) and removed (the driver was
 taken out by uninstall); its phase is post-start, or uninstall, which Proxmox
-does not have. Versions that are not there are "".
+does not have. A version is "" if there is none.
 
 Nothing is changed, and no process is started in a container.`,
 		Example: `  pve-nvidia-hook status

@@ -15,14 +15,13 @@ func (a *app) uninstall() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "uninstall VMID",
 		Short: "remove driver and CUDA toolkit from a running container",
-		Long: `Remove from a running container what this program has put there: the CUDA
+		Long: `Remove from a running container what this program has installed: the CUDA
 packages that it installed, the driver's user space, and the record. The
 driver's own uninstaller does it, also for a driver that a run file installed by
-hand; it never touches kernel modules. Afterwards it is checked that nothing is
-left.
+hand; it never touches kernel modules. At the end the removal is checked.
 
-The next start installs the driver again, unless nobody wants it any more: then
-run disable as well, or set enabled = false for the container.`,
+The next start installs the driver again, unless you run disable as well,
+or set enabled = false for the container.`,
 		Example: `  pve-nvidia-hook uninstall 101 --dry-run
   pve-nvidia-hook disable 101 && pve-nvidia-hook uninstall 101`,
 		Args: args(1, 1, "a VMID"),
