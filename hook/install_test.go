@@ -502,3 +502,21 @@ echo /opt/compat >/etc/ld.so.conf.d/000_compat.conf && ldconfig`)
 	require.Contains(t, said, "driver "+newer+" is installed")
 	g.holds(newer)
 }
+
+// A removal that runs out of time must not leave the container without a driver.
+func TestAnOldDriverThatCannotBeRemovedInTimeIsReplaced(t *testing.T) {
+	n := newNode(t, older)
+	n.configure("[install]\ntimeout = \"8s\"\n")
+	g := n.start(lab.Spec{})
+	g.postStart(0)
+	g.sh(`rm /usr/bin/nvidia-uninstall; cat >/usr/bin/nvidia-uninstall <<'EOF'
+#!/bin/sh
+[ -e /root/hung ] || { touch /root/hung; exec sleep 1000; }
+exec /usr/bin/nvidia-installer --uninstall "$@"
+EOF
+chmod 755 /usr/bin/nvidia-uninstall`)
+	require.NoError(t, n.Module(newer))
+	said := g.postStart(0)
+	require.Contains(t, said, "the installation goes on and replaces what is left")
+	g.holds(newer)
+}

@@ -50,6 +50,21 @@ func TestUninstallTakesAHalfInstalledDriver(t *testing.T) {
 	g.unrecorded()
 }
 
+// The uninstaller removes the folders last; then one that is killed before leaves
+// them to whoever comes next.
+func TestUninstallThatWasKilledLeavesNoFolders(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.sh("rmdir /etc/OpenCL/vendors /etc/OpenCL /usr/share/nvidia 2>/dev/null; true")
+	before := g.sh("find /etc /usr -type d | sort")
+	g.postStart(0)
+	require.NotEqual(t, before, g.sh("find /etc /usr -type d | sort"))
+	// As it is when the uninstaller has removed all files, itself too, and no folder.
+	g.sh(`cd / && while read -r kind name; do case $kind in 0:|1:) rm -f "$name";; esac; done </var/lib/nvidia/log; rm -f /usr/bin/nvidia-uninstall /usr/bin/nvidia-installer`)
+	n.run(0, "uninstall", fmt.Sprint(g.VMID))
+	require.Equal(t, before, g.sh("find /etc /usr -type d | sort"))
+}
+
 func TestUninstallLeavesPackagesAlone(t *testing.T) {
 	n := newNode(t, newer)
 	g := n.start(lab.Spec{})

@@ -96,6 +96,7 @@ func recorded(c *lxc.Container, in *record.Installed, keep version.Driver, done 
 // names what was begun. An installer needs that log to clean up, so it stays
 // when one is to follow.
 func removeTraces(c *lxc.Container, arch string, log say.Log) {
+	removeFolders(c)
 	gone := []string{installerState + "/log", installerState + "/dirs", installerState}
 	// The installer always makes this link, for programs of the Linux OpenGL ABI,
 	// and its uninstaller leaves it where it leads nowhere.
@@ -118,6 +119,29 @@ func removeTraces(c *lxc.Container, arch string, log say.Log) {
 	for _, name := range gone {
 		if err := c.Remove(name); err != nil {
 			log.Debugf("could not remove %s: %v", name, err)
+		}
+	}
+}
+
+// removeFolders removes the folders that the installer has noted as made by it, as
+// far as they are empty. Its uninstaller does so last, unless it is killed.
+func removeFolders(c *lxc.Container) {
+	const most = 500
+	text, err := c.ReadFile(installerState+"/dirs", 64<<10)
+	if err != nil {
+		return
+	}
+	var dirs []string
+	for line := range strings.Lines(string(text)) {
+		name := strings.TrimSpace(line)
+		if len(dirs) < most && path.IsAbs(name) && path.Clean(name) == name {
+			dirs = append(dirs, name)
+		}
+	}
+	slices.SortFunc(dirs, func(a, b string) int { return len(b) - len(a) }) // inner ones first
+	for _, name := range dirs {
+		if info, err := c.Lstat(name); err == nil && info.Mode.IsDir() {
+			_ = c.Remove(name) // fails for one that holds something
 		}
 	}
 }
