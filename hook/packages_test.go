@@ -25,7 +25,10 @@ func TestPackagesThatTheDriverNeedsComeAndGoWithIt(t *testing.T) {
 		all = append(all, cudatest.Package{Name: name, Version: "1", Files: map[string]string{dir + library: "a library\n"}})
 	}
 	require.NoError(t, os.Mkdir(g.file("root/repo"), 0o755))
-	key, err := cudatest.NewKey(t.Context(), t.TempDir())
+	home, err := os.MkdirTemp("", "k") // short, for the agent's socket
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(home) })
+	key, err := cudatest.NewKey(t.Context(), home)
 	require.NoError(t, err)
 	require.NoError(t, cudatest.Write(t.Context(), g.file("root/repo"), key, all))
 	g.sh("echo 'deb [trusted=yes] file:/root/repo /' >/etc/apt/sources.list.d/own.list; echo 'deb [trusted=yes] http://127.0.0.9:1/ /' >/etc/apt/sources.list.d/dead.list")

@@ -123,7 +123,7 @@ func TestASharedDriverIsThereBeforeInitAndFollowsTheHost(t *testing.T) {
 		g.postStart(0)
 		g.sharesVersion(newer)
 
-		require.Contains(t, n.run(0, "uninstall", "101"), "nothing of the driver is left")
+		require.Contains(t, n.run(0, "uninstall", "101"), "the driver is removed from the container")
 		g.nothingShared()
 		g.unrecorded()
 	})

@@ -226,7 +226,7 @@ func TestWithoutSystemdARebootIsAdvised(t *testing.T) {
 	g.driver(installed)
 	_, said := g.restart(Job{Restart: true})
 	require.Regexp(t, `warning: app \(process \d+\) still uses driver 550.163.01; restart it, or the container: pct reboot 101`, said)
-	g.run("sh", "-c", "kill $(cat /proc/[0-9]*/stat | grep '(app)' | cut -d' ' -f1)")
+	g.run("sh", "-c", "p=$(cat /proc/[0-9]*/stat | grep '(app)' | cut -d' ' -f1); kill $p; while kill -0 $p 2>/dev/null; do sleep 0.05; done")
 	_, said = g.restart(Job{Restart: true})
 	require.Contains(t, said, "the container has no systemd")
 }
