@@ -173,7 +173,8 @@ func removeWhileNamed(n *node) {
 		n.give("/etc/pve/nodes/"+name, []byte(conf), 0o640)
 	}
 	n.run("touch /var/lib/pve-nvidia-hook/kept /var/cache/pve-nvidia-hook/kept")
-	n.run("systemd-run --unit pve-nvidia-hook-101 sleep 600 2>&1")
+	require.Contains(n.t, n.run("systemctl list-units --no-legend --state=failed"), "NVIDIA driver of container 101: no NVIDIA kernel module is loaded on this host", "an earlier start")
+	n.run("systemctl reset-failed pve-nvidia-hook-101; systemd-run --unit pve-nvidia-hook-101 sleep 600 2>&1")
 	said := n.run("dpkg --remove pve-nvidia-hook 2>&1")
 	require.Contains(n.t, said, snippet+" stays")
 	var guests []string
