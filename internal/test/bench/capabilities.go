@@ -54,7 +54,9 @@ func capabilities(ctx context.Context, s *stand) (section, error) {
 			return took, check(ctx, c)
 		}})
 	}
-	rows, err := interleave(ctx, s, "parts of the driver", s.runs, append(contenders, s.installerAlone()))
+	rows, err := interleave(ctx, s, "parts of the driver", s.runs, append(contenders,
+		contender{name: shellName, kind: theirs, run: func(ctx context.Context) (time.Duration, error) { return s.install(ctx, s.shell) }},
+		s.installerAlone()))
 	done.rows = append(rows, sizes...)
 	return done, errors.Join(err, s.deliver("auto"))
 }
