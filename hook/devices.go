@@ -18,18 +18,30 @@ func (w *work) lookDevices() (faults []string, given bool) {
 	if w.Settings.GPUs == "none" {
 		return nil, true
 	}
-	conf, err := pve.ReadConf(w.HostRoot, w.Settings.VMID)
-	if err != nil {
+	conf := w.guestConf()
+	if conf == nil {
 		return nil, true // not a container of Proxmox VE: nothing tells what it should have
 	}
 	faults = pve.CheckNodes(w.container, conf.Section, host.NodesPresent(w.HostRoot))
 	if state, err := pve.ReadState(w.Settings.Paths.State, w.Settings.VMID); err == nil {
-		faults = append(faults, state.Changes(conf, host.ReadGPUs(w.HostRoot))...)
+		faults = append(faults, state.Changes(*conf, host.ReadGPUs(w.HostRoot))...)
 	}
 	for i := range faults {
 		faults[i] = say.Clean(faults[i], claimMost)
 	}
 	return faults[:min(len(faults), devicesMost)], passesGPU(conf.Section)
+}
+
+// guestConf reads Proxmox VE's file of the container, once; nil when there is none.
+func (w *work) guestConf() *pve.Conf {
+	if w.conf == nil {
+		conf, err := pve.ReadConf(w.HostRoot, w.Settings.VMID)
+		if err != nil {
+			return nil
+		}
+		w.conf = &conf
+	}
+	return w.conf
 }
 
 // devicesMost is how many faults of devices are told.

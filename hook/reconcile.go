@@ -10,6 +10,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
@@ -23,6 +24,7 @@ type work struct {
 	trace     Trace
 	container *lxc.Container
 	installed *record.Installed // the container's record as it was found
+	conf      *pve.Conf         // Proxmox VE's file of the container, see guestConf
 	lost      chan struct{}     // closed when the container's files hold a call for ever
 
 	next      record.Installed // the record to be

@@ -110,7 +110,10 @@ func shareMismatch(wanted version.Driver, h HostFacts) *Plan {
 // lookShare completes the facts of a container that is to have the shared driver or
 // that has its set-up.
 func (f *ContainerFacts) lookShare(w *work, in *record.Installed) {
-	f.Share = Shares(w.host, w.Settings)
+	f.Share = w.Settings.Install.Deliver == record.ByShare
+	if conf := w.guestConf(); conf != nil {
+		f.Share = f.Share || conf.Shared()
+	}
 	if f.Share {
 		f.Mounted = share.InContainer(w.container)
 	}

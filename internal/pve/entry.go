@@ -46,17 +46,18 @@ func Shares(root string, vmid int) bool {
 
 // Shared tells whether a section mounts the shared driver.
 func (s Section) Shared() bool {
-	return slices.ContainsFunc(s.LXC, func(kv KV) bool { return isShareEntry(kv.Key + ": " + kv.Value) })
+	return slices.ContainsFunc(s.LXC, func(kv KV) bool { return mountsShare(kv.Key, kv.Value) })
 }
 
 // isShareEntry tells whether a line mounts something where the shared driver belongs.
 func isShareEntry(line string) bool {
 	m := lxcLine().FindStringSubmatch(strings.TrimRight(line, "\r\n"))
-	if m == nil || m[1] != "lxc.mount.entry" {
-		return false
-	}
-	fields := strings.Fields(m[2])
-	return len(fields) > 1 && path.Clean("/"+fields[1]) == record.Shared
+	return m != nil && mountsShare(m[1], m[2])
+}
+
+func mountsShare(key, value string) bool {
+	fields := strings.Fields(value)
+	return key == "lxc.mount.entry" && len(fields) > 1 && path.Clean("/"+fields[1]) == record.Shared
 }
 
 // liveLines are the lines before the first section, each with its end.
