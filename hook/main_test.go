@@ -85,7 +85,7 @@ func (n *node) decideAllAgain() {
 	traces, err := filepath.Glob(n.Path("state/runs/*/*.json"))
 	require.NoError(n.t, err)
 	for _, trace := range traces {
-		cmd := exec.Command(n.Program, "replay", "--trace", trace)
+		cmd := exec.Command(program, "replay", "--trace", trace)
 		cmd.Env = []string{"PATH=/nonexistent", "TZ=Asia/Tokyo", "PVE_NVIDIA_HOOK_CONFIG=/nonexistent"}
 		out, err := cmd.CombinedOutput()
 		if err != nil || !strings.HasSuffix(string(out), "same decision\n") && !strings.Contains(string(out), "nothing to decide") {
