@@ -163,6 +163,7 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 			a.sayReboot(ctx, s, out)
 		}
 	}
+	fmt.Fprintln(out, "note: once the driver is installed, apt, dnf and zypper in the container refuse driver packages of the distribution; uninstall undoes that")
 	var errs []error
 	for _, g := range groups {
 		o.GPUs = g.gpus
@@ -180,11 +181,7 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 			fmt.Fprintf(out, "container %d: warning: the hook will do nothing there, no driver is wanted: %s\n", s.VMID, s.WhyNot)
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	fmt.Fprintln(out, "with the driver's installation the container's package tool is told to keep the distribution's driver packages out; uninstall takes that back")
-	return nil
+	return errors.Join(errs...)
 }
 
 // sayReboot tells before anything is changed that nobody can restart what runs in a
@@ -205,7 +202,7 @@ func (a *app) sayReboot(ctx context.Context, s config.Settings, out io.Writer) {
 		why = cmp.Or(why, "it has no systemd")
 	}
 	if why != "" {
-		fmt.Fprintf(out, "container %d: note: %s, so that its programs have a driver only after a reboot: pct reboot %d once it is installed and after each upgrade of the host's, or reboot = true below [after]\n", s.VMID, why, s.VMID)
+		fmt.Fprintf(out, "container %d: note: %s, so its services cannot be restarted: run pct reboot %d after the installation and after each upgrade of the host's driver, or set reboot = true below [after]\n", s.VMID, why, s.VMID)
 	}
 }
 

@@ -106,7 +106,7 @@ func TestEnableMakesTheHostsNodesFirst(t *testing.T) {
 	said, err = typed(t, "enable", "101")
 	require.NoError(t, err)
 	require.Contains(t, said, "made /dev/nvidia-uvm")
-	require.Contains(t, said, "told to keep the distribution's driver packages out")
+	require.Contains(t, said, "refuse driver packages of the distribution")
 	require.Contains(t, conf(t, root, "101"), "/dev/nvidia-uvm-tools,mode=0666")
 	var st unix.Stat_t
 	require.NoError(t, unix.Stat(filepath.Join(root, "dev/nvidia-uvm"), &st))
@@ -313,7 +313,7 @@ func TestEnableTellsBeforeThatAnApplicationNeedsAReboot(t *testing.T) {
 	said, err := typed(t, "enable", "101", "102", "103")
 	require.NoError(t, err)
 	require.Regexp(t, `(?s)container 101: note: its init is /usr/bin/ollama serve, .*pct reboot 101.*set hookscript`, said)
-	require.Equal(t, 1, strings.Count(said, "only after a reboot"), said)
+	require.Equal(t, 1, strings.Count(said, "so its services cannot be restarted"), said)
 }
 
 func TestEnableLooksForSystemdInARunningContainer(t *testing.T) {

@@ -15,11 +15,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/doctor"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
 func (a *app) setup() *cobra.Command {
@@ -32,10 +32,12 @@ containers to enable, say what will be changed, and change it after a yes. At
 the end doctor checks the result. It does nothing that enable and doctor do not
 do, and can be run again at any time.
 
-Containers that have NVIDIA devices already, by devN or mount entries, are
-suggested and keep the GPUs they have. Others get the GPUs that the
-configuration names, else the ones you choose, else all. Another hookscript of
-a container is kept and runs after this one (enable --chain).
+Containers that use a GPU already are suggested: those that have NVIDIA devices,
+by devN or mount entries, and running ones with driver packages of their
+distribution, which apply --replace-packages then replaces. They keep the GPUs
+they have. Others get the GPUs that the configuration names, else the ones you
+choose, else all. Another hookscript of a container is kept and runs after this
+one (enable --chain).
 
 With --yes nothing is asked: the VMIDs that are given are enabled, or without
 VMIDs the suggested containers. The exit status is 1 if a container could not
@@ -88,8 +90,9 @@ func (s *guide) run(ctx context.Context) error {
 		return err
 	}
 	guests := here(s.host.Root)
-	s.showContainers(guests)
-	if err := s.choose(ctx, guests); err != nil {
+	obstacles := s.obstacles(ctx, guests)
+	s.showContainers(guests, obstacles)
+	if err := s.choose(ctx, guests, obstacles); err != nil {
 		return err
 	}
 	if len(s.chosen) == 0 {
@@ -101,12 +104,28 @@ func (s *guide) run(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintln(s.out)
-	preview := s.out
+	lines := &once{out: s.out}
+	preview := io.Writer(lines)
 	if s.yes && !s.dryRun {
 		preview = io.Discard
 	}
-	if err := s.enableGroups(ctx, groups, true, preview); err != nil || s.dryRun {
+	if err := s.enableGroups(ctx, groups, true, preview); err != nil {
 		return err
+	}
+	var replace []int
+	for _, f := range obstacles {
+		switch {
+		case !slices.Contains(s.chosen, f.VMID):
+		case packages(f):
+			fmt.Fprintf(preview, "container %d: note: %s: they stay until apply --replace-packages\n", f.VMID, f.What)
+			replace = append(replace, f.VMID)
+		default:
+			fmt.Fprintf(preview, "container %d: warning: %s: %s\n", f.VMID, f.What, f.Fix)
+		}
+	}
+	fmt.Fprintln(preview, "note: the driver is installed in each container; to have one use the node's instead, mounted read-only, afterwards: pve-nvidia-hook enable VMID --share")
+	if s.dryRun {
+		return nil
 	}
 	if s.in != nil {
 		answer, err := s.ask(ctx, "Make these changes? yes or no", "no", oneOf("yes", "y", "no", "n"))
@@ -118,64 +137,30 @@ func (s *guide) run(ctx context.Context) error {
 			return nil
 		}
 	}
-	failed := s.enableGroups(ctx, groups, false, s.out)
+	failed := s.enableGroups(ctx, groups, false, lines)
 	fmt.Fprintln(s.out)
-	s.examine(ctx)
-	if failed == nil {
-		fmt.Fprintf(s.out, "When the containers have started again, see: pve-nvidia-hook status %s\n", numbers(s.chosen))
+	s.doctor(ctx, nil, s.chosen)
+	fmt.Fprintln(s.out)
+	if lines.next {
+		fmt.Fprintln(s.out, pve.Next(s.chosen))
 	}
+	if len(replace) > 0 {
+		fmt.Fprintf(s.out, "%sreplace the driver packages: pve-nvidia-hook apply %s --replace-packages\n", pve.NextPrefix, numbers(replace))
+	}
+	fmt.Fprintf(s.out, "then see: pve-nvidia-hook status %s\n", numbers(s.chosen))
 	return failed
 }
 
-// showHost prints the driver and the cards, without which there is nothing to set up.
-func (s *guide) showHost() ([]host.GPU, error) {
-	v, err := s.host.Module()
-	if err == nil && v == "" {
-		err = hint.Errorf("install NVIDIA's driver on the host first; pve-nvidia-hook doctor says more", "NVIDIA's kernel module is not loaded on this host")
-	}
-	if err != nil {
-		return nil, err
-	}
-	cards := host.ReadGPUs(s.host.Root)
-	if len(cards) == 0 {
-		return nil, errNoCard
-	}
-	fmt.Fprintf(s.out, "Host: NVIDIA driver %s\n", v)
-	for _, g := range cards {
-		fmt.Fprintf(s.out, "  %s\n", g)
-	}
-	return cards, nil
-}
-
-func (s *guide) showContainers(guests []pve.Guest) {
-	fmt.Fprintln(s.out, "Containers:")
-	for _, g := range guests {
-		what := "no GPU"
-		nodes, hookscript := g.Conf.Nodes(), g.Conf.Next().Hookscript
-		switch {
-		case g.Err != nil:
-			what = g.Err.Error()
-		case pve.Ours(hookscript):
-			what = "enabled"
-		case len(nodes) > 0:
-			what = "has " + strings.Join(nodes, ", ")
-		}
-		if hookscript != "" && !pve.Ours(hookscript) {
-			what += "; hookscript " + hookscript
-		}
-		fmt.Fprintf(s.out, "  %s: %s\n", g, what)
-	}
-}
-
 // choose fills in the containers to enable.
-func (s *guide) choose(ctx context.Context, guests []pve.Guest) error {
+func (s *guide) choose(ctx context.Context, guests []pve.Guest, obstacles []doctor.Finding) error {
 	if len(s.chosen) > 0 {
 		return nil
 	}
 	var all, suggested []int
 	for _, g := range guests {
 		all = append(all, g.VMID)
-		if g.Err == nil && len(g.Conf.Nodes()) > 0 && !pve.Ours(g.Conf.Next().Hookscript) {
+		uses := len(g.Conf.Nodes()) > 0 || slices.ContainsFunc(obstacles, func(f doctor.Finding) bool { return f.VMID == g.VMID && packages(f) })
+		if g.Err == nil && uses && !pve.Ours(g.Conf.Next().Hookscript) {
 			suggested = append(suggested, g.VMID)
 		}
 	}
@@ -255,17 +240,6 @@ func (s *guide) enableGroups(ctx context.Context, groups []group, dryRun bool, o
 		errs = append(errs, s.enableAll(ctx, pve.Options{GPUs: g.gpus, Chain: true, DryRun: dryRun}, nil, g.ids, out))
 	}
 	return errors.Join(errs...)
-}
-
-// examine prints what doctor finds. What it finds is no failure of setup.
-func (s *guide) examine(ctx context.Context) {
-	words := append([]string{"doctor"}, strings.Fields(numbers(s.chosen))...)
-	if s.configFile != "" {
-		words = append(words, "--config", s.configFile)
-	}
-	if _, err := worker.Do(ctx, worker.Job{Args: words}); err != nil {
-		s.log.Warnf("doctor: %v", err)
-	}
 }
 
 // ask asks until the answer is good; an empty one is preset.

@@ -189,6 +189,7 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 		o.sayLate(storages, volume, out)
 		o.sayCluster(storages, volume, len(choice.Devices) > 0, out)
 	}
+	o.sayNext(jobs, out)
 	return nil
 }
 

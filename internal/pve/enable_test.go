@@ -148,7 +148,7 @@ func TestDryRunSaysAllAndChangesNothing(t *testing.T) {
 	require.NoError(t, err)
 	for line := range strings.Lines(dry) {
 		if !strings.Contains(line, "would run") {
-			require.Contains(t, wet, strings.Replace(line, "would ", "", 1))
+			require.Contains(t, wet, strings.NewReplacer("would write", "wrote", "would ", "").Replace(line))
 		}
 	}
 }
@@ -322,7 +322,7 @@ func TestFileOfAChainIsPutWhereTheChainedScriptIs(t *testing.T) {
 	n.file("etc/pve/nodes/pve2/lxc/202.conf", "hookscript: local:snippets/pve-nvidia-hook+not-here.sh\n")
 	var out bytes.Buffer
 	PlaceSnippets(n.o.Root, &out)
-	require.Equal(t, "write /var/lib/vz/snippets/pve-nvidia-hook+mine.sh\nwrite /srv/shared/snippets/pve-nvidia-hook+theirs.sh\n", out.String())
+	require.Equal(t, "wrote /var/lib/vz/snippets/pve-nvidia-hook+mine.sh\nwrote /srv/shared/snippets/pve-nvidia-hook+theirs.sh\n", out.String())
 	require.NoFileExists(t, filepath.Join(n.o.Root, "var/lib/vz/snippets/pve-nvidia-hook+not-here.sh"))
 	out.Reset()
 	PlaceSnippets(n.o.Root, &out)

@@ -155,7 +155,7 @@ func (o Options) placeSnippet(storages Storages, volume string, out io.Writer) e
 	if err := EnsureSnippet(at(o.Root, file)); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "write %s\n", file)
+	fmt.Fprintf(out, "wrote %s\n", file)
 	return nil
 }
 
@@ -189,7 +189,7 @@ func PlaceSnippets(root string, out io.Writer) {
 	}
 }
 
-// sayChoice tells which cards containers have now, and what to do next.
+// sayChoice tells which cards containers have now.
 func (o Options) sayChoice(c Choice, jobs []job, out io.Writer) {
 	for _, g := range c.Cards {
 		if g.Model != "" || g.UUID != "" {
@@ -210,16 +210,36 @@ func (o Options) sayChoice(c Choice, jobs []job, out io.Writer) {
 	if len(c.Missing) > 0 {
 		fmt.Fprintf(out, "warning: not on this host: %s; CUDA needs it: run pve-nvidia-hook devices, then enable again\n", list(c.Missing))
 	}
-	var ids []string
+}
+
+// sayNext tells what to do next, of containers that were changed.
+func (o Options) sayNext(jobs []job, out io.Writer) {
+	var ids []int
 	for _, j := range jobs {
 		if !j.plan.Empty() {
-			ids = append(ids, strconv.Itoa(j.guest.VMID))
+			ids = append(ids, j.guest.VMID)
 		}
 	}
 	if len(ids) > 0 && !o.DryRun {
-		fmt.Fprintf(out, "next: start it (pct start %s), or where it runs: pve-nvidia-hook apply %s\n", ids[0], strings.Join(ids, " "))
+		fmt.Fprintln(out, Next(ids))
 	}
 }
+
+// Next is what to do after containers have been enabled, in a line of its own.
+func Next(vmids []int) string {
+	var ids []string
+	for _, id := range vmids {
+		ids = append(ids, strconv.Itoa(id))
+	}
+	it, runs := "it", "it runs"
+	if len(ids) > 1 {
+		it, runs = "each", "they run"
+	}
+	return fmt.Sprintf("%sstart %s (pct start %s), or where %s: pve-nvidia-hook apply %s", NextPrefix, it, ids[0], runs, strings.Join(ids, " "))
+}
+
+// NextPrefix begins what Next returns.
+const NextPrefix = "next: "
 
 // sayLate warns of a storage that may not be mounted when guests start at boot.
 func (o Options) sayLate(storages Storages, volume string, out io.Writer) {

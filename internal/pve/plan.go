@@ -155,7 +155,7 @@ func PlanEnable(c Conf, state State, w Want) (Plan, error) {
 		}
 	}
 	for _, line := range lines {
-		p.warn("%s left out: the line %q gives it already; without that line enable would let Proxmox follow the host's device numbers", list(brought[line]), line)
+		p.warn("no devN entry for %s: the line %q passes it already; devN entries follow the host's device numbers, so better remove the line and enable again", list(brought[line]), line)
 	}
 	return p, nil
 }
