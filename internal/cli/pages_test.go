@@ -56,7 +56,7 @@ func parses(t *testing.T, line string, whole bool) (isOurs bool) {
 
 func TestCommandLinesInThePagesAreThoseOfTheProgram(t *testing.T) {
 	pages := []string{"../../README.md", "../../SECURITY.md"}
-	for _, pattern := range []string{"../../contrib/*/README.md", "../../packaging/man/*.md", "../../packaging/mkdocs/*.md"} {
+	for _, pattern := range []string{"../../contrib/*/README.md", "../../docs/*.md", "../../packaging/man/*.md", "../../packaging/mkdocs/*.md"} {
 		more, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		require.NotEmpty(t, more, pattern)

@@ -119,7 +119,7 @@ func start(vmid int, _ []string) error {
 			return err
 		}
 		if !running(vmid) {
-			if err := lxc("lxc-start", vmid, "-d"); err != nil {
+			if err := lxc("lxc-start", vmid, append([]string{"-d"}, c.mounts()...)...); err != nil {
 				return err
 			}
 		}
@@ -131,6 +131,36 @@ func start(vmid int, _ []string) error {
 		}
 		return nil
 	})
+}
+
+// mounts are the options of lxc-start that give a container its devices and what
+// its lxc.mount.entry lines say, as Proxmox writes them into LXC's configuration.
+func (c *conf) mounts() []string {
+	var lines []string
+	for key, value := range c.live.values {
+		if device.MatchString(key) {
+			path, _, _ := strings.Cut(strings.TrimPrefix(value, "path="), ",")
+			lines = append(lines, below(path)+" "+strings.TrimPrefix(path, "/")+" none bind,create=file")
+		}
+	}
+	for _, line := range c.live.lxc {
+		if entry, ok := strings.CutPrefix(line, "lxc.mount.entry: "); ok {
+			lines = append(lines, entry)
+		}
+	}
+	var options []string
+	for _, line := range lines {
+		options = append(options, "-s", "lxc.mount.entry="+line)
+	}
+	return options
+}
+
+// reboot stops and starts, which takes pending changes in.
+func reboot(vmid int, args []string) error {
+	if err := stop(vmid, args); err != nil {
+		return err
+	}
+	return start(vmid, args)
 }
 
 // stop runs pre-stop and, as lxc-start's own hook does, post-stop with its output

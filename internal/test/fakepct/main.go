@@ -57,7 +57,7 @@ func run(args []string) error {
 		return listGuests()
 	}
 	verbs := map[string]func(vmid int, args []string) error{
-		"set": set, "config": config, "status": status, "start": start, "stop": stop, "exec": execIn,
+		"set": set, "config": config, "status": status, "start": start, "stop": stop, "reboot": reboot, "exec": execIn,
 		"clone": clone, "destroy": destroy, "restore": restore,
 	}
 	verb := verbs[args[0]]
