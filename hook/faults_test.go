@@ -277,7 +277,7 @@ func TestPermissionOfOthersToWriteIsRefused(t *testing.T) {
 	t.Run("cache", func(t *testing.T) {
 		require.NoError(t, os.Mkdir(n.Cache(), 0o755))
 		require.NoError(t, os.Chmod(n.Cache(), 0o777))
-		require.Contains(t, g.postStart(1), "others than root could exchange what root runs")
+		require.Contains(t, g.postStart(1), "others than root could replace what root runs")
 		require.NoError(t, os.Chmod(n.Cache(), 0o755))
 		require.Zero(t, n.Mirror.Total())
 	})

@@ -388,7 +388,7 @@ func TestWhatStandsInTheWayIsNamed(t *testing.T) {
 		"no shell": {`mv /usr/bin/sh /usr/bin/nosh`, "has no /bin/sh"},
 		"packages of rpm": {
 			`rm -r /var/lib/dpkg; mkdir -p /var/lib/rpm; touch /var/lib/rpm/rpmdb.sqlite; ln -s libcuda.so.535.104.05 /usr/lib64/libcuda.so.1`,
-			"driver 535.104.05 is in the container and no run file has put it there",
+			"driver 535.104.05 is in the container, but no run file installed it",
 		},
 		"the host's files": {`true`, "files of the host's driver are mounted into the container, the first of 1 is /usr/bin/nvidia-smi"},
 	} {

@@ -70,7 +70,7 @@ func (c *Cache) client(pinned bool) *retryablehttp.Client {
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,
 		RequestLogHook: func(_ retryablehttp.Logger, r *http.Request, attempt int) {
 			if attempt > 0 {
-				c.log().Infof("asking again for %s: %s", shown(r.URL), why)
+				c.log().Infof("retrying %s: %s", shown(r.URL), why)
 			}
 		},
 	}

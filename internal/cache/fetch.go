@@ -132,7 +132,7 @@ func (c *Cache) fetchOnce(ctx, network context.Context, u *url.URL, p paths, w W
 		return d.resumed, localFault{fmt.Errorf("keep %s: %w", p.run, err)}
 	}
 	if m.Verified == byHeader {
-		c.log().Warnf("no checksum is published at %s, only the MD5 in the file's own header proves that it is whole", shown(u))
+		c.log().Warnf("no checksum is published at %s, only the MD5 in the file's own header proves that it is complete", shown(u))
 	}
 	c.log().Infof("fetched %s: %s in %.1f s, %s", p.file(), say.Bytes(d.have), time.Since(start).Seconds(), m.Verified)
 	return d.resumed, nil

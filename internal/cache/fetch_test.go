@@ -418,7 +418,7 @@ func TestWhatCannotBeReachedIsSaidInShort(t *testing.T) {
 		require.Equal(t, 1, strings.Count(lines[i], "https://"), lines[i])
 		require.Less(t, len(lines[i]), 250)
 	}
-	require.Regexp(t, `info asking again for https://first.invalid/.*\.run\.sha256sum: cannot resolve first.invalid: i/o timeout`, said.text())
+	require.Regexp(t, `info retrying https://first.invalid/.*\.run\.sha256sum: cannot resolve first.invalid: i/o timeout`, said.text())
 
 	c, said = newCache(t)
 	s := serve(t, true).offer(v1, sample(t, v1))

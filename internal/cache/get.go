@@ -147,7 +147,7 @@ func (c *Cache) lock(ctx context.Context, p paths, o lock.Options) (*lock.Lock, 
 			c.log().Infof("waiting for %s, held by %s", p.file(), holder)
 			return
 		}
-		c.log().Infof("waiting for %s, held by %s (%s by now)", p.file(), holder, waited.Round(time.Second))
+		c.log().Infof("still waiting for %s, held by %s (%s)", p.file(), holder, waited.Round(time.Second))
 	}
 	return lock.Take(ctx, p.lock, o)
 }

@@ -22,7 +22,7 @@ const (
 // checksum is part of the file itself.
 func Proof(verified string) string {
 	if verified == byHeader {
-		return verified + ", which proves that it is whole, not where it is from"
+		return verified + ", which proves that it is complete, not where it comes from"
 	}
 	return verified
 }

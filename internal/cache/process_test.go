@@ -251,7 +251,7 @@ func TestFoldersOfOthersAreRefused(t *testing.T) {
 		"group may write":   {func(d string) error { return os.Chmod(d, 0o775) }, "mode 0775"},
 		"of a user":         {func(d string) error { return os.Chown(d, 1000, 0) }, "belongs to uid 1000"},
 		"below a user's":    {func(d string) error { return os.Chown(filepath.Dir(d), 1000, 0) }, "belongs to uid 1000"},
-		"below everybody's": {func(d string) error { return os.Chmod(filepath.Dir(d), 0o777) }, "anybody could exchange"},
+		"below everybody's": {func(d string) error { return os.Chmod(filepath.Dir(d), 0o777) }, "anybody could replace"},
 		"a file": {func(d string) error {
 			return firstError(os.Remove(d), os.WriteFile(d, nil, 0o644))
 		}, "is not a folder"},

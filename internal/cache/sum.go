@@ -66,7 +66,7 @@ func (c *Cache) publishedSum(ctx context.Context, u *url.URL, p paths) (string, 
 }
 
 func (c *Cache) askForSum(ctx context.Context, u *url.URL, p paths) (string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, sumLimit, fmt.Errorf("no whole answer in %s", sumLimit))
+	ctx, cancel := context.WithTimeoutCause(ctx, sumLimit, fmt.Errorf("no complete answer within %s", sumLimit))
 	defer cancel()
 	at := *u
 	at.Path += ".sha256sum"

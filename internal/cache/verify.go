@@ -87,7 +87,7 @@ func (c *Cache) verify(ctx context.Context, p paths, w Want, f found) error {
 	// Nobody else may open it for writing from here on.
 	if st.Mode().Perm()&0o022 != 0 {
 		if err := file.Chmod(0o644); err != nil {
-			return fmt.Errorf("take the right to write %s from others: %w", p.run, err)
+			return fmt.Errorf("make %s writable for root only: %w", p.run, err)
 		}
 	}
 	// What it was when it was verified, or the checksum beside it.
@@ -148,7 +148,7 @@ func sumBeside(path, file string) (sum, how string, err error) {
 	}
 	if err != nil {
 		return "", "", hint.Wrap(fmt.Errorf("%s: %w", path, err),
-			"download the .sha256sum again, or remove it: then only the file's own header proves that it is whole")
+			"download the .sha256sum again, or remove it: then only the file's own header proves that it is complete")
 	}
 	return sum, bySum, nil
 }

@@ -76,7 +76,7 @@ refused or is not running.`,
 			}
 			for _, vmid := range ids {
 				if err := known.missing(vmid); err != nil {
-					return fmt.Errorf("%w; nothing was begun", err)
+					return fmt.Errorf("%w; nothing was started", err)
 				}
 			}
 			slices.Sort(ids)
@@ -169,7 +169,7 @@ func sumUp(w io.Writer, traces []hook.Trace, dryRun bool) {
 
 func applyOne(ctx context.Context, vmid int, o hook.Options) (hook.Trace, error) {
 	if err := ctx.Err(); err != nil {
-		return hook.Trace{VMID: vmid, Result: hook.Refused}, errors.New("not begun, apply was interrupted")
+		return hook.Trace{VMID: vmid, Result: hook.Refused}, errors.New("not started, apply was interrupted")
 	}
 	return hook.PostStart(ctx, hook.Event{VMID: vmid, Phase: hook.PhasePostStart}, o)
 }

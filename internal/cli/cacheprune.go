@@ -22,7 +22,7 @@ func (a *app) cachePrune() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "prune",
 		Short: "remove run files that are no longer needed",
-		Long: `Remove all run files and their trees but those used last (cache.keep), those
+		Long: `Remove all run files and their trees except those used last (cache.keep), those
 whose version a container's settings or the loaded kernel module want, and
 those in use by a run. Abandoned partial downloads and refused files are
 removed too; they do not count as versions to keep.

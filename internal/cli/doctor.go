@@ -15,7 +15,7 @@ func (a *app) doctor() *cobra.Command {
 		Use:   "doctor [VMID...]",
 		Short: "find what is wrong and say what to do",
 		Long: `Look at this node and its containers, and say what is wrong and what to do about
-it. Nothing is changed (but --deep has the cache remember what it finds), no
+it. Nothing is changed (except that --deep notes its results in the cache), no
 program is started in a container, and no network is used. On the host,
 nvidia-smi is asked for the persistence mode.
 
@@ -34,7 +34,7 @@ and --json (as "cause") show all of it.
 Exit status: 0 no problems (there may be warnings and unknowns), 1 problems,
 2 wrong usage.`,
 		Example: `  pve-nvidia-hook doctor                this node and its containers
-  pve-nvidia-hook doctor 101 --verbose  what is well and what follows, too
+  pve-nvidia-hook doctor 101 --verbose  what is fine and what follows, too
   pve-nvidia-hook doctor --json | jq '.[] | select(.level == "problem")'`,
 		Args: args(0, -1, "VMIDs"),
 		RunE: func(c *cobra.Command, words []string) error {
@@ -71,6 +71,6 @@ Exit status: 0 no problems (there may be warnings and unknowns), 1 problems,
 	flags := c.Flags()
 	flags.BoolVar(&asJSON, "json", false, "print a list of findings as JSON")
 	flags.BoolVar(&deep, "deep", false, "check the hashes of the cached run files (seconds each)")
-	flags.BoolVar(&verbose, "verbose", false, "show also what is well and what follows from another finding")
+	flags.BoolVar(&verbose, "verbose", false, "also show what is fine and what follows from another finding")
 	return c
 }

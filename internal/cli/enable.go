@@ -29,10 +29,10 @@ NVIDIA devices by devN entries: nvidiactl, the chosen GPUs, nvidia-uvm,
 nvidia-uvm-tools and nvidia-modeset. The driver is installed at the container's
 next start, or now by pve-nvidia-hook apply VMID.
 Proxmox VE 8 gives a running container its new devices only at the next start:
-then enable says so, and pct reboot VMID does all.
+then enable says so, and pct reboot VMID completes it.
 
-From the driver's installation on apt, dnf and zypper in the container leave the
-distribution's driver packages alone; uninstall takes that back.
+Once the driver is installed, apt, dnf and zypper in the container refuse driver
+packages of the distribution; uninstall undoes that.
 
 What was set by hand is kept. Doing it again changes nothing, other --gpus
 change the entries that enable has made, and disable takes away exactly these.
@@ -40,8 +40,8 @@ Missing device nodes of the host are made first.
 
 With --share nothing is installed: a line in the container's configuration
 mounts the driver that the node shares, read-only and before its init starts. It
-takes no room, and after an upgrade of the host's driver the restart is all. A
-driver that is installed is removed when the shared one is seen to work.
+takes no room, and after an upgrade of the host's driver the restart is all. An
+installed driver is removed once the shared one works.
 
 GPUs are chosen by number as nvidia-smi counts, UUID or its beginning, PCI
 address or model; pve-nvidia-hook devices --list shows them. Without --gpus the
@@ -50,12 +50,12 @@ remembered by UUID: when the host's cards get other numbers, enable --all gives
 each container its own cards again. 0:1 is MIG instance 1 of GPU 0; after a
 reboot of the node it is gone, and the container starts without it.
 
---docker is remembered too, until --docker=false, disable, or a file of the
-configuration that says otherwise. On another node it is to be said again.`,
+--docker is remembered too, until --docker=false or disable. A configuration
+file overrides it. On another node give it again.`,
 		Example: `  pve-nvidia-hook enable 101                    all GPUs, or as configured
   pve-nvidia-hook enable 101 102 --gpus 0,1     the first two GPUs
   pve-nvidia-hook enable 101 --gpus GPU-5c4f    that card, in any slot
-  pve-nvidia-hook enable 101 --docker           for Docker in it, too
+  pve-nvidia-hook enable 101 --docker           for Docker in it too
   pve-nvidia-hook enable --all                  all again, for other cards
   pve-nvidia-hook enable 101 --share            share, install nothing
   pve-nvidia-hook enable 101 --chain            run another one afterwards
@@ -94,8 +94,8 @@ configuration that says otherwise. On another node it is to be said again.`,
 	}
 	wordFlag(c.Flags(), &o.GPUs, "gpus", checkGPUs, "`which` GPUs: all, none, or a list of numbers, UUIDs, PCI addresses or models (default: as configured, else as before, else all)")
 	c.Flags().BoolVar(&all, "all", false, "all containers of this node that are enabled")
-	c.Flags().BoolVar(&dri, "dri", false, "the nodes in /dev/dri of the GPUs too, for EGL, Vulkan and VAAPI (--dri=false takes them away)")
-	c.Flags().BoolVar(&docker, "docker", false, "NVIDIA's Container Toolkit too, for Docker and podman in the container (--docker=false takes the wish back)")
+	c.Flags().BoolVar(&dri, "dri", false, "the nodes in /dev/dri of the GPUs too, for EGL, Vulkan and VAAPI (--dri=false removes them)")
+	c.Flags().BoolVar(&docker, "docker", false, "NVIDIA's Container Toolkit too, for Docker and podman in the container (--docker=false undoes it)")
 	c.Flags().BoolVar(&share, "share", false, "share the node's driver with the container instead of installing it (--share=false installs it again)")
 	c.Flags().BoolVar(&o.Chain, "chain", false, "keep another hookscript and run it after this one in every phase")
 	c.Flags().StringVar(&o.Storage, "storage", "", "`storage` for the hookscript file (default: local, or the one that is set)")
@@ -163,7 +163,9 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 			a.sayReboot(ctx, s, out)
 		}
 	}
-	fmt.Fprintln(out, "note: once the driver is installed, apt, dnf and zypper in the container refuse driver packages of the distribution; uninstall undoes that")
+	if slices.ContainsFunc(settings, func(s config.Settings) bool { want := wantShare(s, share); return want == nil || !*want }) {
+		fmt.Fprintln(out, "note: once the driver is installed, apt, dnf and zypper in the container refuse driver packages of the distribution; uninstall undoes that")
+	}
 	var errs []error
 	for _, g := range groups {
 		o.GPUs = g.gpus

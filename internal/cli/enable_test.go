@@ -340,6 +340,7 @@ func TestEnableSharesTheDriverAndDisableTakesItBack(t *testing.T) {
 	said, err := typed(t, "enable", "101", "--share", "--gpus", "none", "--dry-run")
 	require.NoError(t, err)
 	require.Contains(t, said, "would set the line that mounts the shared driver")
+	require.NotContains(t, said, "once the driver is installed")
 	require.NotContains(t, conf(t, root, "101"), "lxc.mount.entry")
 
 	said, err = typed(t, "enable", "101", "--share")

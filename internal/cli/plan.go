@@ -69,7 +69,7 @@ func inWords(t hook.Trace, p hook.Plan) []string {
 		case hook.StepPackagesRemove:
 			w = "remove the packages that were installed for the driver and that nothing else needs"
 		case hook.StepAfter:
-			w = "restart services that need the driver and run commands, as configured below [after], and make CDI specifications anew"
+			w = "restart services that need the driver and run commands, as configured below [after], and update CDI specifications"
 		case hook.StepDocker:
 			w = "set NVIDIA's Container Toolkit up for Docker and podman"
 		case hook.StepDockerRemove:

@@ -60,7 +60,7 @@ func setShare(ctx context.Context, root string, settings []config.Settings, type
 		if dryRun {
 			did = map[string]string{"removed": "would remove", "set": "would set"}[did]
 		}
-		fmt.Fprintf(out, "container %s: %s the line that mounts the shared driver (lxc.mount.entry), which counts from its next start on: pct reboot %d\n", g, did, g.VMID)
+		fmt.Fprintf(out, "container %s: %s the line that mounts the shared driver (lxc.mount.entry); this takes effect at the next start: pct reboot %d\n", g, did, g.VMID)
 	}
 	return errors.Join(errs...)
 }

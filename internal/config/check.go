@@ -133,7 +133,7 @@ func checkCapabilities(v any) (any, string) {
 	case len(list) == 0:
 		return nil, "is empty"
 	case slices.Contains(list, "all") && len(list) > 1:
-		return nil, `"all" stands beside others`
+		return nil, `"all" must stand alone`
 	}
 	normal := slices.DeleteFunc(slices.Clone(capabilities), func(name string) bool { return !slices.Contains(list, name) })
 	return normal, ""

@@ -31,7 +31,7 @@ func TestValuesThatAreTakenAndRefused(t *testing.T) {
 		{"driver.flags", []any{"--no-opengl-files", "--x-prefix=/usr"}, []string{"--no-opengl-files", "--x-prefix=/usr"}, ""},
 		{"driver.capabilities", []any{"video", "compute", "video"}, []string{"compute", "video"}, ""},
 		{"driver.capabilities", []any{"all"}, []string{"all"}, ""},
-		{"driver.capabilities", []any{"all", "compute"}, nil, `"all" stands beside others`},
+		{"driver.capabilities", []any{"all", "compute"}, nil, `"all" must stand alone`},
 		{"driver.capabilities", []any{"cuda"}, nil, `"cuda" is not known`},
 		{"driver.capabilities", []any{}, nil, "is empty"},
 		{"driver.flags", []any{"-s"}, nil, `"-s" is not an option of the form --name or --name=value`},

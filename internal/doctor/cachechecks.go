@@ -169,5 +169,5 @@ func checkCacheFiles(h *hostFacts, _ *guestFacts, out *findings) {
 			out.add(Unknown, verify, "%s was put there by hand, or has changed: it is verified before it is used", name)
 		}
 	}
-	out.orOK("the %d run files of the cache are as they were when they were verified", len(f.items))
+	out.orOK("%s of the cache: unchanged since the verification", say.Count(len(f.items), "run file"))
 }

@@ -97,7 +97,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 				n.file("etc/pve/storage.cfg", "nfs: nas\n\tserver 192.0.2.1\n")
 				n.guest("local:snippets", "nas:snippets")
 			},
-			"0 warning hook-program: Proxmox VE does not mount storage nas for a hookscript: after a boot containers with nas:snippets/pve-nvidia-hook may not start | install pve-nvidia-hook on every node, then enable with --storage local; or give /mnt/pve/nas a line in /etc/fstab",
+			"0 warning hook-program: Proxmox VE does not mount storage nas for a hookscript: after a boot containers with nas:snippets/pve-nvidia-hook may not start | install pve-nvidia-hook on every node, then enable with --storage local; or add /mnt/pve/nas to /etc/fstab",
 		},
 		"config mistake": {
 			func(n node) { n.configure("[driver]\nversoin = \"1\"\n") },
@@ -165,13 +165,13 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			func(n node) {
 				n.guest("unprivileged: 1\n", "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,create=file\nlxc.cgroup2.devices.allow: c 195:* rwm\n")
 			},
-			`101 warning entries: dev1 and "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,create=file" both bring /dev/nvidia0 | remove the line from /etc/pve/lxc/101.conf`,
+			`101 warning entries: dev1 and "lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,create=file" both pass /dev/nvidia0 | remove the line from /etc/pve/lxc/101.conf`,
 		},
 		"an entry of enable taken out": {
 			func(n node) {
 				n.file("state/enabled/101.json", `{"hookscript":"local:snippets/pve-nvidia-hook","dev":{"3":"/dev/nvidia-uvm-tools,mode=0666"}}`)
 			},
-			"101 problem entries: no entry brings /dev/nvidia-uvm-tools into the container | pve-nvidia-hook enable 101 --gpus all",
+			"101 problem entries: no entry passes /dev/nvidia-uvm-tools into the container | pve-nvidia-hook enable 101 --gpus all",
 		},
 		"state folder for all": {
 			func(n node) { n.mode("state", 0o777) },
@@ -179,11 +179,11 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"uvm left out": {
 			func(n node) { n.guest("dev2: /dev/nvidia-uvm,mode=0666\n", "") },
-			"101 problem entries: no entry brings /dev/nvidia-uvm into the container | pve-nvidia-hook enable 101 --gpus all",
+			"101 problem entries: no entry passes /dev/nvidia-uvm into the container | pve-nvidia-hook enable 101 --gpus all",
 		},
 		"a chosen GPU left out": {
 			func(n node) { n.configure("[containers.101]\ngpus = \"0,1\"\n") },
-			"101 problem entries: no entry brings /dev/nvidia1 into the container | pve-nvidia-hook enable 101 --gpus 0,1",
+			"101 problem entries: no entry passes /dev/nvidia1 into the container | pve-nvidia-hook enable 101 --gpus 0,1",
 		},
 		"a GPU chosen by the number that nvidia-smi gives it": {
 			func(n node) {
@@ -192,7 +192,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 				n.node("nvidia1", 195, 1)
 				n.configure("[containers.101]\ngpus = \"0\"\n")
 			},
-			"101 problem entries: no entry brings /dev/nvidia1 into the container | pve-nvidia-hook enable 101 --gpus 0",
+			"101 problem entries: no entry passes /dev/nvidia1 into the container | pve-nvidia-hook enable 101 --gpus 0",
 		},
 		"no entries": {
 			func(n node) {
@@ -247,11 +247,11 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"cache writable for all": {
 			func(n node) { n.file("cache/x", ""); n.mode("cache", 0o777) },
-			"cache has mode 0777: others than root could exchange what root runs | chmod go-w ",
+			"cache has mode 0777: others than root could replace what root runs | chmod go-w ",
 		},
 		"cache of somebody else": {
 			func(n node) { n.file("cache/x", ""); require.NoError(n, os.Chown(n.path("cache"), 1000, 1000)) },
-			"belongs to uid 1000, who could exchange what root runs | chown root:root ",
+			"belongs to uid 1000, who could replace what root runs | chown root:root ",
 		},
 		"cache behind a link of somebody else": {
 			func(n node) {
@@ -259,7 +259,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 				n.link("cache", n.path("real"))
 				require.NoError(n, os.Lchown(n.path("cache"), 1000, 1000))
 			},
-			"cache belongs to uid 1000, who could exchange what root runs | chown root:root ",
+			"cache belongs to uid 1000, who could replace what root runs | chown root:root ",
 		},
 		"run file put there by hand": {
 			func(n node) { n.file("cache/NVIDIA-Linux-x86_64-580.142.run", "x") },

@@ -16,7 +16,7 @@ func entryChecks() []check {
 		name: "entries-on-host", about: "the host has what its devN and lxc.mount.entry lines name",
 		where: ofGuest, after: []string{"kernel-module", "device-nodes"}, run: checkStarts,
 	}, {
-		name: "entries", about: "these lines bring the chosen GPUs, each node once",
+		name: "entries", about: "these lines pass the chosen GPUs, each node once",
 		where: ofWanted, run: checkEntries,
 	}, {
 		name: "entry-mode", about: "no devN is for root alone (Proxmox's default is 0660)",
@@ -90,7 +90,7 @@ func checkEntries(h *hostFacts, f *guestFacts, out *findings) {
 				if e.dev() {
 					fix = fmt.Sprintf("pct set %d --delete %s", f.vmid, e.key)
 				}
-				out.add(Warning, fix, "%s and %q both bring %s", before.key, e.key+": "+e.value, e.target)
+				out.add(Warning, fix, "%s and %q both pass %s", before.key, e.key+": "+e.value, e.target)
 			}
 		}
 	}
@@ -113,9 +113,9 @@ func checkEntries(h *hostFacts, f *guestFacts, out *findings) {
 		missing = append(missing, "any of /dev/nvidia0 and so on")
 	}
 	if len(missing) > 0 {
-		out.add(Problem, enable, "no entry brings %s into the container", strings.Join(missing, ", "))
+		out.add(Problem, enable, "no entry passes %s into the container", strings.Join(missing, ", "))
 	}
-	out.orOK("its entries bring what the chosen GPUs need")
+	out.orOK("its entries pass what the chosen GPUs need")
 }
 
 // gpus is what enable is given to bring what the container should have.

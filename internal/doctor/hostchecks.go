@@ -187,7 +187,7 @@ func checkSnippets(h *hostFacts, _ *guestFacts, out *findings) {
 		id, _, _ := strings.Cut(volume, ":")
 		s := h.storages[id]
 		if h.late[id] {
-			out.add(Warning, fmt.Sprintf("install pve-nvidia-hook on every node, then enable with --storage local; or give %s a line in /etc/fstab", s.Path),
+			out.add(Warning, fmt.Sprintf("install pve-nvidia-hook on every node, then enable with --storage local; or add %s to /etc/fstab", s.Path),
 				"Proxmox VE does not mount storage %s for a hookscript: after a boot containers with %s may not start", id, volume)
 		}
 		// The other nodes that do not see the storage.

@@ -122,7 +122,7 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 		},
 		"not there": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.nodes = f.inside.nodes[1:] },
-			"problem nodes-inside: /dev/nvidia0 is not in the container, though dev0 brings it | pct reboot 101",
+			"problem nodes-inside: /dev/nvidia0 is not in the container, though dev0 passes it | pct reboot 101",
 		},
 		"not on the host": {
 			func(h *hostFacts, _ *guestFacts) { h.present = h.present[1:] },
@@ -142,7 +142,7 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 		},
 		"broken-off install": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.found.Log = "590.48.01" },
-			"problem versions: an installation of driver 590.48.01 was begun over 580.142 and did not end",
+			"problem versions: an installation of driver 590.48.01 was started over 580.142 and did not finish",
 		},
 		"configuration says otherwise": {
 			func(_ *hostFacts, f *guestFacts) { f.settings.Driver.Version = "570.26" },

@@ -151,7 +151,7 @@ func checkInsideNodes(h *hostFacts, f *guestFacts, out *findings) {
 	}
 	for _, e := range entries(f.live) {
 		if e.nvidia() && !e.folder && !there[e.target] && e.target != "/dev/nvidia-caps" {
-			out.add(Problem, restart, "%s is not in the container, though %s brings it", e.target, e.key)
+			out.add(Problem, restart, "%s is not in the container, though %s passes it", e.target, e.key)
 			if n, there := h.node(e.source); there && n.IsChar {
 				out.follows() // the host's node is not why
 			}
@@ -246,7 +246,7 @@ func checkVersions(h *hostFacts, g *guestFacts, out *findings) {
 		out.add(Problem, g.apply(false), "driver %s is installed, %s is needed", have, wanted)
 	}
 	if found.Log != "" && have != "" && found.Log != have {
-		out.add(Problem, g.apply(true), "an installation of driver %s was begun over %s and did not end", found.Log, have)
+		out.add(Problem, g.apply(true), "an installation of driver %s was started over %s and did not finish", found.Log, have)
 	}
 	if have == "" {
 		out.orOK("no driver is installed, as wanted")

@@ -90,7 +90,7 @@ func TestFaultsOfARunningContainerAreFound(t *testing.T) {
 	said := lines(n.examine().Findings)
 	for _, want := range []string{
 		"101 problem nodes-inside: /dev/nvidia0 in the container is an ordinary file, not a device",
-		"101 problem nodes-inside: /dev/nvidiactl is not in the container, though dev0 brings it",
+		"101 problem nodes-inside: /dev/nvidiactl is not in the container, though dev0 passes it",
 		"101 problem record: its record is stale: it names driver 550.163.01, but 580.142 is there | see obstacles",
 		"101 problem orphans: libraries of another driver version are left: /usr/lib/" + arch(t) + "-linux-gnu/libcuda.so.535.54.03;",
 		"101 problem obstacles: NVIDIA's installer needs ldconfig in the container",

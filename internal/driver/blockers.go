@@ -80,7 +80,7 @@ func inTheWay(c *lxc.Container, arch string) *Blocker {
 	}
 	if _, err := c.Lstat("/usr/lib/nvidia/alternate-install-present"); err == nil {
 		return &Blocker{
-			Reason: "another way of installing the driver claims this container (/usr/lib/nvidia/alternate-install-present)",
+			Reason: "another installation method has claimed this container (/usr/lib/nvidia/alternate-install-present)",
 			Hint:   "remove the driver packages that put this file there",
 		}
 	}
@@ -120,7 +120,7 @@ func byRPM(c *lxc.Container, arch string) *Blocker {
 	for _, database := range []string{"/usr/lib/sysimage/rpm", "/var/lib/rpm"} {
 		if names, err := c.ReadDir(database, 1000); err == nil && len(names) > 0 {
 			return &Blocker{
-				Reason: fmt.Sprintf("driver %s is in the container and no run file has put it there, so most likely packages did", cmp.Or(found.CUDA, found.NVML)),
+				Reason: fmt.Sprintf("driver %s is in the container, but no run file installed it, so probably packages did", cmp.Or(found.CUDA, found.NVML)),
 				Hint:   "see which with rpm -qf /usr/lib64/" + nvmlLink + " in the container, and remove them first",
 				Guess:  true,
 			}

@@ -57,8 +57,8 @@ func sayMoved(c *lxc.Container, log say.Log) {
 	if len(moved) == 0 {
 		return
 	}
-	log.Warnf("the installer has moved what stood in its way to %s, %s, the first is %s; removing the driver puts back what it has moved",
-		installerState, say.Count(len(moved), "file"), say.Clean(moved[0], 300))
+	log.Warnf("the installer has moved %s that stood in its way to %s, such as %s; removing the driver moves them back",
+		say.Count(len(moved), "file"), installerState, say.Clean(moved[0], 300))
 }
 
 // dangling lists links of the driver that lead nowhere, by the record and by the

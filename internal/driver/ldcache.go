@@ -103,12 +103,12 @@ var loaderFlags = map[string]uint32{"x86_64": 0x0303, "aarch64": 0x0a03}
 func inLoaderCache(raw []byte, name, arch string) ([]string, error) {
 	if bytes.HasPrefix(raw, []byte(oldMagic)) { // glibc before 2.32 puts the new form behind the old one
 		if len(raw) < oldHeader {
-			return nil, errors.New("it ends in its header")
+			return nil, errors.New("it is cut off in its header")
 		}
 		end := oldHeader + oldEntry*int64(binary.LittleEndian.Uint32(raw[12:]))
 		end = (end + 7) &^ 7
 		if end > int64(len(raw)) {
-			return nil, errors.New("it ends in its list")
+			return nil, errors.New("it is cut off in its list")
 		}
 		raw = raw[end:]
 	}
@@ -116,11 +116,11 @@ func inLoaderCache(raw []byte, name, arch string) ([]string, error) {
 		return nil, errors.New("it has an unknown form")
 	}
 	if len(raw) < cacheHeader {
-		return nil, errors.New("it ends in its header")
+		return nil, errors.New("it is cut off in its header")
 	}
 	n := int64(binary.LittleEndian.Uint32(raw[20:]))
 	if cacheHeader+n*cacheEntry > int64(len(raw)) {
-		return nil, errors.New("it ends in its list")
+		return nil, errors.New("it is cut off in its list")
 	}
 	text := func(offset uint32) string {
 		const longest = 4096 // PATH_MAX

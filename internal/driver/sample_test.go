@@ -115,7 +115,7 @@ func TestWhatTheInstallerMovesIsSaidAndComesBack(t *testing.T) {
 	g.sh("echo theirs >" + theirs)
 	j := sampleJob(t, fakerun.Spec{Version: "550.163.01"}, someParts...)
 	g.install(j)
-	require.Contains(t, g.out.String(), "has moved what stood in its way to /var/lib/nvidia, 1 file, the first is "+theirs)
+	require.Contains(t, g.out.String(), "has moved 1 file that stood in its way to /var/lib/nvidia, such as "+theirs)
 	g.uninstall(g.installed(j))
 	require.Equal(t, "theirs", g.sh("cat "+theirs))
 }

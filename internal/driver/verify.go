@@ -53,7 +53,7 @@ func Files(c *lxc.Container, j Job) ([]record.File, error) {
 	if lacks, err := Lacks(c, j, found.files); err != nil {
 		return nil, err
 	} else if len(lacks.Own) > 0 {
-		return nil, hint.Errorf("report this as a bug, with the version and the capabilities; capabilities = [\"all\"] gets round it",
+		return nil, hint.Errorf("report this as a bug, with the version and the capabilities; capabilities = [\"all\"] works around it",
 			"driver %s is not completely installed: %s is needed and not there", m.Version, lacks.Own[0])
 	}
 	slices.SortFunc(found.files, func(a, b record.File) int { return strings.Compare(a.Path, b.Path) })

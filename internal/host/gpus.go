@@ -126,7 +126,7 @@ func HoldCaps(root string, minors []uint32, say func(string)) (gone []uint32, er
 		if err := want.make(root, false); err != nil {
 			return gone, err
 		}
-		say("made " + want.Path + ", so that containers start which name it")
+		say("made " + want.Path + ", so that containers that name it can start")
 	}
 	return gone, nil
 }

@@ -50,7 +50,7 @@ func TestInstancesOfMIGAndTheNodesThatOpenThem(t *testing.T) {
 
 	// After a reboot there are none: the nodes stay, so that containers start.
 	m.remove("proc/driver/nvidia/capabilities/gpu0")
-	for _, made := range []string{"made /dev/nvidia-caps/nvidia-cap21, so that containers start which name it", ""} {
+	for _, made := range []string{"made /dev/nvidia-caps/nvidia-cap21, so that containers that name it can start", ""} {
 		said := ""
 		gone, err := HoldCaps(m.root, []uint32{21, 1}, func(line string) { said += line })
 		require.NoError(t, err)

@@ -75,7 +75,7 @@ func (want Node) mend(old *Node) string {
 	case !old.IsChar:
 		return "made " + numbers + ", in place of a file that was not a device"
 	case old.Major != want.Major || old.Minor != want.Minor:
-		return fmt.Sprintf("made %s anew, it had the old numbers %d:%d", numbers, old.Major, old.Minor)
+		return fmt.Sprintf("made %s again, it had the old numbers %d:%d", numbers, old.Major, old.Minor)
 	case old.Mode != want.Mode || old.UID != want.UID || old.GID != want.GID:
 		return fmt.Sprintf("set mode %04o and owner %d:%d of %s", want.Mode, want.UID, want.GID, want.Path)
 	}

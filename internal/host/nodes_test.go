@@ -126,8 +126,8 @@ func TestStaleNumbersModesAndFilesArePutRight(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "made /dev/nvidiactl (195:255, mode 0666), in place of a file that was not a device\n"+
 		"set mode 0666 and owner 0:0 of /dev/nvidia0\n"+
-		"made /dev/nvidia-uvm (508:0, mode 0666) anew, it had the old numbers 511:0\n"+
-		"made /dev/nvidia-uvm-tools (508:1, mode 0666) anew, it had the old numbers 511:1", said)
+		"made /dev/nvidia-uvm (508:0, mode 0666) again, it had the old numbers 511:0\n"+
+		"made /dev/nvidia-uvm-tools (508:1, mode 0666) again, it had the old numbers 511:1", said)
 	require.Contains(t, m.nodes(), "/dev/nvidia-uvm 508:0 0666 0:0 true")
 	require.Contains(t, m.nodes(), "/dev/nvidia0 195:0 0666 0:0 true")
 }

@@ -38,7 +38,7 @@ func Excludes(dir string) error {
 	}
 	switch err := tryExclusive(two); {
 	case err == nil:
-		return fail("do not exclude: two could hold one")
+		return fail("do not work: two processes could hold the same lock")
 	case !errors.Is(err, syscall.EWOULDBLOCK):
 		return fail("do not work: %w", err)
 	}

@@ -39,7 +39,7 @@ func writeHolder(held *flock.Flock, path, what string) error {
 		return err
 	}
 	if opened, err := f.Stat(); err != nil || !os.SameFile(locked, opened) {
-		return errors.Join(errors.New("the lock file was exchanged"), err)
+		return errors.Join(errors.New("the lock file was replaced"), err)
 	}
 	host, _ := os.Hostname()
 	text, err := json.Marshal(holder{os.Getpid(), host, what, time.Now().Truncate(time.Second)})

@@ -162,13 +162,13 @@ func TestRenderNodesOfTheChosenCardsAreForTheContainersGroup(t *testing.T) {
 	out, err := n.enable(102)
 	require.NoError(t, err)
 	require.Contains(t, n.conf(102), ": /dev/dri/card1,mode=0666,uid=0\n")
-	require.Contains(t, out, "open to every user")
+	require.Contains(t, out, "all its users may open")
 
 	n.o.DRI = nil // as before, and it runs now
 	n.o.Groups = func(int) map[string]string { return map[string]string{"44": "video", "993": "render"} }
 	out, err = n.enable(102)
 	require.NoError(t, err)
-	require.NotContains(t, out, "open to every user")
+	require.NotContains(t, out, "all its users may open")
 	require.Contains(t, n.conf(102), ": /dev/dri/card1,gid=44,mode=0660,uid=0\n")
 	require.Contains(t, n.conf(102), ": /dev/dri/renderD129,gid=993,mode=0660,uid=0\n")
 	require.NotContains(t, n.conf(102), "renderD128", "the card of the mainboard")

@@ -212,7 +212,7 @@ func Disable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 			there = append(there, vmid)
 			continue
 		}
-		fmt.Fprintf(out, "container %d: it does not exist any more, its record of enable is removed\n", vmid)
+		fmt.Fprintf(out, "container %d: it does not exist any more, so its record of enable was removed\n", vmid)
 		if !o.DryRun {
 			if err := (State{}).write(o.State, vmid); err != nil {
 				return err

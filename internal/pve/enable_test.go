@@ -642,7 +642,7 @@ func TestGoneContainerIsForgotten(t *testing.T) {
 	require.NoError(t, os.Remove(filepath.Join(n.o.Root, "etc/pve/lxc/102.conf")))
 	out, err := n.disable(102)
 	require.NoError(t, err)
-	require.Equal(t, "container 102: it does not exist any more, its record of enable is removed\n", out)
+	require.Equal(t, "container 102: it does not exist any more, so its record of enable was removed\n", out)
 	require.NoFileExists(t, stateFile(n.o.State, 102))
 	_, err = n.disable(102)
 	require.ErrorContains(t, err, "there is no container 102")
@@ -688,5 +688,5 @@ func TestStateFolderIsMadeForRootAlone(t *testing.T) {
 
 	require.NoError(t, os.Chmod(n.o.State, 0o777))
 	_, err = n.enable(102)
-	require.ErrorContains(t, err, "others than root could exchange")
+	require.ErrorContains(t, err, "others than root could replace")
 }

@@ -133,7 +133,7 @@ func setEntry(ctx context.Context, root string, g Guest, entry string, dryRun bo
 	}
 	held, err := lock.Take(ctx, filepath.Join(locks, fmt.Sprintf("pve-config-%d.lock", g.VMID)), lock.Options{Timeout: lockWait})
 	if errors.Is(err, lock.ErrBusy) {
-		return false, hint.Errorf("another task holds the container's lock (a start, a backup or a hook that still works): try again when it has ended", "can't lock it: %w", err)
+		return false, hint.Errorf("another task holds the container's lock (a start, a backup or a running hook): try again when it has ended", "can't lock it: %w", err)
 	}
 	if err != nil {
 		return false, err
@@ -143,7 +143,7 @@ func setEntry(ctx context.Context, root string, g Guest, entry string, dryRun bo
 		return false, err
 	}
 	if task := lockedFor(text); task != "" {
-		return false, hint.Errorf("wait for the backup, snapshot or migration to end; a lock left over is taken away by pct unlock", "the container is locked (%s)", task)
+		return false, hint.Errorf("wait for the backup, snapshot or migration to end; remove a stale lock with pct unlock", "the container is locked (%s)", task)
 	}
 	next := withEntry(text, entry)
 	return true, exchangeFile(file, text, next)

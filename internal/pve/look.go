@@ -92,7 +92,7 @@ func (o Options) forget(out io.Writer) error {
 		if !gone {
 			continue
 		}
-		fmt.Fprintf(out, "container %d: it does not exist any more, its record of enable is removed\n", vmid)
+		fmt.Fprintf(out, "container %d: it does not exist any more, so its record of enable was removed\n", vmid)
 		if err := (State{}).write(o.State, vmid); err != nil {
 			return err
 		}
@@ -202,13 +202,13 @@ func (o Options) sayChoice(c Choice, jobs []job, out io.Writer) {
 			return strings.HasPrefix(value, "/dev/dri/") && !strings.Contains(value, "gid=")
 		})
 	}) {
-		fmt.Fprintf(out, "note: the nodes in /dev/dri are open to every user of a container that does not run now or has no group render or video: enable it again while it runs, and they are for that group alone\n")
+		fmt.Fprintf(out, "note: where a container does not run now, or has no group render or video, all its users may open the nodes in /dev/dri; enable it again while it runs to limit them to that group\n")
 	}
 	if c.MIG {
 		fmt.Fprintf(out, "note: MIG instances do not survive a reboot of the node: make the same ones again before the container starts, by nvidia-smi mig; without them it starts, and has no GPU\n")
 	}
 	if len(c.Missing) > 0 {
-		fmt.Fprintf(out, "warning: not on this host: %s; CUDA needs it: run pve-nvidia-hook devices, then enable again\n", list(c.Missing))
+		fmt.Fprintf(out, "warning: this host lacks %s, which CUDA needs: run pve-nvidia-hook devices, then enable again\n", list(c.Missing))
 	}
 }
 
@@ -245,7 +245,7 @@ const NextPrefix = "next: "
 func (o Options) sayLate(storages Storages, volume string, out io.Writer) {
 	id, _, _ := strings.Cut(volume, ":")
 	if s := storages[id]; s.Late(o.Root) {
-		fmt.Fprintf(out, "warning: Proxmox VE does not mount storage %s for a hookscript: after a boot of the node a container may fail to start with \"script '%s' does not exist\"; better install pve-nvidia-hook on every node and take --storage local, or give %s a line in /etc/fstab\n", id, volume, s.Path)
+		fmt.Fprintf(out, "warning: Proxmox VE does not mount storage %s for a hookscript: after a boot of the node a container may fail to start with \"script '%s' does not exist\"; better install pve-nvidia-hook on every node and use --storage local, or add %s to /etc/fstab\n", id, volume, s.Path)
 	}
 }
 

@@ -89,10 +89,10 @@ func reason(text string) string {
 // explain returns what to do about a refusal of pct.
 func explain(text string) string {
 	for _, known := range []struct{ said, hint string }{
-		{"got timeout", "another task holds the container's lock (a start, a backup or a hook that still works): try again when it has ended"},
+		{"got timeout", "another task holds the container's lock (a start, a backup or a running hook): try again when it has ended"},
 		{"please run as root", "run it as root on the node"},
 		{"only allowed for root@pam", "only root@pam may set hookscripts and devices: run it as root on the node"},
-		{"is locked (", "wait for the backup, snapshot or migration to end; a stale lock is removed by pct unlock"},
+		{"is locked (", "wait for the backup, snapshot or migration to end; remove a stale lock with pct unlock"},
 		{"Configuration file", "the container was removed or migrated meanwhile"},
 		{"is not a device", devicesHint},
 		{"Device /dev/", devicesHint},

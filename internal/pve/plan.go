@@ -168,7 +168,7 @@ func (p *Plan) hookscript(old string, w Want) error {
 	case Ours(old):
 		volume = cmp.Or(volume, old)
 	case old != "" && !w.Chain:
-		return hint.Errorf("with --chain pve-nvidia-hook takes its place and runs it after its own work",
+		return hint.Errorf("add --chain: pve-nvidia-hook then takes its place and runs it after its own work",
 			"container %d has a hookscript already: %s", p.VMID, old)
 	case old != "":
 		chain = old
@@ -176,7 +176,7 @@ func (p *Plan) hookscript(old string, w Want) error {
 	volume = cmp.Or(volume, DefaultVolume)
 	if chain != "" {
 		if volume = chaining(chain); w.Volume != "" && store(w.Volume) != store(chain) {
-			return hint.Errorf("leave out --storage, or take "+store(chain),
+			return hint.Errorf("leave out --storage, or use --storage "+store(chain),
 				"the hookscript of container %d must be in the same folder as %s, which it runs", p.VMID, chain)
 		}
 	}

@@ -84,7 +84,7 @@ func afterLink(path string) (string, error) {
 func folder(path string, st fs.FileInfo, last bool) error {
 	if uid, ok := Owner(st); !ok {
 		return hint.Errorf(fmt.Sprintf("chown root:root %s (on NFS: export it with no_root_squash), or set another folder in the configuration", path),
-			"%s belongs to uid %d, who could exchange what root runs", path, uid)
+			"%s belongs to uid %d, who could replace what root runs", path, uid)
 	}
 	mode := st.Mode()
 	switch {
@@ -93,9 +93,9 @@ func folder(path string, st fs.FileInfo, last bool) error {
 	case !mode.IsDir():
 		return fmt.Errorf("%s is not a folder", path)
 	case last && mode.Perm()&0o022 != 0:
-		return hint.Errorf("chmod go-w "+path, "%s has mode %04o: others than root could exchange what root runs", path, mode.Perm())
+		return hint.Errorf("chmod go-w "+path, "%s has mode %04o: others than root could replace what root runs", path, mode.Perm())
 	case !last && mode.Perm()&0o002 != 0 && mode&fs.ModeSticky == 0:
-		return hint.Errorf("chmod o-w "+path, "%s above it has mode %04o: anybody could exchange the folder", path, mode.Perm())
+		return hint.Errorf("chmod o-w "+path, "%s above it has mode %04o: anybody could replace the folder", path, mode.Perm())
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func File(path string, st fs.FileInfo) error {
 		return fmt.Errorf("%s is refused: it is not a regular file (%s)", path, st.Mode().Type())
 	}
 	if uid, ok := Owner(st); !ok {
-		return hint.Errorf("remove it, or chown root: "+path, "%s is refused: it belongs to uid %d, who could exchange what root runs", path, uid)
+		return hint.Errorf("remove it, or chown root: "+path, "%s is refused: it belongs to uid %d, who could replace what root runs", path, uid)
 	}
 	if mode := st.Mode().Perm(); mode&0o022 != 0 {
 		return hint.Errorf("remove it, or chmod go-w "+path, "%s is refused: it has mode %04o, so that others than root could have written it", path, mode)

@@ -33,7 +33,7 @@ func TestFileThatOthersCouldHaveWrittenIsNotRead(t *testing.T) {
 		"file for all to write": {func(_, file string) error { return os.Chmod(file, 0o666) }, "mode 0666"},
 		"folder of another":     {func(dir, _ string) error { return os.Chown(dir, 1000, 1000) }, "belongs to uid 1000"},
 		"folder for the group":  {func(dir, _ string) error { return os.Chmod(dir, 0o770) }, "mode 0770"},
-		"folder above it":       {func(dir, _ string) error { return os.Chmod(filepath.Dir(dir), 0o777) }, "anybody could exchange"},
+		"folder above it":       {func(dir, _ string) error { return os.Chmod(filepath.Dir(dir), 0o777) }, "anybody could replace"},
 		"folder above of another": {func(dir, _ string) error { return os.Chown(filepath.Dir(dir), 1000, 1000) },
 			"belongs to uid 1000"},
 		"link": {func(dir, file string) error {
