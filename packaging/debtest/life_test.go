@@ -200,8 +200,13 @@ func removeWhileNamed(n *node) {
 }
 
 func purgeWhileNamed(n *node) {
+	n.run("touch -d '2 minutes ago' /run/pve-nvidia-hook/removed")
 	said := n.run("dpkg --purge pve-nvidia-hook 2>&1")
 	require.Contains(n.t, said, "guest 101 on pve1")
+	for _, purge := range []string{"dpkg --purge", "apt-get purge -y"} {
+		n.install(deb(newer))
+		require.Equal(n.t, 1, strings.Count(n.run(purge+" pve-nvidia-hook 2>&1"), "guest 101 on pve1"), purge)
+	}
 	for _, gone := range []string{"/var/lib/pve-nvidia-hook", "/var/cache/pve-nvidia-hook", "/etc/pve-nvidia-hook"} {
 		require.False(n.t, n.exists(gone), gone)
 	}

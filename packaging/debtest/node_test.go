@@ -163,11 +163,11 @@ func (n *node) exists(name string) bool {
 	return err == nil
 }
 
-// files lists everything on the node except what dpkg, systemd and the tests
+// files lists everything on the node except what dpkg, apt, systemd and the tests
 // themselves write.
 func (n *node) files() string {
 	n.t.Helper()
 	return n.run(`find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /dev -o -path /tmp -o -path /var/tmp -o -path /root ` +
-		`-o -path /var/log -o -path /var/lib/dpkg -o -path /var/lib/lxc -o -path /etc/pve -o -path /var/lib/systemd -o -path /var/cache/ldconfig \) ` +
+		`-o -path /var/log -o -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/cache/apt -o -path /var/cache/debconf -o -path /var/lib/lxc -o -path /etc/pve -o -path /var/lib/systemd -o -path /var/cache/ldconfig \) ` +
 		`-prune -o -print | sort`)
 }
