@@ -58,7 +58,7 @@ other nodes need: use a higher --keep there.`,
 			return errors.Join(printPruned(c.OutOrStdout(), items, asJSON, dryRun), err)
 		},
 	}
-	numberFlag(c.Flags(), &keep, "keep", 0, 1, 1000, "keep `N` versions in place of cache.keep")
+	numberFlag(c.Flags(), &keep, "keep", 0, 1, 1000, "keep `N` versions instead of cache.keep")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be removed, remove nothing")
 	jsonFlag(c, &asJSON)
 	return c

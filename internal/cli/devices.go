@@ -39,7 +39,7 @@ and changes nothing. Without it, warnings name the nodes that now belong to
 another card than the one that enable chose, and MIG instances that are gone
 since the last boot.
 
-Where containers of this node have the shared driver, it is laid out and mounted
+Where containers of this node have the shared driver, it is prepared and mounted
 for them, if its run file is in the cache.
 
 The unit pve-nvidia-hook-devices.service runs this with --if-needed at boot,

@@ -19,15 +19,15 @@ it. Nothing is changed (except that --deep notes its results in the cache), no
 program is started in a container, and no network is used. On the host,
 nvidia-smi is asked for the persistence mode.
 
-Without a VMID the containers of this node are checked that have the hookscript
-or had it from enable, and those that the configuration wants a driver in; where
-there is no Proxmox VE, all that LXC has (paths.lxc).
+Without a VMID it checks the containers of this node that have the hookscript or
+had it from enable, and those that the configuration wants a driver in. Without
+Proxmox VE it checks all that LXC has (paths.lxc).
 
 ` + doctor.Help() + `
 
 Each finding is ok, a problem (something does not work, or will not at the next
 start), a warning (it works, but not for everybody or not for long) or unknown
-(it could not be read, which is never taken for right or for wrong). Where one
+(it could not be read, so it may be right or wrong). Where one
 finding follows from another, only its check is named, with its cause; --verbose
 and --json (as "cause") show all of it.
 

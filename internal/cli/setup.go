@@ -28,7 +28,7 @@ func (a *app) setup() *cobra.Command {
 		Use:   "setup [VMID...]",
 		Short: "choose containers and enable them, step by step",
 		Long: `Show the host's driver and GPUs and the containers of this node, ask which
-containers to enable, say what will be changed, and change it after a yes. At
+containers to enable, say what will be changed, and change it when you agree. At
 the end doctor checks the result. It does nothing that enable and doctor do not
 do, and can be run again at any time.
 
@@ -40,8 +40,8 @@ choose, else all. Another hookscript of a container is kept and runs after this
 one (enable --chain).
 
 With --yes nothing is asked: the VMIDs that are given are enabled, or without
-VMIDs the suggested containers. The exit status is 1 if a container could not
-be enabled; what doctor finds does not change it.`,
+VMIDs the containers that have NVIDIA devices. The exit status is 1 if a
+container could not be enabled; what doctor finds does not change it.`,
 		Example: `  pve-nvidia-hook setup
   pve-nvidia-hook setup 101 102 --yes   ask nothing, for scripts
   pve-nvidia-hook setup --dry-run       say what would be changed`,
@@ -159,7 +159,7 @@ func (s *guide) choose(ctx context.Context, guests []pve.Guest, obstacles []doct
 	var all, suggested []int
 	for _, g := range guests {
 		all = append(all, g.VMID)
-		uses := len(g.Conf.Nodes()) > 0 || slices.ContainsFunc(obstacles, func(f doctor.Finding) bool { return f.VMID == g.VMID && packages(f) })
+		uses := len(g.Conf.Nodes()) > 0 || !s.yes && slices.ContainsFunc(obstacles, func(f doctor.Finding) bool { return f.VMID == g.VMID && packages(f) })
 		if g.Err == nil && uses && !pve.Ours(g.Conf.Next().Hookscript) {
 			suggested = append(suggested, g.VMID)
 		}

@@ -58,4 +58,7 @@ func TestSetupSuggestsContainersWithDriverPackagesAndSaysHowTheyGo(t *testing.T)
 	require.Contains(t, said.Text, "container 101: note: distribution packages of the driver are installed: libcuda1: they stay until apply --replace-packages\n")
 	require.Contains(t, said.Text, "container 101 (jellyfin): would set hookscript")
 	require.NotContains(t, said.Text, "container 102")
+	said, err = r.Run(t.Context(), "setup", "--yes")
+	require.NoError(t, err)
+	require.Contains(t, said.Text, "no container was chosen", "nobody was asked, and the hook would refuse its work")
 }

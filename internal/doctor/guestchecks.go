@@ -18,7 +18,7 @@ func guestChecks() []check {
 		name: "container", about: "it exists and is a container of this node",
 		where: ofGuest, alone: true, run: checkThere,
 	}, {
-		name: "settings", about: "its settings have no mistakes; if they want no driver, only what keeps it from starting is checked",
+		name: "settings", about: "its settings have no mistakes; where no driver is wanted, only what prevents its start is checked",
 		where: ofGuest,
 		run: func(_ *hostFacts, g *guestFacts, out *findings) {
 			switch {

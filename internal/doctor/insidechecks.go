@@ -52,7 +52,7 @@ func insideChecks() []check {
 		name: "memory", about: "its memory limit is not below 512 MiB",
 		where: inside, run: checkMemory,
 	}, {
-		name: "last-run", about: "the last run did not fail; else when the next attempt is",
+		name: "last-run", about: "the last run did not fail; after a failure, when the next attempt is",
 		where: ofWanted, after: []string{"kernel-module", "wanted-version", "obstacles"}, run: checkRuns,
 	}, {
 		name: "nodes-inside", about: "its NVIDIA nodes are devices with the host's numbers",
