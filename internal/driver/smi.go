@@ -176,7 +176,7 @@ type smiFailure struct{ means, hint string }
 // and the two of a program that cannot be started.
 var smiFailures = map[int]smiFailure{
 	4: {"the container may not open the GPU's device nodes",
-		"the nodes' mode or the container's device rules forbid it: let Proxmox pass them in with devN entries of mode 0666 (pve-nvidia-hook enable VMID --gpus all)"},
+		"the nodes' mode or the container's device rules forbid it: pve-nvidia-hook doctor VMID says which, and prints the commands that fix it"},
 	noDevice: {"the driver answers but finds no GPU",
 		"no node of a GPU reaches the container (pve-nvidia-hook enable VMID --gpus all, then restart it), it is bound to vfio-pci for a virtual machine, or it failed to start: see dmesg | grep NVRM on the host"},
 	9: {"it cannot talk to the kernel module",

@@ -219,7 +219,7 @@ func (p *Plan) device(d Device, c Conf, next Section, state State, standing map[
 			p.State.Kept = append(p.State.Kept, old)
 		}
 		if !strings.Contains(old, "mode=") && !strings.Contains(old, "gid=") && !strings.Contains(old, "uid=") {
-			p.warn("%s has no mode=: only root can use %s in the container (0666 is for everyone)", dev(n), d.Path)
+			p.warn("%s has no mode=: only root can use %s in the container; for all users: pct set %d --%s %s,mode=0666", dev(n), d.Path, p.VMID, dev(n), old)
 		}
 		return nil
 	}
