@@ -506,9 +506,9 @@ echo /opt/compat >/etc/ld.so.conf.d/000_compat.conf && ldconfig`)
 // A removal that runs out of time must not leave the container without a driver.
 func TestAnOldDriverThatCannotBeRemovedInTimeIsReplaced(t *testing.T) {
 	n := newNode(t, older)
-	n.configure("[install]\ntimeout = \"8s\"\n")
 	g := n.start(lab.Spec{})
 	g.postStart(0)
+	n.configure("[install]\ntimeout = \"15s\"\n")
 	g.sh(`rm /usr/bin/nvidia-uninstall; cat >/usr/bin/nvidia-uninstall <<'EOF'
 #!/bin/sh
 [ -e /root/hung ] || { touch /root/hung; exec sleep 1000; }
