@@ -19,6 +19,7 @@ import (
 type State struct {
 	Settings config.Settings
 	Running  bool
+	Shares   bool           // it is to have the shared driver
 	Wanted   version.Driver // "" when none is, or it cannot be told
 	// Has is what the container has: by its record when it is running, else by
 	// its last run.
@@ -39,7 +40,7 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 	settings, err := o.Config.For(vmid)
 	w := &work{order: order{Settings: settings, HostRoot: o.Host.Root}, host: o.Host}
 	runs := record.Runs{State: settings.Paths.State}
-	s := State{Settings: settings}
+	s := State{Settings: settings, Shares: Shares(o.Host, settings)}
 	var last Trace
 	if had, lastErr := runs.Last(vmid, &last); had {
 		s.Last = &last
@@ -57,7 +58,7 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 		defer w.container.Close()
 		s.Running = true
 		f.Container, w.installed = w.lookContainer()
-		s.Has = hasOf(w.installed)
+		s.Has = hasOf(w.installed, f.Container.Mounted)
 		if s.Has.Driver != "" {
 			s.Use = Use(ctx, w.container, s.Has.Driver)
 		}

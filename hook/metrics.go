@@ -17,9 +17,9 @@ func (r *run) measure() {
 	if paths.Metrics == "" {
 		return
 	}
-	has := t.Facts.Container.Recorded
+	has := Has{Driver: t.Facts.Container.Recorded}
 	if t.Left != nil {
-		has = t.Left.Driver
+		has = *t.Left
 	}
 	if err := trust.MakeDir(paths.Run, 0o755); err != nil {
 		r.Log.Warnf("%v", fmt.Errorf("run folder (paths.run): %w", err))
@@ -36,7 +36,8 @@ func (r *run) measure() {
 		OK:        t.Result != Failed && t.Result != Refused,
 		Duration:  time.Duration(t.Seconds * float64(time.Second)),
 		Wanted:    t.Plan.Wanted,
-		Installed: has,
+		Installed: has.Driver,
+		Shared:    has.Shared,
 	}, t.Facts.Host.Module, t.Facts.Host.Arch != "" && t.Facts.Host.ModuleError == "")
 	if err != nil {
 		r.Log.Warnf("%v", err)

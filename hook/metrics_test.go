@@ -27,7 +27,7 @@ func TestPrometheusIsToldOfEveryRun(t *testing.T) {
 		return string(text)
 	}
 	require.Contains(t, told(), `pve_nvidia_hook_last_run_success{vmid="101"} 1`)
-	require.Contains(t, told(), `pve_nvidia_hook_driver_info{vmid="101",wanted="`+newer+`",installed="`+newer+`"} 1`)
+	require.Contains(t, told(), `pve_nvidia_hook_driver_info{vmid="101",wanted="`+newer+`",installed="`+newer+`",shared="no"} 1`)
 	require.Contains(t, told(), `pve_nvidia_hook_host_module_info{version="`+newer+`"} 1`)
 
 	require.NoError(t, n.Module(""))

@@ -171,7 +171,7 @@ func (w *work) tidy(ctx context.Context) error {
 func (w *work) leave() {
 	f := w.trace.Facts
 	if w.rebooted { // there is nothing to look at any more
-		has := hasOf(&w.next)
+		has := hasOf(&w.next, w.next.Version)
 		w.trace.Left = &has
 		return
 	}
@@ -182,7 +182,7 @@ func (w *work) leave() {
 		w.trace.After = w.digest(f)
 	}
 	if f.Container.RecordError == "" {
-		has := hasOf(w.installed)
+		has := hasOf(w.installed, f.Container.Mounted)
 		w.trace.Left = &has
 	}
 }

@@ -114,13 +114,13 @@ func (f *ContainerFacts) lookShare(w *work, in *record.Installed) {
 	if conf := w.guestConf(); conf != nil {
 		f.Share = f.Share || conf.Shared()
 	}
-	if f.Share {
+	f.SetUp = in != nil && in.Delivered == record.ByShare
+	if f.Share || f.SetUp {
 		f.Mounted = share.InContainer(w.container)
 	}
-	if in == nil || in.Delivered != record.ByShare {
+	if !f.SetUp {
 		return
 	}
-	f.SetUp = true
 	shared, _ := share.Mounted(w.Settings.Paths.Run)
 	f.Differs = say.Clean(share.Differs(w.container, in, shared), claimMost)
 }
@@ -137,7 +137,7 @@ func decideShare(s config.Settings, f Facts, p Plan) Plan {
 			Hint: fmt.Sprintf("pve-nvidia-hook enable %[1]d --share, then restart it: pct reboot %[1]d", s.VMID)}
 	case c.Mounted != p.Wanted:
 		return Plan{Wanted: p.Wanted, Refused: true,
-			Why:  fmt.Sprintf("the container was started with the shared driver %s, the host's kernel module is %s", c.Mounted, p.Wanted),
+			Why:  fmt.Sprintf("the container was started with the shared driver %s, its restart gets %s of the host's kernel module", c.Mounted, p.Wanted),
 			Hint: fmt.Sprintf("restart it: pct reboot %d", s.VMID)}
 	}
 	setUp := ""

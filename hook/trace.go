@@ -56,10 +56,11 @@ const (
 	EndedInterrupted = "interrupted" // whoever called has ended it
 )
 
-// Has is what a container has by its own record. Differences between record and
-// files are not in it.
+// Has is what a container has by its own record, and of the shared driver by what is
+// mounted in it. Differences between record and files are not in it.
 type Has struct {
 	Driver  version.Driver `json:"driver,omitempty"`
+	Shared  bool           `json:"shared,omitempty"`  // Driver is shared by the node, not installed
 	Toolkit string         `json:"toolkit,omitempty"` // release, such as 12.8
 }
 
@@ -82,16 +83,20 @@ func ReadTrace(r io.Reader) (Trace, error) {
 	return t, nil
 }
 
-// hasOf reads from a record what the container has; nil is no record.
-func hasOf(in *record.Installed) Has {
+// hasOf reads from a record what the container has; nil is no record. mounted is the
+// version of the shared driver in it.
+func hasOf(in *record.Installed, mounted version.Driver) Has {
 	if in == nil {
 		return Has{}
 	}
-	had, err := recordedToolkit(in)
-	if err != nil || !had.OK {
-		return Has{Driver: in.Version}
+	has := Has{Driver: in.Version}
+	if in.Delivered == record.ByShare && in.Version != "" {
+		has.Driver, has.Shared = mounted, mounted != ""
 	}
-	return Has{in.Version, had.Release}
+	if had, err := recordedToolkit(in); err == nil && had.OK {
+		has.Toolkit = had.Release
+	}
+	return has
 }
 
 // secrets are the parts of the configured URLs that nobody may read: a trace is

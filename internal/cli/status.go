@@ -24,6 +24,7 @@ type statusRow struct {
 	Running   bool           `json:"running"`
 	Wanted    version.Driver `json:"wanted"`
 	Installed version.Driver `json:"installed"`
+	Shared    bool           `json:"shared"` // Installed is the node's driver, mounted in it
 	Toolkit   string         `json:"toolkit"`
 	OK        bool           `json:"ok"`
 	Reason    string         `json:"reason"`
@@ -50,8 +51,10 @@ it worked on before; or for the containers named. One that it only worked on
 before is not followed any more: the driver in it is not updated.
 
 What a running container has is read from its record and compared with its
-files. Versions in parentheses are those that the last run left in a container
-that is stopped now. A line that begins with "!" is a problem, with its reason
+files. "shared" stands before the version of a driver that is not installed but
+mounted from the node; a container that runs keeps it until its next start.
+Versions in parentheses are those that the last run left in a container that is
+stopped now. A line that begins with "!" is a problem, with its reason
 at the end. The exit status is 0 even then (doctor is the command for checks);
 it is 1 if a container that was named does not exist.
 
@@ -118,7 +121,7 @@ func (a *app) statusRows(ctx context.Context, conf *config.Config, ids []int) (r
 func row(s state, known *containers) statusRow {
 	r := statusRow{
 		VMID: s.vmid, Name: say.Clean(known.name(s.vmid, s.Settings), 64), Running: s.Running,
-		Wanted: s.Wanted, Installed: s.Has.Driver, Toolkit: say.Clean(s.Has.Toolkit, 20),
+		Wanted: s.Wanted, Installed: s.Has.Driver, Shared: s.Has.Shared, Toolkit: say.Clean(s.Has.Toolkit, 20),
 	}
 	if s.Last != nil {
 		was := s.Last.Settings
@@ -178,7 +181,9 @@ func judge(s state, known *containers) (ok bool, reason string) {
 		return true, ""
 	case ended:
 		return false, fmt.Sprintf("the last run %s: %s", was(last.Result), last.Reason)
-	case s.Has.Driver == "":
+	case s.Shares && (s.Has.Driver != s.Wanted || !s.Has.Shared):
+		return true, "the next start has the shared driver " + string(s.Wanted)
+	case s.Has.Driver == "" || s.Has.Shared && !s.Shares:
 		return true, "the next start installs " + string(s.Wanted)
 	case s.Has.Driver != s.Wanted:
 		return true, fmt.Sprintf("the next start replaces %s by %s", s.Has.Driver, s.Wanted)

@@ -96,8 +96,12 @@ func (r statusRow) cells(now time.Time, narrow bool) []string {
 		}
 		return s
 	}
+	installed := string(r.Installed)
+	if r.Shared {
+		installed = "shared " + installed
+	}
 	return []string{mark, strconv.Itoa(r.VMID), dash(r.Name), running, dash(string(r.Wanted)),
-		known(string(r.Installed)), known(r.Toolkit), last, result, r.Reason}
+		known(installed), known(r.Toolkit), last, result, r.Reason}
 }
 
 // word is what a person reads of the result, as in the summary of apply.

@@ -23,7 +23,7 @@ func sampleRows(now time.Time) []statusRow {
 		{VMID: 101, Name: "web", Running: true, Wanted: "580.142", Installed: "580.142", Toolkit: "12.8", OK: true, LastRun: ran(20*time.Second, hook.Skipped)},
 		{VMID: 102, Name: "a-name-that-somebody-made-rather-long", Running: true, Wanted: "580.142", Installed: "550.163.01", LastRun: ran(5*time.Hour, hook.Failed),
 			Reason: "driver 550.163.01 is installed, 580.142 is wanted; the last run failed: 214 MB are free on /usr, 700 MB are needed for driver 580.142 and its firmware"},
-		{VMID: 103, Wanted: "580.142", Installed: "580.142", OK: true, LastRun: ran(72*time.Hour, hook.Installed)},
+		{VMID: 103, Wanted: "580.142", Installed: "580.142", Shared: true, OK: true, LastRun: ran(72*time.Hour, hook.Installed)},
 		{VMID: 1000104, Name: "fresh", Wanted: "580.142", OK: true, Reason: "the next start installs 580.142"},
 		{VMID: 1000105, Name: "外外外", Running: true, Wanted: "580.142", Installed: "580.142", OK: true, LastRun: ran(2*time.Minute, hook.Background)},
 	}

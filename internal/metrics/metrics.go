@@ -31,6 +31,7 @@ type Run struct {
 	Duration  time.Duration
 	Wanted    version.Driver // "": none, or it cannot be told; then Installed is not told either
 	Installed version.Driver // "": none
+	Shared    bool           // Installed is the node's driver, mounted in the container
 }
 
 // File is the metrics of a node.

@@ -37,7 +37,7 @@ func content(t testing.TB, f File) string {
 
 var (
 	comment = regexp.MustCompile(`^# (HELP ([a-z_]+) [^\\]+|TYPE ([a-z_]+) gauge)$`)
-	sample  = regexp.MustCompile(`^([a-z_]+)\{[a-z]+="[0-9.]*"(,[a-z]+="[0-9.]*")*\} [0-9]+(\.[0-9]+)?$`)
+	sample  = regexp.MustCompile(`^([a-z_]+)\{[a-z]+="[0-9.]*"(,[a-z]+="([0-9.]*|yes|no)")*\} [0-9]+(\.[0-9]+)?$`)
 )
 
 // valid checks the exposition format: HELP, TYPE and samples of a metric stand
@@ -74,7 +74,9 @@ func valid(t testing.TB, text string) {
 
 func TestTheFileTellsOfAllContainers(t *testing.T) {
 	f := file(t)
-	require.NoError(t, f.Update(run(101), "580.142", true))
+	shared := run(101)
+	shared.Shared = true
+	require.NoError(t, f.Update(shared, "580.142", true))
 	bad := run(100)
 	bad.OK, bad.Installed = false, ""
 	require.NoError(t, f.Update(bad, "", false))
@@ -98,10 +100,10 @@ pve_nvidia_hook_last_run_success{vmid="102"} 1
 pve_nvidia_hook_last_run_duration_seconds{vmid="100"} 0.006
 pve_nvidia_hook_last_run_duration_seconds{vmid="101"} 0.006
 pve_nvidia_hook_last_run_duration_seconds{vmid="102"} 0.006
-# HELP pve_nvidia_hook_driver_info The driver that the container should have and the one that it has.
+# HELP pve_nvidia_hook_driver_info The driver that the container should have, the one that it has, and whether the node shares that with it.
 # TYPE pve_nvidia_hook_driver_info gauge
-pve_nvidia_hook_driver_info{vmid="100",wanted="580.142",installed=""} 1
-pve_nvidia_hook_driver_info{vmid="101",wanted="580.142",installed="580.142"} 1
+pve_nvidia_hook_driver_info{vmid="100",wanted="580.142",installed="",shared="no"} 1
+pve_nvidia_hook_driver_info{vmid="101",wanted="580.142",installed="580.142",shared="yes"} 1
 # HELP pve_nvidia_hook_host_module_info The NVIDIA kernel module that is loaded.
 # TYPE pve_nvidia_hook_host_module_info gauge
 pve_nvidia_hook_host_module_info{version="580.142"} 1
@@ -212,6 +214,8 @@ func FuzzParse(f *testing.F) {
 	f.Add(n.text())
 	f.Add([]byte(`pve_nvidia_hook_driver_info{vmid="101",wanted="580.1",installed=""} 1` + "\n" + `pve_nvidia_hook_last_run_success{vmid="101",x="1"} 1`))
 	f.Add([]byte(`pve_nvidia_hook_driver_info{vmid="101",wanted="580.1",installed="",installed=""} 1`))
+	f.Add([]byte(`pve_nvidia_hook_driver_info{vmid="101",wanted="580.1",installed="580.1",shared="yes"} 1`))
+	f.Add([]byte(`pve_nvidia_hook_driver_info{vmid="101",wanted="580.1",installed="580.1",shared="maybe"} 1`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		text := parse(data).text()
 		if again := parse(text).text(); !bytes.Equal(text, again) {

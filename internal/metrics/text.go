@@ -21,6 +21,7 @@ type node struct {
 type line struct {
 	at, ok, seconds   string // numbers
 	wanted, installed version.Driver
+	shared            string // yes or no
 }
 
 const (
@@ -40,8 +41,12 @@ func lineOf(r Run) line {
 	if r.OK {
 		l.ok = "1"
 	}
-	if r.Wanted != "" {
-		l.installed = r.Installed
+	if r.Wanted == "" {
+		return l
+	}
+	l.installed, l.shared = r.Installed, "no"
+	if r.Shared {
+		l.shared = "yes"
 	}
 	return l
 }
@@ -72,11 +77,11 @@ func (n *node) text() []byte {
 	of(atName, "When the last run on the container ended, in seconds since 1970.", func(l line) (string, string) { return "", l.at })
 	of(okName, "Whether the last run found or made all as it should be.", func(l line) (string, string) { return "", l.ok })
 	of(tookName, "How long the last run took.", func(l line) (string, string) { return "", l.seconds })
-	of(infoName, "The driver that the container should have and the one that it has.", func(l line) (string, string) {
+	of(infoName, "The driver that the container should have, the one that it has, and whether the node shares that with it.", func(l line) (string, string) {
 		if l.wanted == "" {
 			return "", ""
 		}
-		return `,wanted="` + string(l.wanted) + `",installed="` + string(l.installed) + `"`, "1"
+		return `,wanted="` + string(l.wanted) + `",installed="` + string(l.installed) + `",shared="` + l.shared + `"`, "1"
 	})
 	head(&b, hostName, "The NVIDIA kernel module that is loaded.")
 	if n.module != "" {
@@ -113,13 +118,14 @@ func parse(text []byte) *node {
 		l := n.runs[id]
 		switch {
 		case name == infoName && value == "1":
-			wanted, installed, _ := strings.Cut(more, `",installed="`)
+			wanted, rest, _ := strings.Cut(more, `",installed="`)
+			installed, shared, _ := strings.Cut(rest, `",shared="`)
 			w, wok := quoted(wanted+`"`, `,wanted="`)
-			i, iok := quoted(`"`+installed, `"`)
-			if !wok || !iok || w == "" {
+			i, iok := quoted(`"`+installed+`"`, `"`)
+			if !wok || !iok || w == "" || shared != `yes"` && shared != `no"` {
 				continue
 			}
-			l.wanted, l.installed = w, i
+			l.wanted, l.installed, l.shared = w, i, strings.TrimSuffix(shared, `"`)
 		case more != "" || !isNumber(value):
 			continue
 		case name == atName:

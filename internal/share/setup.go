@@ -156,7 +156,7 @@ func TakeAway(ctx context.Context, c *lxc.Container, files []record.File) error 
 }
 
 // Differs says how a container's set-up is not as its record tells, "" when it is. l
-// is what the node shares now.
+// is what the node shares now; the container may have been started with an earlier one.
 func Differs(c *lxc.Container, in *record.Installed, l Layout) string {
 	names := make([]string, len(in.Files))
 	for i, f := range in.Files {
@@ -176,7 +176,7 @@ func Differs(c *lxc.Container, in *record.Installed, l Layout) string {
 	switch {
 	case !conf:
 		return "the record does not name " + confFile
-	case l.Version != "" && l.Digest() != in.Layout:
+	case l.Version != "" && l.Version == InContainer(c) && l.Digest() != in.Layout:
 		return "the shared driver has other files than its set-up was made for"
 	}
 	return ""

@@ -168,7 +168,7 @@ func (s *stand) told(vmid int, version string) error {
 	if err != nil {
 		return err
 	}
-	want := fmt.Sprintf("pve_nvidia_hook_driver_info{vmid=%q,wanted=%q,installed=%q} 1\n", strconv.Itoa(vmid), version, version)
+	want := fmt.Sprintf("pve_nvidia_hook_driver_info{vmid=%q,wanted=%q,installed=%q,shared=\"no\"} 1\n", strconv.Itoa(vmid), version, version)
 	if !strings.Contains(string(metrics), want) {
 		return fmt.Errorf("the metrics do not tell of %s in container %d: %s", version, vmid, metrics)
 	}
