@@ -56,6 +56,7 @@ type ContainerFacts struct {
 
 	// Of the shared driver.
 	Share   bool           `json:"share,omitempty"`   // the container is to have it
+	Entry   bool           `json:"entry,omitempty"`   // its configuration mounts it
 	Mounted version.Driver `json:"mounted,omitempty"` // what of it is mounted there
 	SetUp   bool           `json:"set_up,omitempty"`  // the record tells of its set-up; then Differs is about that
 

@@ -111,8 +111,8 @@ func shareMismatch(wanted version.Driver, h HostFacts) *Plan {
 // that has its set-up.
 func (f *ContainerFacts) lookShare(w *work, in *record.Installed) {
 	f.Share = w.Settings.Install.Deliver == record.ByShare
-	if conf := w.guestConf(); conf != nil {
-		f.Share = f.Share || conf.Shared()
+	if conf := w.guestConf(); conf != nil && conf.Shared() {
+		f.Share, f.Entry = true, true
 	}
 	f.SetUp = in != nil && in.Delivered == record.ByShare
 	if f.Share || f.SetUp {
@@ -132,6 +132,9 @@ func decideShare(s config.Settings, f Facts, p Plan) Plan {
 	switch {
 	case f.Host.Module != p.Wanted:
 		return *shareMismatch(p.Wanted, f.Host)
+	case c.Mounted == "" && c.Entry:
+		return Plan{Wanted: p.Wanted, Refused: true, Why: "the shared driver is not mounted in the container: the node did not have it ready when it was started",
+			Hint: fmt.Sprintf("restart it: pct reboot %d", s.VMID)}
 	case c.Mounted == "":
 		return Plan{Wanted: p.Wanted, Refused: true, Why: "the shared driver is not mounted in the container",
 			Hint: fmt.Sprintf("pve-nvidia-hook enable %[1]d --share, then restart it: pct reboot %[1]d", s.VMID)}

@@ -39,7 +39,7 @@ func guestChecks() []check {
 			}
 			if wanted != h.module {
 				level := Problem
-				if g.settings.Driver.OnMismatch == "install" {
+				if g.settings.Driver.OnMismatch == "install" && !g.shares() {
 					level = Warning
 				}
 				out.add(level, fmt.Sprintf("set driver.version = \"host\", or load driver %s on the host", wanted),
@@ -173,7 +173,7 @@ func (g guestFacts) mend() string {
 		return hook.AtOnce(what, g.vmid)
 	}
 	what = strings.ReplaceAll(or(what, "remove the cause"), "VMID", strconv.Itoa(g.vmid))
-	if strings.Contains(what, "next start") || strings.Contains(what, "pve-nvidia-hook apply") {
+	if strings.Contains(what, "next start") || strings.Contains(what, "pct reboot") || strings.Contains(what, "pve-nvidia-hook apply") {
 		return what
 	}
 	return fmt.Sprintf("%s; then: pve-nvidia-hook apply %d", what, g.vmid)

@@ -14,6 +14,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/share"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -39,6 +40,9 @@ type guestFacts struct {
 
 	hostHas map[string]bool // sources of the entries: whether they are devices
 	noHas   map[string]error
+
+	shareError error        // why this node cannot share the driver with it
+	shared     share.Layout // what this node shares, where it is to have that
 
 	holder    string // who holds the lock of this container's runs; "" nobody
 	lockError error
@@ -110,6 +114,7 @@ func lookGuest(ctx context.Context, c *config.Config, host host.Host, h hostFact
 		}
 	}
 	f.lookRuns(ctx)
+	f.lookShare()
 	if !f.away(h) {
 		f.lookInside(ctx, h)
 	}

@@ -229,11 +229,21 @@ func checkVersions(h *hostFacts, g *guestFacts, out *findings) {
 	found, wanted := g.inside.found, g.wanted(*h)
 	have := found.Version()
 	switch {
+	case g.inside.shares && have == "" && g.next.Shared():
+		out.add(Problem, fmt.Sprintf("%s makes it ready, then: %s", g.apply(false), h.restart(g)), "the shared driver is not mounted in it: the node did not have it ready when the container was started")
+		return
 	case g.inside.shares && have == "":
-		out.add(Problem, fmt.Sprintf("pve-nvidia-hook enable %d --share, then: %s", g.vmid, h.restart(g)), "the shared driver is not mounted in it: the line in its configuration is missing, or the driver was not ready at its start")
+		out.add(Problem, fmt.Sprintf("pve-nvidia-hook enable %d --share, then: %s", g.vmid, h.restart(g)), "the shared driver is not mounted in it: its configuration has no line for that")
 		return
 	case g.inside.shares && wanted != "" && have != wanted:
 		out.add(Problem, h.restart(g), "it was started with the shared driver %s, %s is needed", have, wanted)
+		return
+	case g.inside.setUp && !g.inside.shares:
+		level, what := Problem, "its programs are led to a shared driver that is not mounted any more"
+		if have != "" {
+			level, what = Warning, fmt.Sprintf("it has the shared driver %s until its restart, since no line of its configuration mounts that any more", have)
+		}
+		out.add(level, fmt.Sprintf("to install a driver: %s; to have none: pve-nvidia-hook uninstall %d", g.apply(false), g.vmid), "%s", what)
 		return
 	case found.CUDA != found.NVML:
 		out.add(Problem, g.apply(true), "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", or(string(found.CUDA), "nothing"), or(string(found.NVML), "nothing"))
@@ -250,6 +260,9 @@ func checkVersions(h *hostFacts, g *guestFacts, out *findings) {
 	}
 	if have == "" {
 		out.orOK("no driver is installed, as wanted")
+	}
+	if g.inside.shares {
+		out.orOK("it has driver %s of the node, as wanted", have)
 	}
 	out.orOK("driver %s is installed, as wanted", have)
 }
@@ -301,7 +314,7 @@ func checkRecord(h *hostFacts, g *guestFacts, out *findings) {
 			out.add(Warning, g.apply(false), "driver %s was not installed by this program, or not completely: the next start installs it again", have)
 		}
 		return
-	case have != "" && in.Version != have:
+	case have != "" && in.Version != have && !g.inside.setUp: // a set-up is for all versions
 		out.add(Problem, g.apply(false), "its record is stale: it names driver %s, but %s is there", in.Version, have)
 	case g.inside.differs != "":
 		out.add(Problem, g.apply(false), "it is not as driver %s was installed: %s", in.Version, g.inside.differs)

@@ -32,7 +32,8 @@ import (
 type insideFacts struct {
 	nodes       []insideNode // what bears the name of a GPU's node
 	nodesError  error
-	shares      bool // it is to have the shared driver; then found is what of it is mounted
+	shares      bool // it is to have the shared driver
+	setUp       bool // its record tells of that one; in both cases found is what is mounted
 	found       driver.Found
 	record      *record.Installed
 	recordError error
@@ -109,12 +110,13 @@ func lookInto(ctx context.Context, s config.Settings, arch string, wanted versio
 	f.nodes, f.nodesError = lookNodes(c)
 	f.found = driver.Look(c, arch)
 	f.record, f.recordError = record.Read(c)
-	if f.record != nil && f.record.Version != "" {
-		f.differs = driver.Differs(c, f.record, f.record.Capabilities)
-	}
-	if f.record != nil && f.record.Delivered == record.ByShare {
+	switch {
+	case f.record == nil:
+	case f.record.Delivered == record.ByShare:
 		shared, _ := share.Mounted(s.Paths.Run)
-		f.differs = share.Differs(c, f.record, shared)
+		f.setUp, f.differs = true, share.Differs(c, f.record, shared)
+	case f.record.Version != "":
+		f.differs = driver.Differs(c, f.record, f.record.Capabilities)
 	}
 	f.toolkit = hook.ToolkitMissing(c, f.record, s, wanted, arch)
 	_, err = c.Lstat(stage)
@@ -125,9 +127,11 @@ func lookInto(ctx context.Context, s config.Settings, arch string, wanted versio
 	}
 	f.orphans = driver.Orphans(c, arch, keep)
 	f.blockers = driver.Blockers(c, arch)
-	if shares {
+	if shares || f.setUp {
 		f.found.CUDA = share.InContainer(c)
 		f.found.NVML = f.found.CUDA
+	}
+	if shares {
 		f.blockers = driver.SharedBlockers(c, arch)
 	}
 	f.loader, f.loaderError = driver.LoaderCUDA(c, arch)

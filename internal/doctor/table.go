@@ -8,7 +8,7 @@ import (
 
 // check is one entry of the table. To add one, write its entry into the list of
 // the file where it belongs: hostChecks, cardChecks, cacheChecks, guestChecks,
-// entryChecks or insideChecks. The help page and the man page follow.
+// entryChecks, shareChecks or insideChecks. The help page and the man page follow.
 type check struct {
 	name  string
 	about string // what holds when it is ok, for the help page
@@ -32,7 +32,7 @@ const (
 
 // table lists all checks in the order in which they are run.
 func table() []check {
-	return slices.Concat(hostChecks(), cardChecks(), nodeChecks(), cacheChecks(), guestChecks(), entryChecks(), insideChecks(), useChecks())
+	return slices.Concat(hostChecks(), cardChecks(), nodeChecks(), cacheChecks(), guestChecks(), entryChecks(), shareChecks(), insideChecks(), useChecks())
 }
 
 // applies reports whether a check looks at this container.

@@ -45,8 +45,16 @@ func Shares(root string, vmid int) bool {
 }
 
 // Shared tells whether a section mounts the shared driver.
-func (s Section) Shared() bool {
-	return slices.ContainsFunc(s.LXC, func(kv KV) bool { return mountsShare(kv.Key, kv.Value) })
+func (s Section) Shared() bool { return s.ShareEntry() != "" }
+
+// ShareEntry is the line of a section that mounts the shared driver, "" when none does.
+func (s Section) ShareEntry() string {
+	for _, kv := range s.LXC {
+		if mountsShare(kv.Key, kv.Value) {
+			return kv.Key + ": " + kv.Value
+		}
+	}
+	return ""
 }
 
 // isShareEntry tells whether a line mounts something where the shared driver belongs.
