@@ -136,11 +136,9 @@ func (w *work) lookContainer() (ContainerFacts, *record.Installed) {
 // lookDeep looks for what stands in the way of a driver, or of its removal.
 func (w *work) lookDeep(ctx context.Context) *DeepFacts {
 	c, arch, facts := w.container, w.trace.Facts.Host.Arch, w.trace.Facts.Container
-	deep := &DeepFacts{Found: driver.Look(c, arch)}
+	blockers := driver.Blockers
 	if facts.Share || w.Phase == PhaseUninstall && facts.SetUp {
-		deep.Blockers = driver.SharedBlockers(c, arch)
-	} else {
-		deep.Blockers = driver.BlockersAsked(ctx, c, arch, w.log)
+		blockers = driver.SharedBlockers
 	}
-	return deep
+	return &DeepFacts{driver.Look(c, arch), driver.AskRPM(ctx, c, arch, blockers(c, arch), w.log)}
 }

@@ -24,6 +24,14 @@ func packagesMissing(in *record.Installed, s config.Settings) string {
 	return "the driver's libraries need packages of the distribution"
 }
 
+// lacks notes which packages the driver's libraries need, for packages and for a person.
+func (w *work) lacks(names []string, say bool) {
+	w.next.Lacks = names
+	if say && len(names) > 0 && !w.Settings.Driver.Packages {
+		w.log.Infof("the driver's libraries for graphics and video need packages that the container lacks: %s; packages = true below [driver] installs them", strings.Join(names, ", "))
+	}
+}
+
 // packages installs what the driver's libraries lack, from the container's own
 // repositories. Like the toolkit it is recorded as it goes.
 func (w *work) packages(ctx context.Context) (string, error) {

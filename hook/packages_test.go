@@ -11,13 +11,11 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 )
 
-// What the driver's graphics needs comes from the container's own repositories
-// when that is set, and goes with the driver.
-func TestPackagesThatTheDriverNeedsComeAndGoWithIt(t *testing.T) {
-	n := newNode(t, newer)
-	const never = "[install]\nbackground = \"never\"\n"
-	n.configure(never)
-	g := n.start(lab.Spec{Privileged: true, HostNet: true})
+// ownRepository gives the container a repository that has what the driver's graphics
+// needs, and a dead one beside it.
+func (g *guest) ownRepository() {
+	t := g.node.t
+	t.Helper()
 	g.alone()
 	const dir = "/usr/lib/x86_64-linux-gnu/"
 	var all []cudatest.Package
@@ -32,6 +30,16 @@ func TestPackagesThatTheDriverNeedsComeAndGoWithIt(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, cudatest.Write(t.Context(), g.file("root/repo"), key, all))
 	g.sh("echo 'deb [trusted=yes] file:/root/repo /' >/etc/apt/sources.list.d/own.list; echo 'deb [trusted=yes] http://127.0.0.9:1/ /' >/etc/apt/sources.list.d/dead.list")
+}
+
+// What the driver's graphics needs comes from the container's own repositories
+// when that is set, and goes with the driver.
+func TestPackagesThatTheDriverNeedsComeAndGoWithIt(t *testing.T) {
+	n := newNode(t, newer)
+	const never = "[install]\nbackground = \"never\"\n"
+	n.configure(never)
+	g := n.start(lab.Spec{Privileged: true, HostNet: true})
+	g.ownRepository()
 	packages := g.sh("dpkg-query -W -f '${Package} '")
 
 	require.Contains(t, g.postStart(0), "packages = true below [driver] installs them")
@@ -41,12 +49,12 @@ func TestPackagesThatTheDriverNeedsComeAndGoWithIt(t *testing.T) {
 	said := g.postStart(0)
 	require.Contains(t, said, "libegl1, libgl1, libvulkan1, libx11-6, libxext6 installed for it")
 	require.NotContains(t, said, "nvidia-installer")
-	require.FileExists(t, g.file(dir+"libEGL.so.1"))
+	require.FileExists(t, g.file("usr/lib/x86_64-linux-gnu/libEGL.so.1"))
 	require.Contains(t, g.postStart(0), "is in place")
 
 	g.sh("apt-mark manual libx11-6") // the user's from now on
 	require.Contains(t, n.run(0, "uninstall", fmt.Sprint(g.VMID)), "removed the packages that came with the driver")
-	require.NoFileExists(t, g.file(dir+"libEGL.so.1"))
+	require.NoFileExists(t, g.file("usr/lib/x86_64-linux-gnu/libEGL.so.1"))
 	g.unrecorded()
 
 	require.Contains(t, g.postStart(0), "installed for it", "with the driver at once")

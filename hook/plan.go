@@ -151,8 +151,7 @@ func Decide(s config.Settings, f Facts) Plan {
 		p.Deeper = true
 		return p
 	}
-	replace := f.Replace && len(f.Deep.Blockers) > 0 &&
-		!slices.ContainsFunc(f.Deep.Blockers, func(b driver.Blocker) bool { return len(b.Packages) == 0 })
+	replace := f.replaces()
 	if len(f.Deep.Blockers) > 0 && !replace {
 		return blocked(wanted, f.Deep.Blockers)
 	}
@@ -170,6 +169,13 @@ func Decide(s config.Settings, f Facts) Plan {
 	}
 	p.Steps = append(p.Steps, StepInstall, StepVerify)
 	return withToolkit(p, s, f)
+}
+
+// replaces tells whether all that is in the way are packages, and a person wants
+// them removed.
+func (f Facts) replaces() bool {
+	return f.Replace && len(f.Deep.Blockers) > 0 &&
+		!slices.ContainsFunc(f.Deep.Blockers, func(b driver.Blocker) bool { return len(b.Packages) == 0 })
 }
 
 // Verify is how a driver is verified: nvidia-smi or files.

@@ -160,8 +160,8 @@ func decideShare(s config.Settings, f Facts, p Plan) Plan {
 		p.Why = setUp
 	case verify:
 		p.Why = fmt.Sprintf("the shared driver %s was not verified in the container yet", p.Wanted)
-	case c.Toolkit != "" || c.Docker != "":
-		p.Why = cmp.Or(c.Toolkit, c.Docker)
+	case c.besides() != "":
+		p.Why = c.besides()
 	case f.Restart:
 		p.Steps = []Step{StepAfter}
 		p.Why = fmt.Sprintf("driver %s is in place, what does not use it is restarted", p.Wanted)
@@ -179,22 +179,30 @@ func decideShare(s config.Settings, f Facts, p Plan) Plan {
 		return p
 	}
 	switch {
-	case setUp != "" && len(f.Deep.Blockers) > 0:
+	case setUp == "" && verify:
+		p.Steps = []Step{StepVerify}
+	case setUp == "":
+	case f.replaces():
+		p.Steps = []Step{StepReplace, StepShare, StepVerify}
+	case len(f.Deep.Blockers) > 0:
 		return blocked(p.Wanted, f.Deep.Blockers)
-	case setUp != "" && installedDriver(f):
+	default:
+		p.Steps = []Step{StepShare, StepVerify}
+	}
+	if setUp != "" && installedDriver(f) {
 		// The installed one goes when the shared one is seen to work. It may have
 		// held places that the set-up needs.
-		p.Steps = []Step{StepShare, StepVerify, StepUninstall, StepShare, StepVerify}
-	case setUp != "":
-		p.Steps = []Step{StepShare, StepVerify}
-	case verify:
-		p.Steps = []Step{StepVerify}
+		p.Steps = append(p.Steps, StepUninstall, StepShare, StepVerify)
 	}
 	return withToolkit(p, s, f)
 }
 
-// installedDriver tells whether a driver is installed in the container.
+// installedDriver tells whether a driver is installed in the container, packages that
+// are to be removed aside.
 func installedDriver(f Facts) bool {
+	if f.replaces() {
+		return f.Deep.Found.Log != ""
+	}
 	return f.Deep.Found.Any() || f.Container.Recorded != "" && !f.Container.SetUp
 }
 
@@ -228,6 +236,7 @@ func (w *work) setUpShare(ctx context.Context) (string, error) {
 		w.log.Warnf("%s is there already and stays, so the shared driver has no link at that place", name)
 	}
 	w.forgetDriver()
+	w.lacks(driver.LacksOthers(w.container, l.Arch, l.Needs).Packages, w.trace.Facts.Container.Recorded == "")
 	w.next.Delivered, w.next.Files, w.next.Layout = record.ByShare, files, l.Digest()
 	w.next.Arch, w.next.At, w.next.Program = w.trace.Facts.Host.Arch, time.Now(), version.Program
 	return fmt.Sprintf("%d links lead to the shared driver %s", len(files)-1, l.Version), record.Write(w.container, w.next)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
@@ -92,8 +91,10 @@ func (w *work) forgetDriver() {
 
 // replace removes the distribution's packages of the driver, as a person has asked.
 func (w *work) replace(ctx context.Context) (string, error) {
-	if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
-		return "", err
+	if !w.trace.Facts.Container.Share {
+		if err := driver.Ready(w.container, w.job(), w.installed); err != nil {
+			return "", err
+		}
 	}
 	names, err := cuda.RemoveDriver(ctx, w.container, cuda.Want{Timeout: w.Settings.Install.Timeout}, w.log)
 	if err != nil {
@@ -206,10 +207,7 @@ func (w *work) verify(ctx context.Context) (string, error) {
 		w.log.Warnf("%v; %s", other, hint.Of(other))
 	}
 	if lacks, err := driver.Lacks(w.container, w.job(), files); err == nil {
-		w.next.Lacks = lacks.Packages
-		if len(lacks.Packages) > 0 && w.delivered != "" && !w.Settings.Driver.Packages {
-			w.log.Infof("the driver's libraries for graphics and video need packages that the container lacks: %s; packages = true below [driver] installs them", strings.Join(lacks.Packages, ", "))
-		}
+		w.lacks(lacks.Packages, w.delivered != "")
 	}
 	if p.Verify == "files" && w.trace.Facts.Host.Module != p.Wanted {
 		return fmt.Sprintf("all %d files are in place; nvidia-smi is left out until the host's module is %s", len(files), p.Wanted), nil

@@ -22,10 +22,10 @@ func TestDriverPackagesOnRealDnfAndZypper(t *testing.T) {
 			defer b.repoFile("mine", b.repo("a"))()
 			before := b.packages()
 			log := say.Log{Entry: logrus.NewEntry(logrus.New())}
-			require.Empty(t, driver.BlockersAsked(t.Context(), b.c, "x86_64", log))
+			require.Empty(t, driver.AskRPM(t.Context(), b.c, "x86_64", driver.Blockers(b.c, "x86_64"), log))
 			out, err := b.byHand("install", "needs-driver")
 			require.NoError(t, err, out)
-			blockers := driver.BlockersAsked(t.Context(), b.c, "x86_64", log)
+			blockers := driver.AskRPM(t.Context(), b.c, "x86_64", driver.Blockers(b.c, "x86_64"), log)
 			require.Len(t, blockers, 1)
 			require.Equal(t, []string{"libcuda1"}, blockers[0].Packages)
 			require.Contains(t, blockers[0].Hint, s.tool+" remove")

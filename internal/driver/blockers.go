@@ -36,7 +36,7 @@ func packaged(names []string, v version.Driver, remove string) Blocker {
 	}
 	return Blocker{
 		Reason: "distribution packages of the driver are installed: " + some,
-		Hint: "pve-nvidia-hook apply VMID --replace-packages removes them and installs the run file's driver; by hand in the container: " +
+		Hint: "pve-nvidia-hook apply VMID --replace-packages removes them and puts the host's driver in their place; by hand in the container: " +
 			remove + " " + strings.Join(names, " "),
 		Packages: names,
 		Version:  v,

@@ -32,35 +32,56 @@ func Lacks(c *lxc.Container, j Job, files []record.File) (Lacking, error) {
 	if err != nil {
 		return Lacking{}, err
 	}
-	needs := map[string]bool{}
-	for _, e := range m.Entries {
-		if e.IsLink() || e.Compat32 || e.Packaged() || !strings.Contains(path.Base(e.Path), ".so") ||
-			strings.HasPrefix(path.Base(e.Path), "libnvidia-pkcs11") { // for confidential computing, opened where it can be
-			continue
-		}
-		names, err := runfile.Needs(filepath.Join(j.Tree, e.Path))
-		if err != nil {
-			return Lacking{}, err
-		}
-		for _, name := range names {
-			needs[name] = true
-		}
-	}
-	if j.wants(runfile.Graphics) {
-		for _, name := range opened {
-			needs[name] = true
-		}
+	needs, err := Needs(j.Tree, m.Entries, j.wants(runfile.Graphics))
+	if err != nil {
+		return Lacking{}, err
 	}
 	there := libraries(c, j.arch())
 	for _, f := range files {
 		there[path.Base(f.Path)] = true
 	}
+	return lacking(c, there, needs, func(name string) bool {
+		return slices.ContainsFunc(m.Entries, func(e runfile.Entry) bool { return path.Base(e.Path) == name && !e.Packaged() })
+	}), nil
+}
+
+// LacksOthers tells the same of libraries of others, by their names.
+func LacksOthers(c *lxc.Container, arch string, needs []string) Lacking {
+	return lacking(c, libraries(c, arch), needs, func(string) bool { return false })
+}
+
+// Needs are the libraries that those of an unpacked run file need, its own ones too,
+// sorted.
+func Needs(tree string, entries []runfile.Entry, graphics bool) ([]string, error) {
+	needs := map[string]bool{}
+	for _, e := range entries {
+		if e.IsLink() || e.Compat32 || e.Packaged() || !strings.Contains(path.Base(e.Path), ".so") ||
+			strings.HasPrefix(path.Base(e.Path), "libnvidia-pkcs11") { // for confidential computing, opened where it can be
+			continue
+		}
+		names, err := runfile.Needs(filepath.Join(tree, e.Path))
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			needs[name] = true
+		}
+	}
+	if graphics {
+		for _, name := range opened {
+			needs[name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(needs)), nil
+}
+
+func lacking(c *lxc.Container, there map[string]bool, needs []string, own func(string) bool) Lacking {
 	var l Lacking
 	family := distribution(c)
-	for _, name := range slices.Sorted(maps.Keys(needs)) {
+	for _, name := range needs {
 		switch {
 		case there[name]:
-		case slices.ContainsFunc(m.Entries, func(e runfile.Entry) bool { return path.Base(e.Path) == name && !e.Packaged() }):
+		case own(name):
 			l.Own = append(l.Own, name)
 		case packages[name][family] != "":
 			l.Packages = append(l.Packages, packages[name][family])
@@ -70,7 +91,7 @@ func Lacks(c *lxc.Container, j Job, files []record.File) (Lacking, error) {
 	}
 	slices.Sort(l.Packages)
 	l.Packages = slices.Compact(l.Packages)
-	return l, nil
+	return l
 }
 
 // libraries are the names in the container's folders of 64-bit libraries.

@@ -12,10 +12,9 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
-// BlockersAsked is Blockers with rpm asked in the container which driver packages
-// it has, where no other package tool is at home.
-func BlockersAsked(ctx context.Context, c *lxc.Container, arch string, log say.Log) []Blocker {
-	found := Blockers(c, arch)
+// AskRPM completes what Blockers or SharedBlockers has found: rpm is asked in the
+// container which driver packages it has, where no other package tool is at home.
+func AskRPM(ctx context.Context, c *lxc.Container, arch string, found []Blocker, log say.Log) []Blocker {
 	if has(c, dpkgStatus) || !executable(c, "/usr/bin/rpm") {
 		return found
 	}

@@ -2,7 +2,6 @@ package driver
 
 import (
 	"path"
-	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 )
@@ -34,10 +33,6 @@ func SharedBlockers(c *lxc.Container, arch string) []Blocker {
 	}
 	for _, look := range []*Blocker{mounted(c), inTheWay(c, arch)} {
 		if look != nil {
-			// apply --replace-packages is for a driver that is installed.
-			if _, byHand, ok := strings.Cut(look.Hint, "by hand in the container: "); ok {
-				look.Hint = "remove them in the container, then restart it: " + byHand
-			}
 			found = append(found, *look)
 		}
 	}

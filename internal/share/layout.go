@@ -43,6 +43,7 @@ type Layout struct {
 	Libs    []string       `json:"libs"` // folders of libraries
 	Links   []Link         `json:"links"`
 	Sonames []string       `json:"sonames"` // names by which programs ask for the libraries, sorted
+	Needs   []string       `json:"needs"`   // libraries of others that these need, sorted
 }
 
 // Link leads from a place where programs look to a file of the layout.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
 )
@@ -85,17 +86,20 @@ func plan(tree, arch string) ([]file, Layout, error) {
 		}
 	}
 	var libs []file
+	var entries []runfile.Entry
 	for _, e := range m.Entries {
 		at := place(m, e)
-		switch {
-		case at == "":
-		case e.IsLink():
-			add(file{at: at, link: e.LinkText(libFolder(e))})
-		default:
-			f := file{at: at, from: e.Path}
-			add(f)
-			libs = append(libs, f)
+		if at == "" {
+			continue
 		}
+		entries = append(entries, e)
+		if e.IsLink() {
+			add(file{at: at, link: e.LinkText(libFolder(e))})
+			continue
+		}
+		f := file{at: at, from: e.Path}
+		add(f)
+		libs = append(libs, f)
 	}
 	for _, f := range libs {
 		dir, _, _ := strings.Cut(f.at, "/")
@@ -122,6 +126,11 @@ func plan(tree, arch string) ([]file, Layout, error) {
 			l.Links = append(l.Links, Link{at, f.at})
 		}
 	}
+	needs, err := driver.Needs(tree, entries, true)
+	if err != nil {
+		return nil, l, err
+	}
+	l.Needs = slices.DeleteFunc(needs, func(name string) bool { return has[path.Join(dirLib, name)] })
 	slices.Sort(l.Libs)
 	slices.Sort(l.Sonames)
 	slices.SortFunc(l.Links, func(a, b Link) int { return strings.Compare(a.At, b.At) })
