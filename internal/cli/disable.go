@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -40,8 +41,15 @@ uninstall VMID, while the container runs.`,
 			}
 			o.Root, o.State, o.Chains = a.host.Root, settings[0].Paths.State, chains(settings)
 			no := false
-			return errors.Join(pve.Disable(c.Context(), o, ids, c.OutOrStdout()),
-				setShare(c.Context(), o.Root, settings, &no, o.DryRun, c.OutOrStdout()))
+			err = pve.Disable(c.Context(), o, ids, c.OutOrStdout())
+			changed, also := setShare(c.Context(), o.Root, settings, &no, o.DryRun, c.OutOrStdout())
+			for _, id := range changed {
+				if o.DryRun {
+					break
+				}
+				fmt.Fprintf(c.OutOrStdout(), "container %d: what leads its programs to the shared driver stays until you run pve-nvidia-hook uninstall %d; the driver stays mounted until its next start\n", id, id)
+			}
+			return errors.Join(err, also)
 		},
 	}
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "say what would be changed, change nothing")

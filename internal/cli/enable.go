@@ -41,7 +41,9 @@ Missing device nodes of the host are made first.
 With --share nothing is installed: a line in the container's configuration
 mounts the driver that the node shares, read-only and before its init starts. It
 takes no room, and after an upgrade of the host's driver the restart is all. An
-installed driver is removed once the shared one works.
+installed driver is removed once the shared one works. The shared driver is that
+of the host's kernel module, with all parts but display; driver.capabilities is
+for an installation.
 
 GPUs are chosen by number as nvidia-smi counts, UUID or its beginning, PCI
 address or model; pve-nvidia-hook devices --list shows them. Without --gpus the
@@ -134,6 +136,11 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 	if err := canShare(settings, share); err != nil {
 		return err
 	}
+	lines, err := setShare(ctx, o.Root, settings, share, true, io.Discard)
+	if err != nil {
+		return err
+	}
+	o.Share = len(lines) == len(settings)
 	for _, g := range groups { // before the first change
 		o.GPUs = g.gpus
 		if err := pve.Check(o, g.ids); err != nil {
@@ -159,11 +166,15 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 		}
 	}
 	for _, s := range settings {
+		shared := a.shares(s, share)
+		if shared {
+			a.sayShare(s, out)
+		}
 		if !s.After.Reboot {
-			a.sayReboot(ctx, s, out)
+			a.sayReboot(ctx, s, shared, out)
 		}
 	}
-	if slices.ContainsFunc(settings, func(s config.Settings) bool { want := wantShare(s, share); return want == nil || !*want }) {
+	if slices.ContainsFunc(settings, func(s config.Settings) bool { return !a.shares(s, share) }) {
 		fmt.Fprintln(out, "note: once the driver is installed, apt, dnf and zypper in the container refuse driver packages of the distribution; uninstall undoes that")
 	}
 	var errs []error
@@ -174,7 +185,15 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 	if err := errors.Join(errs...); err != nil {
 		return err // what is not enabled is not shared with
 	}
-	errs = append(errs, setShare(ctx, o.Root, settings, share, o.DryRun, out))
+	lines, err = setShare(ctx, o.Root, settings, share, o.DryRun, out)
+	errs = append(errs, err)
+	switch {
+	case len(lines) == 0 || o.DryRun:
+	case share != nil && !*share:
+		fmt.Fprintf(out, "next: pve-nvidia-hook apply %d installs the driver now, else the next start does\n", lines[0])
+	default:
+		fmt.Fprintf(out, "next: start it (pct start %[1]d), or where it runs: pct reboot %[1]d\n", lines[0])
+	}
 	for _, s := range settings {
 		if o.Docker != nil && s.Docker.Toolkit != *o.Docker && s.Origin(dockerKey) != "default" && s.Origin(dockerKey) != config.ByEnable {
 			fmt.Fprintf(out, "container %d: warning: --docker changes nothing: docker.toolkit is %t in %s\n", s.VMID, s.Docker.Toolkit, s.Origin(dockerKey))
@@ -188,7 +207,7 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 
 // sayReboot tells before anything is changed that nobody can restart what runs in a
 // container without systemd. Of one that does not run its configuration tells it.
-func (a *app) sayReboot(ctx context.Context, s config.Settings, out io.Writer) {
+func (a *app) sayReboot(ctx context.Context, s config.Settings, shared bool, out io.Writer) {
 	ctx, cancel := context.WithTimeout(ctx, glanceLimit)
 	defer cancel()
 	g, _, _ := pve.Find(a.host.Root, s.VMID) // Enable says what is wrong with it
@@ -203,7 +222,10 @@ func (a *app) sayReboot(ctx context.Context, s config.Settings, out io.Writer) {
 		}
 		why = cmp.Or(why, "it has no systemd")
 	}
-	if why != "" {
+	switch {
+	case why != "" && shared:
+		fmt.Fprintf(out, "container %d: note: %s, so its programs have the driver only from the second start on: run pct reboot %d once more, or set reboot = true below [after]\n", s.VMID, why, s.VMID)
+	case why != "":
 		fmt.Fprintf(out, "container %d: note: %s, so its services cannot be restarted: run pct reboot %d after the installation and after each upgrade of the host's driver, or set reboot = true below [after]\n", s.VMID, why, s.VMID)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -379,17 +380,62 @@ func TestTheConfigurationHasEnableShare(t *testing.T) {
 	require.NotContains(t, conf(t, root, "102"), "lxc.mount.entry")
 }
 
+// Each reason is told before anything is changed, with installing as the way.
 func TestEnableSaysWhereTheDriverCannotBeShared(t *testing.T) {
-	closed := t.TempDir() // the one above it is for its owner alone
-	root := pveNode(t, "")
-	file := filepath.Join(root, "config.toml")
-	text, err := os.ReadFile(file)
+	for name, c := range map[string]struct{ set, said string }{
+		"a folder above is closed":   {"run = \"DIR/run\"\n", "unprivileged containers cannot mount from DIR/run: others may not enter DIR"},
+		"a blank in the run folder":  {"run = \"/run/my hook\"\n", "a container cannot mount from \"/run/my hook\""},
+		"a colon in the run folder":  {"run = \"/run/my:hook\"\n", "a container cannot mount from \"/run/my:hook\""},
+		"no overlay of the cache":    {"[cache]\ndir = \"DIR\"\n", "share the driver: no mount is available that is safe from the container: overlay of DIR (fuse)"},
+		"the cache is still to make": {"[cache]\ndir = \"DIR/cache\"\n", "overlay of DIR (fuse)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root, dir := pveNode(t, ""), t.TempDir()
+			if strings.Contains(c.set, "[cache]") {
+				labtest.Program(t, "bindfs")
+				out, err := exec.CommandContext(t.Context(), "bindfs", t.TempDir(), dir).CombinedOutput()
+				require.NoError(t, err, string(out))
+				t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+			} else {
+				require.NoError(t, os.Chmod(dir, 0o700))
+			}
+			file := filepath.Join(root, "config.toml")
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(file, append(text, strings.ReplaceAll(c.set, "DIR", dir)...), 0o644))
+			before := conf(t, root, "101")
+			_, err = typed(t, "enable", "101", "--share")
+			require.ErrorContains(t, err, strings.ReplaceAll(c.said, "DIR", dir))
+			require.Contains(t, hint.Of(err), "install the driver in the container: enable it without --share")
+			require.Equal(t, before, conf(t, root, "101"))
+			_, err = typed(t, "enable", "101")
+			require.NoError(t, err)
+		})
+	}
+}
+
+// What a shared driver does not heed is told, and what to do next fits it.
+func TestEnableTellsWhatSharingMeans(t *testing.T) {
+	pveNode(t, "[driver]\ncapabilities = [\"compute\"]\n[containers]\n101.version = \"550.163.01\"\n")
+	said, err := typed(t, "enable", "101", "--share")
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(file, append(text, "run = \""+closed+"/run\"\n"...), 0o644))
-	require.NoError(t, os.Chmod(closed, 0o700))
-	before := conf(t, root, "101")
-	_, err = typed(t, "enable", "101", "--share")
-	require.ErrorContains(t, err, "unprivileged containers cannot mount from")
-	require.Contains(t, hint.Of(err), "without --share")
-	require.Equal(t, before, conf(t, root, "101"))
+	require.Contains(t, said, "container 101: note: capabilities (")
+	require.Contains(t, said, "the shared driver has all but display\n")
+	require.Contains(t, said, "warning: driver 550.163.01 is wanted (")
+	require.Contains(t, said, "always that of the host's kernel module, 580.142")
+	require.Contains(t, said, "next: start it (pct start 101), or where it runs: pct reboot 101\n")
+	require.Equal(t, 1, strings.Count(said, "next: "))
+	said, err = typed(t, "enable", "101", "--share=false")
+	require.NoError(t, err)
+	require.NotContains(t, said, "capabilities")
+	require.Contains(t, said, "next: pve-nvidia-hook apply 101 installs the driver now")
+	said, err = typed(t, "enable", "102", "--share")
+	require.NoError(t, err)
+	require.NotContains(t, said, "warning: driver")
+	said, err = typed(t, "disable", "102", "--dry-run")
+	require.NoError(t, err)
+	require.NotContains(t, said, "uninstall")
+	said, err = typed(t, "disable", "102")
+	require.NoError(t, err)
+	require.Contains(t, said, "until you run pve-nvidia-hook uninstall 102")
 }

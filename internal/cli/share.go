@@ -26,6 +26,14 @@ func wantShare(s config.Settings, typed *bool) *bool {
 	return typed
 }
 
+// shares tells whether a container has the shared driver after enable.
+func (a *app) shares(s config.Settings, typed *bool) bool {
+	if want := wantShare(s, typed); want != nil {
+		return *want
+	}
+	return pve.Shares(a.host.Root, s.VMID)
+}
+
 // canShare says why this node cannot share the driver with the containers that want it.
 func canShare(settings []config.Settings, typed *bool) error {
 	for _, s := range settings {
@@ -37,8 +45,8 @@ func canShare(settings []config.Settings, typed *bool) error {
 }
 
 // setShare puts the line of the shared driver into the files of containers or takes it
-// out.
-func setShare(ctx context.Context, root string, settings []config.Settings, typed *bool, dryRun bool, out io.Writer) error {
+// out. It returns those in which it has changed something.
+func setShare(ctx context.Context, root string, settings []config.Settings, typed *bool, dryRun bool, out io.Writer) (changed []int, err error) {
 	out = say.Lines(out)
 	var errs []error
 	for _, s := range settings {
@@ -48,21 +56,35 @@ func setShare(ctx context.Context, root string, settings []config.Settings, type
 			errs = append(errs, err)
 			continue
 		}
-		entry, did := "", "removed"
+		entry, did, would := "", "removed", "would remove"
 		if *want {
-			entry, did = pve.ShareEntry(share.Point(s.Paths.Run), lxc.EmptyLayer, !g.Conf.Unprivileged), "set"
+			entry, did, would = pve.ShareEntry(share.Point(s.Paths.Run), lxc.EmptyLayer, !g.Conf.Unprivileged), "set", "would set"
 		}
-		changed, err := pve.SetShareEntry(ctx, root, g, entry, dryRun)
-		if err != nil || !changed {
+		done, err := pve.SetShareEntry(ctx, root, g, entry, dryRun)
+		if err != nil || !done {
 			errs = append(errs, err)
 			continue
 		}
+		changed = append(changed, s.VMID)
 		if dryRun {
-			did = map[string]string{"removed": "would remove", "set": "would set"}[did]
+			did = would
 		}
-		fmt.Fprintf(out, "container %s: %s the line that mounts the shared driver (lxc.mount.entry); this takes effect at the next start: pct reboot %d\n", g, did, g.VMID)
+		fmt.Fprintf(out, "container %s: %s the line that mounts the shared driver (lxc.mount.entry)\n", g, did)
 	}
-	return errors.Join(errs...)
+	return changed, errors.Join(errs...)
+}
+
+// sayShare tells which settings of a container the shared driver does not heed, and
+// which it does not work with.
+func (a *app) sayShare(s config.Settings, out io.Writer) {
+	const key = "driver.capabilities"
+	if from := s.Origin(key); from != "default" {
+		fmt.Fprintf(out, "container %d: note: capabilities (%s) are for an installation: the shared driver has all but display\n", s.VMID, from)
+	}
+	if module, err := a.host.Module(); err == nil && module != "" && s.Driver.Version != "host" && s.Driver.Version != string(module) {
+		fmt.Fprintf(out, "container %d: warning: driver %s is wanted (%s), but the shared driver is always that of the host's kernel module, %s: the container is left without one\n",
+			s.VMID, s.Driver.Version, s.Origin("driver.version"), module)
+	}
 }
 
 // bootShare is how long the node's boot waits for the shared driver.

@@ -27,6 +27,7 @@ type Options struct {
 	DRI     *bool                            // the nodes in /dev/dri of the cards too; nil: as before
 	Docker  *bool                            // NVIDIA's Container Toolkit in it, for Docker and podman; nil: as before
 	Chain   bool                             // keep another hookscript and run it after this program's work
+	Share   bool                             // the caller says how the shared driver comes into them
 	DryRun  bool                             // say what would be changed and change nothing
 	Present []Device                         // the host's NVIDIA device nodes
 	Cards   []host.GPU                       // the cards that the kernel module drives; none: not known

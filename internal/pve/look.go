@@ -220,7 +220,7 @@ func (o Options) sayNext(jobs []job, out io.Writer) {
 			ids = append(ids, j.guest.VMID)
 		}
 	}
-	if len(ids) > 0 && !o.DryRun {
+	if len(ids) > 0 && !o.DryRun && !o.Share {
 		fmt.Fprintln(out, Next(ids))
 	}
 }

@@ -16,8 +16,8 @@ import (
 // a file system without hard links, is told when it is laid out.
 func Check(run, cacheDir string) error {
 	const instead = "install the driver in the container: enable it without --share"
-	if strings.ContainsAny(run, " \t\\") {
-		return hint.Errorf("set paths.run to a folder without blanks, or "+instead, "a container cannot mount from %q", run)
+	if strings.ContainsAny(run, " \t\\:,") { // the container's line parts its words by these
+		return hint.Errorf("set paths.run to a folder without blanks, colons and commas, or "+instead, "a container cannot mount from %q", run)
 	}
 	for dir := run; ; dir = filepath.Dir(dir) {
 		st, err := os.Stat(dir)
