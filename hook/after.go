@@ -33,8 +33,9 @@ func (w *work) after(ctx context.Context) (note string) {
 	if slices.Contains(w.trace.Plan.Steps, StepInstall) || slices.Contains(w.trace.Plan.Steps, StepShare) {
 		warn(after.Commands(ctx, w.container, s.After.Run, s.Install.Timeout))
 	}
-	if slices.Contains(w.trace.Plan.Steps, StepReboot) {
-		return ""
+	shared := w.trace.Facts.Container
+	if slices.Contains(w.trace.Plan.Steps, StepReboot) || shared.Share && shared.SetUp && !w.Restart {
+		return "" // or all that runs was started with this driver
 	}
 	cgroup, err := w.container.Cgroup()
 	if err != nil {

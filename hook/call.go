@@ -2,12 +2,10 @@ package hook
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -68,24 +66,11 @@ type call struct {
 	denied  bool // the caller is not root
 }
 
-// preStart makes the shared driver ready where the container is to have it. It never
-// keeps a container from starting, not even by a configuration with mistakes.
+// preStart never keeps a container from starting, not even by a configuration with
+// mistakes.
 func (c *call) preStart(ctx context.Context) int {
-	if c.mistake != nil || NeedsRoot(string(c.Phase), c.host.Root, os.Geteuid()) != nil {
-		return 0 // post-start says so
-	}
-	s, err := c.config.For(c.VMID)
-	if err != nil || !s.Wanted || !Shares(c.host, s) {
-		return 0
-	}
-	limited, cancel := context.WithTimeout(ctx, s.Share.Wait)
-	defer cancel()
-	err = PrepareShare(limited, s, Options{Config: c.config, Host: c.host, Log: c.log}, false)
-	if limited.Err() != nil && ctx.Err() == nil {
-		err = hint.Errorf(fmt.Sprintf("pve-nvidia-hook apply %[1]d, then pct reboot %[1]d; [share] wait says how long a start waits", c.VMID), "not ready in %s: %w", s.Share.Wait, err)
-	}
-	if err != nil {
-		c.log.Fail(hint.Wrap(fmt.Errorf("the container starts without the shared driver: %w", err), hint.Of(err)))
+	if c.mistake == nil && NeedsRoot(string(c.Phase), c.host.Root, os.Geteuid()) == nil { // else post-start says so
+		PreStart(ctx, c.VMID, Options{Config: c.config, Host: c.host, Log: c.log})
 	}
 	return 0
 }

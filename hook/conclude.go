@@ -67,7 +67,7 @@ func (r *run) sayEnd() {
 		return
 	}
 	text := r.summary()
-	if t.Result == Installed {
+	if t.Result == Installed && !t.Facts.Container.Share {
 		text = fmt.Sprintf("driver %s is installed", t.Plan.Wanted)
 	}
 	log.Warnf("%s, but the GPU does not work in the container: %s (%s)", text, strings.Join(faults, "; "), seconds(t.Seconds))

@@ -196,7 +196,8 @@ func withToolkit(p Plan, s config.Settings, f Facts) Plan {
 	if len(p.Steps) > 0 {
 		p.Steps = append(p.Steps, StepRecord)
 	}
-	if changed || f.Restart {
+	// CDI specifications name files by the version.
+	if changed || f.Container.Share && f.Container.Recorded != p.Wanted || f.Restart {
 		p.Steps = append(p.Steps, StepAfter)
 	}
 	if f.Container.Packages != "" || s.Driver.Packages && (changed || p.Adopt) { // what is lacking is known then

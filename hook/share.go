@@ -32,6 +32,24 @@ func Shares(h host.Host, s config.Settings) bool {
 	return s.Install.Deliver == record.ByShare || pve.Shares(h.Root, s.VMID)
 }
 
+// PreStart makes the shared driver ready where the container is to have it. What
+// fails is said, and the container starts without it.
+func PreStart(ctx context.Context, vmid int, o Options) {
+	s, err := o.Config.For(vmid)
+	if err != nil || !s.Wanted || !Shares(o.Host, s) {
+		return
+	}
+	limited, cancel := context.WithTimeout(ctx, s.Share.Wait)
+	defer cancel()
+	err = PrepareShare(limited, s, o, false)
+	if limited.Err() != nil && ctx.Err() == nil {
+		err = hint.Errorf(fmt.Sprintf("pve-nvidia-hook apply %[1]d, then pct reboot %[1]d; [share] wait says how long a start waits", vmid), "not ready in %s: %w", s.Share.Wait, err)
+	}
+	if err != nil {
+		o.Log.Fail(hint.Wrap(fmt.Errorf("the container starts without the shared driver: %w", err), hint.Of(err)))
+	}
+}
+
 // PrepareShare makes the driver of the host's kernel module ready for containers that
 // start from now on: fetched, laid out and mounted. What is ready already costs one
 // read of a file. With cached nothing is downloaded: a run file that is not in the

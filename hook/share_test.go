@@ -42,7 +42,7 @@ func (n *node) shares(yes bool) {
 	require.NoError(n.t, os.MkdirAll(dir, 0o755))
 	_ = os.Symlink("nodes/pve1", n.Path("host/etc/pve/local"))
 	_ = os.Symlink("nodes/pve1/lxc", n.Path("host/etc/pve/lxc"))
-	text := "hostname: ct\ndev0: /dev/nvidia0,mode=0666\n"
+	text := "hostname: ct\nunprivileged: 1\ndev0: /dev/nvidia0,mode=0666\n"
 	if yes {
 		text += pve.ShareEntry(n.Path("run/driver"), lxc.EmptyLayer, false) + "\n"
 	}
@@ -139,7 +139,7 @@ func TestAContainerStartsWhenThereIsNothingToShare(t *testing.T) {
 		told, err := n.Run(t.Context(), "doctor", "101")
 		require.NoError(t, err)
 		require.Contains(t, told.Text, "problem  versions: the shared driver is not mounted in it")
-		require.Contains(t, told.Text, "pve-nvidia-hook enable 101 --share, then: pct reboot 101")
+		require.Contains(t, told.Text, "pve-nvidia-hook apply 101 makes it ready, then: pct reboot 101")
 		said = g.postStart(1)
 		require.Contains(t, said, "the shared driver is not mounted in the container")
 		require.Contains(t, said, "pct reboot 101")

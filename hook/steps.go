@@ -78,6 +78,9 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if w.trace.Facts.Container.SetUp {
+		return "programs are not led to the shared driver any more", nil
+	}
 	if old := w.trace.Facts.Deep.Found.Version(); old != "" {
 		return fmt.Sprintf("removed driver %s", old), nil
 	}

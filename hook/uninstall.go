@@ -51,7 +51,10 @@ func DecideUninstall(_ config.Settings, f Facts) Plan {
 	}
 	var p Plan
 	var what []string
-	if ours {
+	switch {
+	case c.SetUp:
+		what = append(what, "what leads programs to the shared driver")
+	case ours:
 		what = append(what, strings.TrimSpace("driver "+string(f.driver())))
 	}
 	if c.HasDocker {
@@ -112,6 +115,9 @@ func (w *work) leaveStep(ctx context.Context, step Step) (string, error) {
 		}
 		if err := driver.Uninstall(ctx, w.container, arch, w.installed, "", w.Settings.Install.Timeout, w.log); err != nil {
 			return "", err
+		}
+		if w.trace.Facts.Container.SetUp {
+			return "programs are not led to the shared driver any more", nil
 		}
 		return strings.TrimSpace("removed driver " + string(w.trace.Facts.driver())), nil
 	case StepVerify:

@@ -35,7 +35,7 @@ func inWords(t hook.Trace, p hook.Plan) []string {
 	if there != "" {
 		old = "driver " + string(there)
 	}
-	leaving := t.Phase == hook.PhaseUninstall
+	leaving, c := t.Phase == hook.PhaseUninstall, t.Facts.Container
 	var words []string
 	for _, step := range p.Steps {
 		var w string
@@ -44,14 +44,23 @@ func inWords(t hook.Trace, p hook.Plan) []string {
 			w = fmt.Sprintf("take %s from the cache %s, after fetching, verifying and unpacking it if it is not there", cache.FileName(p.Wanted, arch), s.Cache.Dir)
 		case hook.StepReplace:
 			w = "remove the distribution's packages of the driver, when nothing else goes with them"
+		case hook.StepShare:
+			w = fmt.Sprintf("lead the container's programs to the shared driver %s: links, and a file for ldconfig", p.Wanted)
 		case hook.StepUninstall:
 			w = "remove " + old + " from the container, without touching kernel modules"
+			if c.SetUp && (leaving || !c.Share) {
+				w = "take away what leads the container's programs to the shared driver"
+			}
 		case hook.StepInstall:
 			w = fmt.Sprintf("run the installer of driver %s in the container (%s)", p.Wanted, delivery(s.Install.Deliver))
 		case hook.StepVerify:
 			switch {
 			case leaving:
 				w = "check that nothing of a driver is left"
+			case c.Share && p.Verify == "files":
+				continue
+			case c.Share:
+				w = fmt.Sprintf("check that nvidia-smi of the shared driver says %s", p.Wanted)
 			case p.Verify == "files":
 				w = "check that every file of the driver is there with its size"
 			default:

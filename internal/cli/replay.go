@@ -23,9 +23,9 @@ func (a *app) replay() *cobra.Command {
 		Short: "run a phase by hand, or decide again from a kept trace",
 		Long: `Run a phase of a container as Proxmox VE does, with debug output. The phases
 are pre-start, post-start, pre-stop and post-stop; only post-start works on the
-container. When Proxmox VE calls them, pre-start makes a shared driver ready,
-and pre-stop and post-stop end background work; replay does neither. A chained
-hookscript is run in every phase.
+container, and pre-start makes a shared driver ready on the node. When Proxmox
+VE calls the last two, background work on the container is ended; replay does
+not end it. A chained hookscript is run in every phase.
 
 With --trace FILE and no other arguments: decide again from the trace of an
 earlier run, and say whether this version of the program would do the same.
@@ -84,7 +84,10 @@ func (a *app) replayEvent(ctx context.Context, out io.Writer, e hook.Event, o ho
 	case hook.PhasePreStop, hook.PhasePostStop:
 		log.Infof("%s: when Proxmox VE calls it, work in the background is ended; replay does not end it", e.Phase)
 	case hook.PhasePreStart:
-		log.Infof("%s: when Proxmox VE calls it, a shared driver is made ready; replay does nothing", e.Phase)
+		log.Infof("%s: this program makes the shared driver ready where the container is to have it, and nothing else", e.Phase)
+		if !o.DryRun {
+			hook.PreStart(ctx, e.VMID, o)
+		}
 	default:
 		t, err := hook.PostStart(ctx, e, o)
 		if err != nil && t.Plan.Held {

@@ -18,7 +18,9 @@ func (a *app) uninstall() *cobra.Command {
 		Long: `Remove from a running container what this program has installed: the CUDA
 packages that it installed, the driver's user space, and the record. The
 driver's own uninstaller does it, also for a driver that a run file installed by
-hand; it never touches kernel modules. At the end the removal is checked.
+hand; it never touches kernel modules. At the end the removal is checked. Of a
+shared driver only what leads programs to it is removed; it stays mounted until
+the container's next start after disable.
 
 The next start installs the driver again, unless you run disable as well,
 or set enabled = false for the container.`,
@@ -53,11 +55,14 @@ or set enabled = false for the container.`,
 				return nil
 			}
 			if t.Settings.Wanted && known.standing[vmid] == pve.Follows {
-				what := "it again"
-				if len(t.Plan.Steps) == 0 {
-					what = "the driver"
+				what := "installs it again"
+				switch {
+				case t.Facts.Container.Share:
+					what = "leads programs to the shared driver again"
+				case len(t.Plan.Steps) == 0:
+					what = "installs the driver"
 				}
-				fmt.Fprintf(c.OutOrStdout(), "the next start of %d installs %s, and so does apply --all; to keep it away: pve-nvidia-hook disable %d, or enabled = false below [containers.%d] in the configuration\n", vmid, what, vmid, vmid)
+				fmt.Fprintf(c.OutOrStdout(), "the next start of %d %s, and so does apply --all; to keep it away: pve-nvidia-hook disable %d, or enabled = false below [containers.%d] in the configuration\n", vmid, what, vmid, vmid)
 			}
 			return nil
 		},
