@@ -259,7 +259,7 @@ func driverWork(c ContainerFacts, p Plan) string {
 	case c.RecordError != "":
 		return c.RecordError
 	case c.SetUp:
-		return fmt.Sprintf("driver %s is to be installed, the container has had the shared one", p.Wanted)
+		return fmt.Sprintf("driver %s is to be installed in place of the shared one", p.Wanted)
 	case c.Recorded == "":
 		return fmt.Sprintf("driver %s is not installed yet", p.Wanted)
 	case c.Recorded != p.Wanted:

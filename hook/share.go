@@ -151,7 +151,7 @@ func decideShare(s config.Settings, f Facts, p Plan) Plan {
 	case f.Host.Module != p.Wanted:
 		return *shareMismatch(p.Wanted, f.Host)
 	case c.Mounted == "" && c.Entry:
-		return Plan{Wanted: p.Wanted, Refused: true, Why: "the shared driver is not mounted in the container: the node did not have it ready when it was started",
+		return Plan{Wanted: p.Wanted, Refused: true, Why: "the shared driver is not mounted in the container, its restart gets it",
 			Hint: fmt.Sprintf("restart it: pct reboot %d", s.VMID)}
 	case c.Mounted == "":
 		return Plan{Wanted: p.Wanted, Refused: true, Why: "the shared driver is not mounted in the container",

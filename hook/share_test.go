@@ -188,7 +188,7 @@ func TestAnInstalledDriverIsSwitchedOverAndBack(t *testing.T) {
 		n.shares(false)
 		require.NoError(t, g.Stop())
 		require.NoError(t, g.Start(t.Context()))
-		require.Contains(t, g.postStart(0), "is to be installed, the container has had the shared one")
+		require.Contains(t, g.postStart(0), "is to be installed in place of the shared one")
 		g.holds(older)
 		g.nothingShared()
 	})
@@ -206,7 +206,7 @@ func TestASetUpThatDiffersIsMadeAgain(t *testing.T) {
 	require.Contains(t, g.postStart(0), "is gone")
 	g.sharesVersion(newer)
 	g.sh(fmt.Sprintf("sed -i 's/\"layout\": \".*\"/\"layout\": \"other\"/' %s", "/var/lib/pve-nvidia-hook/installed.json"))
-	require.Contains(t, g.postStart(0), "has other files than its set-up was made for")
+	require.Contains(t, g.postStart(0), "has other files than the set-up in the container was made for")
 	g.sharesVersion(newer)
 	// A record is a claim: it has nothing else removed than links of the set-up.
 	g.sh(`cd /root; echo mine >precious; ln -s precious link; sed -i 's#"path": "/usr/bin/nvidia-smi"#"path": "/root/precious"#; s#"path": "/etc/OpenCL/vendors/nvidia.icd"#"path": "/root/link"#' /var/lib/pve-nvidia-hook/installed.json`)

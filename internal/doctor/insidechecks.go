@@ -230,7 +230,7 @@ func checkVersions(h *hostFacts, g *guestFacts, out *findings) {
 	have := found.Version()
 	switch {
 	case g.inside.shares && have == "" && g.next.Shared():
-		out.add(Problem, fmt.Sprintf("%s makes it ready, then: %s", g.apply(false), h.restart(g)), "the shared driver is not mounted in it: the node did not have it ready when the container was started")
+		out.add(Problem, fmt.Sprintf("%s makes it ready, then: %s", g.apply(false), h.restart(g)), "the shared driver is not mounted in it: when it was started, the node had none ready or its configuration had no line for it")
 		return
 	case g.inside.shares && have == "":
 		out.add(Problem, fmt.Sprintf("pve-nvidia-hook enable %d --share, then: %s", g.vmid, h.restart(g)), "the shared driver is not mounted in it: its configuration has no line for that")

@@ -177,7 +177,7 @@ func Differs(c *lxc.Container, in *record.Installed, l Layout) string {
 	case !conf:
 		return "the record does not name " + confFile
 	case l.Version != "" && l.Version == InContainer(c) && l.Digest() != in.Layout:
-		return "the shared driver has other files than its set-up was made for"
+		return fmt.Sprintf("the shared driver %s has other files than the set-up in the container was made for", l.Version)
 	}
 	return ""
 }
