@@ -84,7 +84,12 @@ func (a *app) replayEvent(ctx context.Context, out io.Writer, e hook.Event, o ho
 	case hook.PhasePreStop, hook.PhasePostStop:
 		log.Infof("%s: when Proxmox VE calls it, work in the background is ended; replay does not end it", e.Phase)
 	case hook.PhasePreStart:
-		log.Infof("%s: this program makes the shared driver ready where the container is to have it, and nothing else", e.Phase)
+		s, err := conf.For(e.VMID)
+		if err != nil || !s.Wanted || !hook.Shares(a.host, s) {
+			log.Infof("%s: this program has nothing to do", e.Phase)
+			break
+		}
+		log.Infof("%s: this program makes the shared driver ready", e.Phase)
 		if !o.DryRun {
 			hook.PreStart(ctx, e.VMID, o)
 		}
