@@ -45,8 +45,11 @@ settings below [after] say which these are, and what else is done after an
 installation.
 
 Where packages of the distribution have installed a driver nothing is done.
---replace-packages removes these packages and installs the run file's driver. It
-is refused when other packages need them.
+--replace-packages removes these packages and puts the host's driver in their
+place. It is refused when other packages need them.
+
+A container that runs keeps the shared driver that it was started with; for
+another version it is refused, and pct reboot VMID gets that.
 
 The last line is a summary. The exit status is 1 if a container failed, was
 refused or is not running.`,
@@ -88,7 +91,7 @@ refused or is not running.`,
 	numberFlag(f, &jobs, "jobs", defaultJobs, 1, 64, "work on `N` containers at once")
 	f.BoolVar(&dryRun, "dry-run", false, "print what would be done, change nothing")
 	f.BoolVar(&force, "force", false, "install again even if the driver is in place")
-	f.BoolVar(&replace, "replace-packages", false, "remove the distribution's packages of the driver, then install")
+	f.BoolVar(&replace, "replace-packages", false, "remove the distribution's packages of the driver first")
 	f.BoolVar(&restart, "restart", false, "restart services that use another driver or are known to want a GPU")
 	return c
 }
