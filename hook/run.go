@@ -156,7 +156,7 @@ func (r *run) work(ctx context.Context) error {
 		// Without Proxmox VE's pre-start before it. A container that runs keeps what
 		// it has, and may need no more than a restart.
 		if err := PrepareShare(ctx, r.settings, r.Options, false); err != nil {
-			r.Log.Warnf("%v", err)
+			r.Log.Fail(err)
 		}
 	}
 	if err := r.ask(ctx, order{Part: partLook}); err != nil || r.DryRun || len(r.trace.Plan.Steps) == 0 {

@@ -46,7 +46,7 @@ func checkShare(h *hostFacts, g *guestFacts, out *findings) {
 		case "":
 			out.add(Problem, enable, "deliver is \"share\" in %s, but no line in its configuration mounts the shared driver", g.settings.Origin("install.deliver"))
 		default:
-			out.add(Problem, enable, "the line in its configuration that mounts the shared driver is not the one for this container, which is %s, and this node's run folder", kind(g.guest.Conf))
+			out.add(Problem, enable, "its line that mounts the shared driver is not the one that enable --share writes for a container that is %s", kind(g.guest.Conf))
 		}
 	}
 	switch v := g.shared.Version; {

@@ -151,7 +151,7 @@ func setEntry(ctx context.Context, root string, g Guest, entry string, dryRun bo
 		return false, err
 	}
 	if task := lockedFor(text); task != "" {
-		return false, hint.Errorf("wait for the backup, snapshot or migration to end; remove a stale lock with pct unlock", "the container is locked (%s)", task)
+		return false, hint.Errorf(fmt.Sprintf("wait for the backup, snapshot or migration to end; remove a stale lock with pct unlock %d", g.VMID), "the container is locked (%s)", task)
 	}
 	next := withEntry(text, entry)
 	return true, exchangeFile(file, text, next)
