@@ -116,33 +116,45 @@ func Decide(s config.Settings, f Facts) Plan {
 		return *refusal
 	}
 	p := Plan{Wanted: wanted, Verify: Verify(s, f.Host.Module, wanted)}
-	if f.Container.Share {
-		return decideShare(s, f, p)
+	c := f.Container
+	if refusal := notShared(s.VMID, f.Host, c, wanted); refusal != nil {
+		return *refusal
 	}
-	why := driverWork(f.Container, p)
-	verifyOnly := why == "" && f.Container.Verified == "files" && p.Verify == "nvidia-smi"
+	why := driverWork(c, p)
+	verifyOnly := why == "" && (c.Verified == "files" && p.Verify == "nvidia-smi" || c.Share && c.Recorded != wanted)
 	switch {
 	case f.Force && why == "":
 		why = fmt.Sprintf("driver %s is installed again, as --force says", wanted)
-	case verifyOnly && !f.Force:
+		if c.Share {
+			why = fmt.Sprintf("the shared driver %s is set up again, as --force says", wanted)
+		}
+	case verifyOnly && c.Share:
+		p.Why = fmt.Sprintf("the shared driver %s was not verified in the container yet", wanted)
+	case verifyOnly:
 		p.Why = fmt.Sprintf("driver %s was installed but only its files were checked so far", wanted)
-	case why == "" && f.Container.besides() == "" && f.Restart:
+	case why == "" && c.besides() == "" && f.Restart:
 		p.Steps = []Step{StepAfter}
 		p.Why = fmt.Sprintf("driver %s is in place, what does not use it is restarted", wanted)
 		return p
-	case why == "" && f.Container.besides() == "":
+	case why == "" && c.besides() == "":
 		p.Why = fmt.Sprintf("driver %s is in place", wanted)
+		if c.Share {
+			p.Why += ", shared by the node"
+		}
 		return p
 	case why == "":
-		p.Why = f.Container.besides()
+		p.Why = c.besides()
 	}
 	if refusal := holdBack(s.VMID, f); refusal != nil {
 		refusal.Wanted = wanted
 		return *refusal
 	}
 	if why == "" {
-		if verifyOnly {
-			p.Steps = append(p.Steps, StepFetch, StepVerify)
+		switch {
+		case verifyOnly && c.Share:
+			p.Steps = []Step{StepVerify}
+		case verifyOnly:
+			p.Steps = []Step{StepFetch, StepVerify}
 		}
 		return withToolkit(p, s, f)
 	}
@@ -151,31 +163,39 @@ func Decide(s config.Settings, f Facts) Plan {
 		p.Deeper = true
 		return p
 	}
-	replace := f.replaces()
+	replace := f.Replace && len(f.Deep.Blockers) > 0 &&
+		!slices.ContainsFunc(f.Deep.Blockers, func(b driver.Blocker) bool { return len(b.Packages) == 0 })
 	if len(f.Deep.Blockers) > 0 && !replace {
 		return blocked(wanted, f.Deep.Blockers)
 	}
-	p.Steps = []Step{StepFetch}
+	if !c.Share {
+		p.Steps = []Step{StepFetch}
+	}
 	if replace {
 		p.Steps = append(p.Steps, StepReplace)
 	}
-	if found := f.Deep.Found; !replace && !f.Force && !f.Container.SetUp && f.Container.Recorded == "" && f.Container.RecordError == "" && found.Version() == wanted && found.Log == wanted {
+	found := f.Deep.Found
+	there := found.Any()
+	if replace { // what the packages brought is gone by then
+		there = found.Log != ""
+	}
+	switch {
+	case c.Share:
+		if there || c.Recorded != "" && !c.SetUp {
+			p.Steps = append(p.Steps, StepUninstall)
+		}
+		p.Steps = append(p.Steps, StepShare, StepVerify)
+		return withToolkit(p, s, f)
+	case !replace && !f.Force && !c.SetUp && c.Recorded == "" && c.RecordError == "" && found.Version() == wanted && found.Log == wanted:
 		p.Adopt, p.Why = true, fmt.Sprintf("driver %s is in the container and nothing says that it was verified", wanted)
 		p.Steps = append(p.Steps, StepVerify)
 		return withToolkit(p, s, f)
 	}
-	if found := f.Deep.Found; replace && found.Log != "" || !replace && found.Any() || f.Container.Recorded != "" || f.Container.SetUp {
+	if there || c.Recorded != "" || c.SetUp {
 		p.Steps = append(p.Steps, StepUninstall)
 	}
 	p.Steps = append(p.Steps, StepInstall, StepVerify)
 	return withToolkit(p, s, f)
-}
-
-// replaces tells whether all that is in the way are packages, and a person wants
-// them removed.
-func (f Facts) replaces() bool {
-	return f.Replace && len(f.Deep.Blockers) > 0 &&
-		!slices.ContainsFunc(f.Deep.Blockers, func(b driver.Blocker) bool { return len(b.Packages) == 0 })
 }
 
 // Verify is how a driver is verified: nvidia-smi or files.
@@ -253,11 +273,15 @@ func orUnknown(s string) string {
 	return s
 }
 
-// driverWork says why the driver has to be installed, or "".
+// driverWork says why the driver has to be installed or set up, or "".
 func driverWork(c ContainerFacts, p Plan) string {
 	switch {
 	case c.RecordError != "":
 		return c.RecordError
+	case c.Share && !c.SetUp:
+		return fmt.Sprintf("the shared driver %s is not set up in the container yet", p.Wanted)
+	case c.Share:
+		return c.Differs
 	case c.SetUp:
 		return fmt.Sprintf("driver %s is to be installed in place of the shared one", p.Wanted)
 	case c.Recorded == "":

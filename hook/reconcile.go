@@ -30,8 +30,6 @@ type work struct {
 	next      record.Installed // the record to be
 	delivered string           // how the installer came into the container
 	rebooted  bool             // the container was told to reboot
-	shared    []record.File    // set up beside an installed driver
-	removed   bool             // that one is gone
 }
 
 // reconcile is the story of a run: look, decide, do. The last step of each plan

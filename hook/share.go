@@ -11,7 +11,6 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
@@ -143,113 +142,39 @@ func (f *ContainerFacts) lookShare(w *work, in *record.Installed) {
 	f.Differs = say.Clean(share.Differs(w.container, in, shared), claimMost)
 }
 
-// decideShare says what to do for a container that is to have the shared driver. p has
-// the wanted version.
-func decideShare(s config.Settings, f Facts, p Plan) Plan {
-	c := f.Container
+// notShared refuses for a container that is to have the shared driver and cannot have
+// it before its restart; nil where nothing keeps it from that.
+func notShared(vmid int, h HostFacts, c ContainerFacts, wanted version.Driver) *Plan {
+	p := &Plan{Wanted: wanted, Refused: true, Hint: fmt.Sprintf("restart it: pct reboot %d", vmid)}
 	switch {
-	case f.Host.Module != p.Wanted:
-		return *shareMismatch(p.Wanted, f.Host)
+	case !c.Share:
+		return nil
+	case h.Module != wanted:
+		return shareMismatch(wanted, h)
 	case c.Mounted == "" && c.Entry:
-		return Plan{Wanted: p.Wanted, Refused: true, Why: "the shared driver is not mounted in the container, its restart gets it",
-			Hint: fmt.Sprintf("restart it: pct reboot %d", s.VMID)}
+		p.Why = "the shared driver is not mounted in the container, its restart gets it"
 	case c.Mounted == "":
-		return Plan{Wanted: p.Wanted, Refused: true, Why: "the shared driver is not mounted in the container",
-			Hint: fmt.Sprintf("pve-nvidia-hook enable %[1]d --share, then restart it: pct reboot %[1]d", s.VMID)}
-	case c.Mounted != p.Wanted:
-		return Plan{Wanted: p.Wanted, Refused: true,
-			Why:  fmt.Sprintf("the container was started with the shared driver %s, its restart gets %s of the host's kernel module", c.Mounted, p.Wanted),
-			Hint: fmt.Sprintf("restart it: pct reboot %d", s.VMID)}
-	}
-	setUp := ""
-	switch {
-	case f.Force:
-		setUp = fmt.Sprintf("the shared driver %s is set up again, as --force says", p.Wanted)
-	case c.RecordError != "":
-		setUp = c.RecordError
-	case !c.SetUp:
-		setUp = fmt.Sprintf("the shared driver %s is not set up in the container yet", p.Wanted)
+		p.Why = "the shared driver is not mounted in the container"
+		p.Hint = fmt.Sprintf("pve-nvidia-hook enable %d --share, then %s", vmid, p.Hint)
+	case c.Mounted != wanted:
+		p.Why = fmt.Sprintf("the container was started with the shared driver %s, its restart gets %s of the host's kernel module", c.Mounted, wanted)
 	default:
-		setUp = c.Differs
+		return nil
 	}
-	verify := setUp != "" || c.Recorded != p.Wanted || c.Verified == "files" && p.Verify == "nvidia-smi"
-	switch {
-	case setUp != "":
-		p.Why = setUp
-	case verify:
-		p.Why = fmt.Sprintf("the shared driver %s was not verified in the container yet", p.Wanted)
-	case c.besides() != "":
-		p.Why = c.besides()
-	case f.Restart:
-		p.Steps = []Step{StepAfter}
-		p.Why = fmt.Sprintf("driver %s is in place, what does not use it is restarted", p.Wanted)
-		return p
-	default:
-		p.Why = fmt.Sprintf("driver %s is in place, shared by the node", p.Wanted)
-		return p
-	}
-	if refusal := holdBack(s.VMID, f); refusal != nil {
-		refusal.Wanted = p.Wanted
-		return *refusal
-	}
-	if setUp != "" && f.Deep == nil {
-		p.Deeper = true
-		return p
-	}
-	switch {
-	case setUp == "" && verify:
-		p.Steps = []Step{StepVerify}
-	case setUp == "":
-	case f.replaces():
-		p.Steps = []Step{StepReplace, StepShare, StepVerify}
-	case len(f.Deep.Blockers) > 0:
-		return blocked(p.Wanted, f.Deep.Blockers)
-	default:
-		p.Steps = []Step{StepShare, StepVerify}
-	}
-	if setUp != "" && installedDriver(f) {
-		// The installed one goes when the shared one is seen to work. It may have
-		// held places that the set-up needs.
-		p.Steps = append(p.Steps, StepUninstall, StepShare, StepVerify)
-	}
-	return withToolkit(p, s, f)
-}
-
-// installedDriver tells whether a driver is installed in the container, packages that
-// are to be removed aside.
-func installedDriver(f Facts) bool {
-	if f.replaces() {
-		return f.Deep.Found.Log != ""
-	}
-	return f.Deep.Found.Any() || f.Container.Recorded != "" && !f.Container.SetUp
+	return p
 }
 
 // setUpShare is StepShare.
 func (w *work) setUpShare(ctx context.Context) (string, error) {
-	l, ok := share.Mounted(w.Settings.Paths.Run)
-	if !ok || l.Version != w.trace.Plan.Wanted {
-		return "", hint.Errorf(fmt.Sprintf("pve-nvidia-hook apply %d makes it", w.Settings.VMID), "driver %s is not mounted on this node for sharing", w.trace.Plan.Wanted)
-	}
 	var had []record.File
 	if w.next.Delivered == record.ByShare {
 		had = w.next.Files
 	}
-	files, taken, err := share.SetUp(ctx, w.container, l, had)
+	l, files, taken, err := w.leadToShare(ctx, had)
 	if err != nil {
-		// Nothing of it may lead programs away from what is there.
-		if w.keepsInstalled() {
-			err = errors.Join(err, w.undoShare(ctx, files))
-		}
 		return "", err
 	}
-	if w.keepsInstalled() {
-		w.shared = files
-		return "", nil // the record tells of the installed driver until that goes
-	}
-	// Without it the driver works as well.
-	if err := cuda.Pin(w.container); err != nil {
-		w.log.Warnf("%v", err)
-	}
+	w.pin()
 	for _, name := range taken {
 		w.log.Warnf("%s is there already and stays, so the shared driver has no link at that place", name)
 	}
@@ -260,34 +185,31 @@ func (w *work) setUpShare(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%d links lead to the shared driver %s", len(files)-1, l.Version), record.Write(w.container, w.next)
 }
 
-// keepsInstalled tells whether an installed driver is there that has not been
-// removed yet.
-func (w *work) keepsInstalled() bool {
-	return !w.removed && w.trace.Facts.Deep != nil && installedDriver(w.trace.Facts)
+func (w *work) leadToShare(ctx context.Context, had []record.File) (l share.Layout, files []record.File, taken []string, err error) {
+	l, ok := share.Mounted(w.Settings.Paths.Run)
+	if !ok || l.Version != w.trace.Plan.Wanted {
+		err = hint.Errorf(fmt.Sprintf("pve-nvidia-hook apply %d makes it", w.Settings.VMID), "driver %s is not mounted on this node for sharing", w.trace.Plan.Wanted)
+		return l, nil, nil, err
+	}
+	files, taken, err = share.SetUp(ctx, w.container, l, had)
+	return l, files, taken, err
 }
 
-// undoShare takes away what was set up beside an installed driver.
-func (w *work) undoShare(ctx context.Context, files []record.File) error {
-	return share.TakeAway(context.WithoutCancel(ctx), w.container, files)
+// askShared asks nvidia-smi of the shared driver, where it is to be asked.
+func (w *work) askShared(ctx context.Context) error {
+	switch {
+	case w.trace.Plan.Verify != "nvidia-smi":
+		return nil
+	case w.blind():
+		return driver.NoNode(false)
+	}
+	return driver.SMIOf(ctx, w.container, share.SMI, w.trace.Plan.Wanted)
 }
 
 // verifyShare is StepVerify for the shared driver.
 func (w *work) verifyShare(ctx context.Context) (string, error) {
 	p := w.trace.Plan
-	var err error
-	switch {
-	case p.Verify != "nvidia-smi":
-	case w.blind():
-		err = driver.NoNode(false)
-	default:
-		err = driver.SMIOf(ctx, w.container, share.SMI, p.Wanted)
-	}
-	if w.keepsInstalled() {
-		if err != nil {
-			return "", errors.Join(err, w.undoShare(ctx, w.shared))
-		}
-		return "", nil
-	}
+	err := w.askShared(ctx)
 	w.next.Version, w.next.Verified, w.next.At, w.next.Program = p.Wanted, p.Verify, time.Now(), version.Program
 	if err != nil {
 		if ctx.Err() == nil {
@@ -303,8 +225,17 @@ func (w *work) verifyShare(ctx context.Context) (string, error) {
 }
 
 // replaceByShare is StepUninstall where the shared driver takes the place of an
-// installed one.
+// installed one, which goes when the shared one is seen to work. It may hold places
+// that the set-up needs, so StepShare follows.
 func (w *work) replaceByShare(ctx context.Context) (string, error) {
+	_, files, _, err := w.leadToShare(ctx, nil)
+	if err == nil {
+		err = w.askShared(ctx)
+	}
+	if err != nil {
+		// Nothing of it may lead programs away from what is there.
+		return "", errors.Join(err, share.TakeAway(context.WithoutCancel(ctx), w.container, files))
+	}
 	w.forgetDriver()
 	if err := w.claimNothing(); err != nil {
 		return "", err
@@ -312,7 +243,6 @@ func (w *work) replaceByShare(ctx context.Context) (string, error) {
 	if err := driver.Uninstall(ctx, w.container, w.trace.Facts.Host.Arch, w.installed, "", w.Settings.Install.Timeout, w.log); err != nil {
 		return "", err
 	}
-	w.removed = true
 	return fmt.Sprintf("removed the installed driver %s", w.trace.Facts.driver()), nil
 }
 

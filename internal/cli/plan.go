@@ -48,8 +48,11 @@ func inWords(t hook.Trace, p hook.Plan) []string {
 			w = fmt.Sprintf("lead the container's programs to the shared driver %s: links, and a file for ldconfig", p.Wanted)
 		case hook.StepUninstall:
 			w = "remove " + old + " from the container, without touching kernel modules"
-			if c.SetUp && (leaving || !c.Share) {
+			switch {
+			case c.SetUp && (leaving || !c.Share):
 				w = "take away what leads the container's programs to the shared driver"
+			case c.Share && !leaving:
+				w = "see that the shared driver works in the container, then " + w
 			}
 		case hook.StepInstall:
 			w = fmt.Sprintf("run the installer of driver %s in the container (%s)", p.Wanted, delivery(s.Install.Deliver))
