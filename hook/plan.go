@@ -283,7 +283,7 @@ func driverWork(c ContainerFacts, p Plan) string {
 	case c.Share:
 		return c.Differs
 	case c.SetUp:
-		return fmt.Sprintf("driver %s is to be installed in place of the shared one", p.Wanted)
+		return fmt.Sprintf("driver %s is to be installed, the container has had the shared one so far", p.Wanted)
 	case c.Recorded == "":
 		return fmt.Sprintf("driver %s is not installed yet", p.Wanted)
 	case c.Recorded != p.Wanted:

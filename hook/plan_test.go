@@ -103,7 +103,7 @@ func TestDecide(t *testing.T) {
 		{name: "shared in place of an installed one", facts: Facts{Host: host(v), Container: shared(v, inPlace), Deep: installed}, why: "not set up in the container yet", steps: "uninstall share verify record after"},
 		{name: "shared, another version pinned", set: ahead(old), facts: Facts{Host: host(v), Container: shared(v, setUp)}, why: "the shared driver is that of the host's kernel module", refuse: true, verify: "files"},
 		{name: "shared, toolkit too", facts: Facts{Host: host(v), Container: shared(v, ContainerFacts{SetUp: true, Recorded: v, Verified: "nvidia-smi", Toolkit: "no toolkit is installed"})}, why: "no toolkit is installed", steps: "toolkit record"},
-		{name: "installed in place of a shared one", facts: Facts{Host: host(v), Container: setUp, Deep: clean}, why: "in place of the shared one", steps: "fetch uninstall install verify record after"},
+		{name: "installed in place of a shared one", facts: Facts{Host: host(v), Container: setUp, Deep: clean}, why: "the container has had the shared one", steps: "fetch uninstall install verify record after"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

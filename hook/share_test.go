@@ -188,7 +188,7 @@ func TestAnInstalledDriverIsSwitchedOverAndBack(t *testing.T) {
 		n.shares(false)
 		require.NoError(t, g.Stop())
 		require.NoError(t, g.Start(t.Context()))
-		require.Contains(t, g.postStart(0), "is to be installed in place of the shared one")
+		require.Contains(t, g.postStart(0), "is to be installed, the container has had the shared one")
 		g.holds(older)
 		g.nothingShared()
 	})

@@ -203,7 +203,7 @@ func TestTheOwnerIsToldOfASharedDriver(t *testing.T) {
 	require.Contains(t, n.run(0, "uninstall", "101"), "the next start of 101 leads programs to the shared driver again")
 	o.reboot()
 	n.run(0, "enable", "101", "--share=false", "--gpus", "none")
-	require.Regexp(t, "^! 101 .* shared "+newer+" .* is to be installed in place of the shared one$", o.row())
+	require.Regexp(t, "^! 101 .* shared "+newer+" .* is to be installed, the container has had the shared one so far$", o.row())
 	n.run(0, "apply", "101")
 	require.NotContains(t, o.row(), "shared")
 	require.Equal(t, `{vmid="101",wanted="`+newer+`",installed="`+newer+`",shared="no"} 1`, o.metric())

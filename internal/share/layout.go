@@ -16,8 +16,6 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -102,20 +100,10 @@ func build(tree, dir, arch string) error {
 	if err := fill(tree, made, files, l); err != nil {
 		return errors.Join(err, os.RemoveAll(made))
 	}
-	if err := errors.Join(syncAt(made), os.RemoveAll(dir)); err != nil {
+	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	return os.Rename(made, dir)
-}
-
-// syncAt makes what lies at dir outlast a power loss.
-func syncAt(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return unix.Syncfs(int(f.Fd()))
+	return os.Rename(made, dir) // what a power loss leaves of it is not whole
 }
 
 // fill makes a layout in a new folder.
