@@ -124,6 +124,14 @@ func (n *node) passesGPU(vmid string) {
 	n.run("echo 'lxc.mount.entry: /dev/nvidia0 dev/nvidia0 none bind,optional,create=file' >>/etc/pve/nodes/pve1/lxc/" + vmid + ".conf")
 }
 
+// shares has a guest's configuration mount the shared driver, as enable --share does,
+// and that of LXC, as Proxmox VE does at a start.
+func (n *node) shares(vmid string) {
+	n.t.Helper()
+	const entry = "/run/pve-nvidia-hook/driver usr/lib/pve-nvidia-hook/driver none bind,ro,create=dir,optional 0 0"
+	n.run("echo 'lxc.mount.entry: " + entry + "' >>/etc/pve/nodes/pve1/lxc/" + vmid + ".conf; echo 'lxc.mount.entry = " + entry + "' >>/var/lib/lxc/" + vmid + "/config")
+}
+
 // confined installs a driver in a guest by the timer's service: the mount into
 // the guest, setuid files and the cache must work in its confinement, and the
 // node's own programs must be out of reach.
@@ -162,6 +170,7 @@ func upgrade(n *node) {
 
 func removeWhileNamed(n *node) {
 	n.guest("102", "arch: amd64\n#hookscript: local:snippets/pve-nvidia-hook\nhookscript: local:snippets/other\ndev0: /dev/nvidia0,mode=0666\ndev1: path=/dev/nvidiactl\ndev2: /dev/dri/card0\n")
+	n.shares("101")
 	for name, conf := range map[string]string{
 		"pve2/lxc/201.conf":         "arch: amd64\n\n[before-upgrade]\nhookscript: local:snippets/pve-nvidia-hook\nsnaptime: 1700000000\n",
 		"pve2/lxc/202.conf":         "arch: amd64\n\n[pve:pending]\nhookscript: local:snippets/pve-nvidia-hook\n",
@@ -191,7 +200,9 @@ func removeWhileNamed(n *node) {
 		"204 on pve2: qm set 204 --delete hookscript",
 		"205 on pve2: qm set 205 --revert hookscript",
 		"102 on pve1: pct set 102 --delete dev0,dev1",
+		"101",
 	}, guests)
+	require.Contains(n.t, said, "these containers of this node have no driver from the next boot on")
 	require.False(n.t, n.exists("/usr/bin/pve-nvidia-hook"))
 	require.Empty(n.t, n.run(snippet+" 101 pre-start"), "it does nothing, quietly")
 	n.starts("101")
