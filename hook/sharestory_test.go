@@ -229,3 +229,27 @@ func TestANodeWithoutThePackageStartsTheContainer(t *testing.T) {
 		o.sharesVersion(newer)
 	})
 }
+
+// Libraries for graphics ask for others by names that have the version in them. A
+// program that starts with the host's new driver finds them before the hook has run.
+func TestNamesOfANewVersionAreFoundAtOnce(t *testing.T) {
+	g := sharedGuest(t, older, lab.Spec{})
+	n := g.node
+	g.postStart(0)
+	require.NoError(t, n.Module(newer))
+	n.run(0, "101", "pre-start")
+	require.NoError(t, g.Stop())
+	require.NoError(t, g.Start(t.Context()))
+	const name = "libnvidia-glsi.so." + newer
+	require.NotContains(t, g.sh("ldconfig -p"), name)
+	maps := func() string { return g.sh("LD_PRELOAD=" + name + " cat /proc/self/maps") }
+	require.Contains(t, maps(), "/usr/lib/pve-nvidia-hook/driver/lib/"+name)
+	g.postStart(0)
+	g.sharesVersion(newer)
+	require.Contains(t, maps(), "/usr/lib/pve-nvidia-hook/driver/lib/"+name)
+	said, err := n.Run(t.Context(), "doctor", "101")
+	require.NoError(t, err)
+	require.NotContains(t, said.Text, " loader: ")
+	n.run(0, "uninstall", "101")
+	g.nothingShared()
+}

@@ -126,6 +126,9 @@ func plan(tree, arch string) ([]file, Layout, error) {
 			l.Links = append(l.Links, Link{at, f.at})
 		}
 	}
+	if arch == "x86_64" {
+		l.Links = append(l.Links, Link{inLibdir + hwcaps, dirLib})
+	}
 	needs, err := driver.Needs(tree, entries, true)
 	if err != nil {
 		return nil, l, err
@@ -136,6 +139,12 @@ func plan(tree, arch string) ([]file, Layout, error) {
 	slices.SortFunc(l.Links, func(a, b Link) int { return strings.Compare(a.At, b.At) })
 	return files, l, nil
 }
+
+// hwcaps is a folder that the loader of glibc 2.33 and later searches without its
+// cache, on every x86_64 processor of the last ten years (ld.so(8)). Libraries for
+// graphics ask for others by names with the version in them (libnvidia-glsi.so.580.142),
+// which no cache has before ldconfig has run with that version.
+const hwcaps = "/glibc-hwcaps/x86-64-v2"
 
 // needsLink is where programs look for a file of the layout by its path, "" where
 // ldconfig's cache leads to it.
