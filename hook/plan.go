@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -292,52 +291,6 @@ func driverWork(c ContainerFacts, p Plan) string {
 		return c.Differs
 	}
 	return ""
-}
-
-// dear is how many seconds a failure must have taken to be held back: a start can
-// bear a try that takes less.
-const dear = 30
-
-// holdBack refuses to try again soon what has just failed after a long time.
-func holdBack(vmid int, f Facts) *Plan {
-	if f.Force || f.Asked || f.Failure == nil || f.Failure.Inputs != f.Inputs || !f.Now.Before(f.Failure.Next) {
-		return nil
-	}
-	if f.Failure.Seconds < dear {
-		return nil
-	}
-	if f.Now.Before(f.Failure.At) {
-		return nil // the clock was set back: the delay means nothing
-	}
-	return &Plan{
-		Refused: true,
-		Held:    true,
-		Why: fmt.Sprintf("next attempt after %s, it failed %s: %s",
-			f.Failure.Next.In(f.Now.Location()).Format("2006-01-02 15:04"), Times(f.Failure.Count), f.Failure.Reason),
-		Hint: AtOnce(f.Failure.Hint, vmid),
-	}
-}
-
-// Times says how often a run has failed: "once", "2 times in a row".
-func Times(n int) string {
-	if n <= 1 {
-		return "once"
-	}
-	return fmt.Sprintf("%d times in a row", n)
-}
-
-// AtOnce is what to do about a failure that the next start would wait for: what
-// mends it, and the run that does not wait.
-func AtOnce(what string, vmid int) string {
-	what = strings.ReplaceAll(what, "VMID", strconv.Itoa(vmid))
-	apply := fmt.Sprintf("pve-nvidia-hook apply %d", vmid)
-	switch {
-	case what == "", strings.Contains(what, "does it again"):
-		return apply
-	case strings.Contains(what, apply):
-		return what
-	}
-	return what + "; then at once: " + apply
 }
 
 func blocked(wanted version.Driver, blockers []driver.Blocker) Plan {
