@@ -30,12 +30,13 @@ func (w *work) after(ctx context.Context) (note string) {
 	if len(made) > 0 {
 		w.log.Infof("CDI specification made for driver %s: %s", v, strings.Join(made, ", "))
 	}
-	if slices.Contains(w.trace.Plan.Steps, StepInstall) || slices.Contains(w.trace.Plan.Steps, StepShare) {
+	c := w.trace.Facts.Container
+	if slices.Contains(w.trace.Plan.Steps, StepInstall) || slices.Contains(w.trace.Plan.Steps, StepShare) || c.Share && c.Recorded != v {
 		warn(after.Commands(ctx, w.container, s.After.Run, s.Install.Timeout))
 	}
-	shared := w.trace.Facts.Container
-	if slices.Contains(w.trace.Plan.Steps, StepReboot) || shared.Share && shared.SetUp && !w.Restart {
-		return "" // or all that runs was started with this driver
+	began := c.Share && c.SetUp && len(made) == 0 // all that runs was started with this driver
+	if slices.Contains(w.trace.Plan.Steps, StepReboot) || began && !w.Restart {
+		return ""
 	}
 	cgroup, err := w.container.Cgroup()
 	if err != nil {

@@ -211,7 +211,8 @@ func Verify(s config.Settings, module, wanted version.Driver) string {
 // so that a failed toolkit never costs a good driver.
 func withToolkit(p Plan, s config.Settings, f Facts) Plan {
 	changed := slices.Contains(p.Steps, StepInstall) || slices.Contains(p.Steps, StepShare)
-	reboot := f.AtStart && s.After.Reboot && f.Container.Rebooted != p.Wanted && (changed || f.Container.RebootDue)
+	began := f.Container.Share && f.Container.SetUp // all its programs were started with this driver
+	reboot := f.AtStart && s.After.Reboot && f.Container.Rebooted != p.Wanted && (changed && !began || f.Container.RebootDue)
 	if len(p.Steps) > 0 {
 		p.Steps = append(p.Steps, StepRecord)
 	}
