@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda/cudatest"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/cudatest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 )
 

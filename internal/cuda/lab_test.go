@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cuda/cudatest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/cudatest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 )
