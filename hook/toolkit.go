@@ -66,7 +66,6 @@ func cudaWant(s config.Settings, wanted version.Driver, arch string) cuda.Want {
 		RepoURL:  s.CUDA.RepoURL,
 		Driver:   wanted,
 		Arch:     arch,
-		CacheDir: s.Cache.Dir,
 		Timeout:  2 * s.Install.Timeout,
 	}
 }

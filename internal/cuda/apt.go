@@ -2,10 +2,8 @@ package cuda
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
@@ -14,11 +12,10 @@ import (
 type apt struct{ *job }
 
 // options of every apt-get: no recommended packages (they would be the driver),
-// files that the user changed stay, locks are waited for, fetched packages are not kept.
+// files that the user changed stay, fetched packages are not kept.
 func (a *apt) options() []string {
 	return []string{"-q", "--no-install-recommends",
 		"-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold",
-		"-o", fmt.Sprintf("DPkg::Lock::Timeout=%d", int(max(a.w.LockWait, time.Second)/time.Second)),
 		"-o", "Acquire::Retries=3", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20",
 		"-o", "APT::Keep-Downloaded-Packages=false", "-o", "Dpkg::Use-Pty=0", "-o", "APT::Color=0",
 		"-o", "APT::AutoRemove::RecommendsImportant=false", "-o", "APT::AutoRemove::SuggestsImportant=false"}
@@ -100,7 +97,7 @@ func parseMadison(text string) []available {
 	return collect(pairs)
 }
 
-func (a *apt) act(ctx context.Context, do action, names []string, p plan) error {
+func (a *apt) act(ctx context.Context, do action, names []string) error {
 	if do == actRemove {
 		return a.purge(ctx, names)
 	}
@@ -108,36 +105,9 @@ func (a *apt) act(ctx context.Context, do action, names []string, p plan) error 
 	if do == actReinstall {
 		args = append(a.command("install", "--reinstall", "--no-remove"), names...)
 	}
-	out, err := a.watch(ctx, a.progress(len(p.fresh)+len(p.newer)), args...)
-	if err != nil {
-		return err
+	out, err := a.change(ctx, args...)
+	if err == nil && out.code != 0 {
+		err = hint.Errorf("the next run takes up where this one stopped", "apt-get install %s in the container: %s", strings.Join(names, ", "), out.tail(5))
 	}
-	if out.code != 0 {
-		return hint.Errorf("the next run takes up where this one stopped", "apt-get install %s in the container: %s", strings.Join(names, ", "), out.tail(5))
-	}
-	return a.forgetArchives(slices.Concat(a.in.Added, names))
-}
-
-// progress says every few seconds what apt is at.
-func (a *apt) progress(total int) func(string) {
-	var last time.Time
-	fetched, set := 0, 0
-	return func(line string) {
-		switch {
-		case strings.HasPrefix(line, "Get:"):
-			fetched++
-		case strings.HasPrefix(line, "Setting up "):
-			set++
-		case !strings.HasPrefix(line, "Unpacking "):
-			return
-		}
-		if last.IsZero() {
-			last = time.Now()
-		}
-		if time.Since(last) < 10*time.Second {
-			return
-		}
-		last = time.Now()
-		a.log.Infof("toolkit: %d of %d packages fetched, %d set up", min(fetched, total), total, min(set, total))
-	}
+	return err
 }

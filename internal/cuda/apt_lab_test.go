@@ -41,8 +41,6 @@ func TestToolkitInARealContainer(t *testing.T) {
 		require.False(t, b.exists(staged))
 		archives, _ := filepath.Glob(b.lab.Root + "/var/cache/apt/archives/*.deb")
 		require.Empty(t, archives, "fetched packages fill the container's disk")
-		kept, _ := filepath.Glob(b.want.CacheDir + "/cuda-keyring_1.1-1_debian12*.deb")
-		require.Len(t, kept, 1)
 	}))
 	t.Run("ASecondRunChangesNothing", b.with(func(t *testing.T) {
 		was, gets := b.state(), b.gets.Load()
@@ -161,7 +159,6 @@ func TestToolkitInARealContainer(t *testing.T) {
 		require.NoError(t, os.WriteFile(hand, []byte("deb [signed-by=/etc/apt/keyrings/mine.gpg] "+b.repo("a")+" /\n"), 0o644))
 		err := b.install(func(w *Want) { w.Toolkit = "12.8" })
 		require.ErrorContains(t, err, "/etc/apt/sources.list.d/hand.list")
-		require.ErrorContains(t, err, "/etc/apt/keyrings/mine.gpg")
 		require.NoError(t, os.Remove(hand))
 		require.NoError(t, Unpin(b.c))
 		b.same(before)
@@ -185,7 +182,7 @@ func TestToolkitInARealContainer(t *testing.T) {
 		b.remove()
 		b.same(before)
 	}))
-	t.Run("ADamagedKeyringInTheCacheIsNamed", b.with(func(t *testing.T) {
+	t.Run("ALoginPageInPlaceOfTheKeyringIsNamed", b.with(func(t *testing.T) {
 		b.publish("junk", nvidiaList, b.key)
 		require.NoError(t, os.WriteFile(filepath.Join(b.dir, "junk/debian12/x86_64", keyringDeb), []byte("<html>log in</html>"), 0o644))
 		err := b.install(func(w *Want) { w.Toolkit, w.RepoURL = "12.8", b.repo("junk") })
@@ -200,7 +197,7 @@ func TestToolkitInARealContainer(t *testing.T) {
 		listener.Close()
 		up := make(chan struct{})
 		b.log.hook = func(line string) {
-			if strings.Contains(line, "fetch the container's package lists") && strings.Contains(line, "trying again") {
+			if strings.Contains(line, "waiting for the host's network or the repository") {
 				late, err := net.Listen("tcp", address)
 				if err != nil {
 					t.Error(err)
@@ -214,10 +211,6 @@ func TestToolkitInARealContainer(t *testing.T) {
 		}
 		defer func() { b.log.hook = nil }()
 		url := "http://" + address + "/a/debian12/x86_64/"
-		// The key is in the cache already: only the container waits.
-		deb := cudatest.Keyring(nvidiaList, "debian12", "x86_64", b.key).Deb()
-		name := (&apt{&job{distro: Distro{Folder: "debian12"}, repo: url}}).keyringName()
-		require.NoError(t, os.WriteFile(filepath.Join(b.want.CacheDir, name), deb, 0o644))
 		require.NoError(t, b.install(func(w *Want) { w.Toolkit, w.RepoURL = "12.8", url }))
 		<-up
 		b.remove()
@@ -244,10 +237,10 @@ func TestToolkitInARealContainer(t *testing.T) {
 		}()
 		require.Eventually(t, func() bool { return b.exists("/run/at-work") }, 20*time.Second, 20*time.Millisecond)
 		err := b.install(func(w *Want) { w.Toolkit, w.LockWait = "12.9", 200*time.Millisecond })
-		require.ErrorContains(t, err, "still holds /var/lib/dpkg/lock")
-		require.ErrorContains(t, err, "apt-get")
+		require.ErrorContains(t, err, "given up after 200ms")
+		require.ErrorContains(t, err, "lock")
 		b.log.hook = func(line string) {
-			if strings.Contains(line, "waiting for") {
+			if strings.Contains(line, "waiting for another package tool") {
 				_ = os.WriteFile(b.lab.Root+"/run/go", nil, 0o644)
 			}
 		}
@@ -286,7 +279,7 @@ func TestToolkitInARealContainer(t *testing.T) {
 			require.NotContains(t, b.in("dpkg-query", "-W", "-f", "${Package}=${db:Status-Status} "), "cuda-nvcc-12-8=installed")
 			b.in("touch", "/run/go")
 			require.NoError(t, b.install(func(w *Want) { w.Toolkit, w.RepoURL = "12.8", b.repo("slow") }))
-			require.True(t, b.log.has("was interrupted"))
+			require.True(t, b.log.has("interrupted"))
 			require.Empty(t, b.in("dpkg", "--audit"))
 			b.in("rm", "/run/go", "/run/at-work")
 			b.remove()

@@ -3,8 +3,6 @@ package cuda
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,19 +18,6 @@ const (
 	// still be mounted over by an init that is starting.
 	staged = "/var/lib/pve-nvidia-hook/" + keyringDeb
 )
-
-// keyringName is the keyring package's name in the shared cache: one for each
-// distribution, and for each mirror, whose package names another URL.
-func (j *job) keyringName() string {
-	name := strings.TrimSuffix(keyringDeb, "all.deb") + j.distro.Folder
-	if !strings.HasPrefix(j.repo, repoBase) {
-		sum := sha256.Sum256([]byte(j.repo))
-		name += "_" + hex.EncodeToString(sum[:4])
-	} else if strings.Contains(j.repo, "/sbsa/") {
-		name += "_sbsa"
-	}
-	return name + ".deb"
-}
 
 // keyring installs NVIDIA's keyring package unless it is there.
 func (a *apt) keyring(ctx context.Context) error {
@@ -50,7 +35,7 @@ func (a *apt) keyring(ctx context.Context) error {
 	if strings.HasPrefix(a.repo, "http://") {
 		a.log.Warnf("the key of %s comes over plain http: whoever can change it on its way owns the container", a.repo)
 	}
-	deb, err := a.cached(ctx, a.repo+keyringDeb, a.keyringName(), checkDeb)
+	deb, err := a.fetch(ctx, a.repo+keyringDeb, keyringDeb, checkDeb)
 	if err != nil {
 		return err
 	}
@@ -69,9 +54,7 @@ func (a *apt) keyring(ctx context.Context) error {
 	if _, err := a.c.CopyIn(ctx, bytes.NewReader(deb), staged, 0o644); err != nil {
 		return fmt.Errorf("copy the keyring package into the container: %w", err)
 	}
-	out, err := a.locked(ctx, aptLocks, func() (output, error) {
-		return a.run(ctx, "dpkg", "--force-confdef", "--force-confold", "-i", staged)
-	})
+	out, err := a.change(ctx, "dpkg", "--force-confdef", "--force-confold", "-i", staged)
 	if err != nil {
 		return err
 	}

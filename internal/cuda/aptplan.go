@@ -53,7 +53,7 @@ func (a *apt) plan(ctx context.Context, names []string) (plan, error) {
 	if name, ok := driverIn(out.lines); ok {
 		return p, refuseDriver(name, names, out.tail(4))
 	}
-	if len(p.remove) > 0 && out.contains("Packages need to be removed") {
+	if len(p.remove) > 0 && strings.Contains(strings.Join(out.lines, "\n"), "Packages need to be removed") {
 		return p, nil
 	}
 	return p, hint.Errorf("look with apt-get -s install in the container; cuda.packages and cuda.toolkit name what is installed",

@@ -13,9 +13,7 @@ func (a *apt) keep(ctx context.Context, names []string) error { return a.mark(ct
 
 // mark says whether packages are there for their own sake (manual) or others' (auto).
 func (a *apt) mark(ctx context.Context, how string, names []string) error {
-	out, err := a.locked(ctx, aptLocks, func() (output, error) {
-		return a.run(ctx, append([]string{"apt-mark", how}, names...)...)
-	})
+	out, err := a.change(ctx, append([]string{"apt-mark", how}, names...)...)
 	if err == nil && out.code != 0 {
 		err = hint.Errorf("run apt-get check in the container", "apt-mark %s %s in the container: %s", how, strings.Join(names, " "), out.tail(3))
 	}
@@ -61,18 +59,18 @@ func (a *apt) purge(ctx context.Context, names []string) error {
 		return hint.Errorf("run apt-get autoremove in the container, then this again",
 			"removing %s would touch others too: %s", few(names), say.Clean(strings.Join(others, ", "), 300))
 	}
-	out, err := a.run(ctx, append(a.command("purge"), names...)...)
+	out, err := a.change(ctx, append(a.command("purge"), names...)...)
 	if err == nil && out.code != 0 {
 		err = hint.Errorf("run dpkg --configure -a in the container and see what it says", "apt-get purge in the container: %s", out.tail(4))
 	}
 	return err
 }
 
-func (a *apt) begin(ctx context.Context) error {
-	if err := a.ready(ctx); err != nil {
-		return err
-	}
-	return a.forgetArchives(a.in.Added)
-}
+func (a *apt) begin(ctx context.Context) error { return a.ready(ctx) }
 
-func (a *apt) end(context.Context) error { return a.forgetLists() }
+// end removes fetched packages, up to 3 GB of them, that a run that was cut off
+// has left. The index of the repository goes with apt's next update.
+func (a *apt) end(ctx context.Context) error {
+	_, err := a.change(ctx, "apt-get", "clean")
+	return err
+}

@@ -3,9 +3,7 @@ package cuda
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
@@ -93,13 +91,10 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 	return fine, "", rest
 }
 
-// update fetches the package lists.
+// update fetches the package lists. It waits for another apt as for a server.
 func (a *apt) update(ctx context.Context) error {
 	var others []string
 	err := a.fetchLists(ctx, func() (v verdict, about string, err error) {
-		if err := a.waitLocks(ctx, aptLocks); err != nil {
-			return hopeless, "", err
-		}
 		// One retry of apt's own: it pauses longer each time, and is tried again here.
 		out, err := a.run(ctx, a.command("update", "-o", "Acquire::Retries=1")...)
 		if err != nil {
@@ -112,53 +107,4 @@ func (a *apt) update(ctx context.Context) error {
 		a.log.Warnf("apt-get update in the container complains of other repositories: %s", say.Clean(others[0], 300))
 	}
 	return err
-}
-
-// listPrefix is how apt begins the names of the index files of a repository in
-// /var/lib/apt/lists: its URL without the scheme, slashes as underscores.
-func listPrefix(repo string) string {
-	u, err := url.Parse(repo)
-	if err != nil || u.Host == "" {
-		return ""
-	}
-	quoted := u.Host + u.Path
-	for _, c := range `%\|{}[]<>"^~_=!@#$&*` {
-		quoted = strings.ReplaceAll(quoted, string(c), fmt.Sprintf("%%%02x", c))
-	}
-	return strings.ReplaceAll(quoted, "/", "_")
-}
-
-// forgetLists removes the fetched index files of the repository.
-func (a *apt) forgetLists() error {
-	prefix := listPrefix(a.repo)
-	return a.removeIn("/var/lib/apt/lists", func(n string) bool { return prefix != "" && strings.HasPrefix(n, prefix) })
-}
-
-// forgetArchives removes fetched packages of ours, up to 3 GB of them, that a
-// run that was cut off has left. Until then they spare the next run a download.
-func (a *apt) forgetArchives(names []string) error {
-	return a.removeIn("/var/cache/apt/archives", func(n string) bool {
-		name, _, ok := strings.Cut(n, "_")
-		return ok && slices.Contains(names, name)
-	})
-}
-
-// removeIn removes files from a folder of apt's and from its folder for what is not yet whole.
-func (a *apt) removeIn(folder string, is func(name string) bool) error {
-	for _, dir := range []string{folder, folder + "/partial"} {
-		names, err := a.c.ReadDir(dir, 10000)
-		if err != nil {
-			a.log.Debugf("read the container's %s: %v", dir, err)
-			continue // apt cleans up after itself at its next run
-		}
-		for _, n := range names {
-			if !is(n) {
-				continue
-			}
-			if err := a.c.Remove(dir + "/" + n); err != nil {
-				return fmt.Errorf("remove the fetched file %s: %w", n, err)
-			}
-		}
-	}
-	return nil
 }

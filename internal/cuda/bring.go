@@ -41,7 +41,7 @@ func (j *job) bring(ctx context.Context, m manager, names []string) error {
 	if err := j.note(p.fresh, bareNames(names)); err != nil {
 		return err
 	}
-	err = m.act(ctx, actInstall, names, p)
+	err = m.act(ctx, actInstall, names)
 	if err != nil && ctx.Err() == nil {
 		// What did not come in is not ours should the user install it.
 		if have, err := m.installed(ctx); err == nil {
@@ -104,7 +104,7 @@ func (j *job) sweep(ctx context.Context, m manager, keep []string) error {
 	}
 	if len(goners) > 0 {
 		j.log.Infof("removing %s", few(goners))
-		if err := m.act(ctx, actRemove, goners, plan{}); err != nil {
+		if err := m.act(ctx, actRemove, goners); err != nil {
 			return err
 		}
 		if have, err = m.installed(ctx); err != nil {

@@ -25,7 +25,6 @@ import (
 type Container interface {
 	Stat(name string) (lxc.Info, error)
 	ReadDir(name string, most int) ([]string, error)
-	LockedBy(name string) (pid int, locked bool, err error)
 	ReadFile(name string, limit int64) ([]byte, error)
 	WriteFile(name string, data []byte, mode fs.FileMode) error
 	CopyIn(ctx context.Context, r io.Reader, name string, mode fs.FileMode) (int64, error)
@@ -53,12 +52,11 @@ type Want struct {
 	// it: no file tells it, and nvidia-smi is a process.
 	Capability string
 	Arch       string        // x86_64 or aarch64
-	CacheDir   string        // shared cache on the host, for NVIDIA's keyring package
 	Proxy      string        // http(s) proxy URL when the environment names none
 	Timeout    time.Duration // for all of Install or Remove; 0: 30 minutes
 
 	NetworkWait time.Duration // how long to wait for network and repository; 0: 2 minutes
-	LockWait    time.Duration // how long to wait for another package tool; 0: 5 minutes
+	LockWait    time.Duration // how long to wait for another apt, dpkg or zypper; 0: 5 minutes
 
 	// Had is what the record says an earlier run put into this container.
 	Had Installed
@@ -97,8 +95,6 @@ func (w Want) smaller() string {
 	return "give the container a larger disk, or ask for parts of the toolkit: packages = [\"cuda-nvcc-12-8\", \"cuda-cudart-dev-12-8\"] and toolkit = \"\""
 }
 
-// packageForm is the form of a package name in all three package worlds, with
-// the version that apt and dnf take behind it.
 // CheckPackages says whether names can stand as further packages.
 func CheckPackages(names []string) error {
 	for _, n := range names {

@@ -147,13 +147,13 @@ func (d *dnf) plan(ctx context.Context, names []string) (plan, error) {
 	return d.planned("dnf install", names, out, out.code == 0 || !p.empty(), p) // 1 is also how "no" ends
 }
 
-func (d *dnf) act(ctx context.Context, do action, names []string, _ plan) error {
+func (d *dnf) act(ctx context.Context, do action, names []string) error {
 	command := d.command(string(do), append([]string{"-y"}, rpmNames(names)...)...)
 	if do == actRemove {
 		command = d.without("remove", append([]string{"--setopt=clean_requirements_on_remove=False"}, names...)...)
 	}
-	return d.change(ctx, "dnf "+string(do)+" "+few(names), func() (output, error) { return d.run(ctx, command...) },
-		func(o output) bool { return o.code == 0 })
+	out, err := d.change(ctx, command...)
+	return d.changed(ctx, "dnf "+string(do)+" "+few(names), out, out.code == 0, err)
 }
 
 func (d *dnf) keep(ctx context.Context, names []string) error {

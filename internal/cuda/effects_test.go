@@ -2,17 +2,12 @@ package cuda
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -21,34 +16,33 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 )
 
 func TestSourceListsAreRead(t *testing.T) {
 	require.Equal(t, []source{
-		{"f", "http://a/", ""},
-		{"f", "https://b/", "/k.gpg"},
-		{"f", "https://c/", "/k.gpg"},
-		{"f", "https://d/", ""},
-	}, parseList("f", `# deb http://no/ /
+		{"f.list", "http://a/", false},
+		{"f.list", "https://b/", true},
+		{"f.list", "https://c/", true},
+		{"f.list", "https://d/", false},
+	}, parseSources("f.list", strings.ReplaceAll(`# deb http://no/ /
 deb http://a/ stable main # said-by=x
-deb [signed-by=/k.gpg] https://b/ /
-deb [ arch=amd64 signed-by=/k.gpg ] https://c/ /
+deb [signed-by=RING] https://b/ /
+deb [ arch=amd64 signed-by=RING ] https://c/ /
 deb-src [arch=amd64] https://d/ /
 deb
-deb [signed-by=/k.gpg
-rpm http://e/ /
-`))
+deb [signed-by=RING
+`, "RING", keyringFile)))
 	require.Equal(t, []source{
-		{"f", "https://a/", "/k.gpg"},
-		{"f", "https://b/", "/k.gpg"},
-		{"f", "https://c/", "(embedded key)"},
-	}, parseSources("f", `Types: deb
+		{"f.sources", "https://a/", true},
+		{"f.sources", "https://b/", true},
+		{"f.sources", "https://c/", false},
+	}, parseSources("f.sources", strings.ReplaceAll(`Types: deb
 URIs: https://a/
  https://b/
 Suites: /
-Signed-By: /k.gpg
+# ours
+Signed-By: RING
 
 # a comment
 Types: deb
@@ -60,7 +54,7 @@ Signed-By:
 
 Enabled: no
 URIs: https://d/
-`))
+`, "RING", keyringFile)))
 }
 
 func TestRemainsOfAHandMadeListAreNamed(t *testing.T) {
@@ -71,12 +65,10 @@ func TestRemainsOfAHandMadeListAreNamed(t *testing.T) {
 		err     string
 		remarks int
 	}{
-		{source{"/a.list", repo, keyringFile}, "", 1},
-		{source{"/a.list", strings.TrimRight(repo, "/"), "/usr/share/keyrings/other.gpg"}, "/usr/share/keyrings/other.gpg", 0},
-		{source{"/a.list", repo, ""}, "no Signed-By", 0},
-		{source{"/a.sources", repo, "(embedded key)"}, "/a.sources", 0},
-		{source{"/a.list", repoBase + "ubuntu2204/x86_64/", ""}, "", 1},
-		{source{"/a.list", "http://deb.example.org/debian", ""}, "", 0},
+		{source{"/a.list", repo, true}, "", 1},
+		{source{"/a.list", strings.TrimRight(repo, "/"), false}, "/a.list in the container has the repository", 0},
+		{source{"/a.list", repoBase + "ubuntu2204/x86_64/", false}, "", 1},
+		{source{"/a.list", "http://deb.example.org/debian", false}, "", 0},
 	} {
 		remarks, err := judgeSources([]source{c.s}, repo, none)
 		if c.err != "" {
@@ -87,7 +79,7 @@ func TestRemainsOfAHandMadeListAreNamed(t *testing.T) {
 		}
 		require.Len(t, remarks, c.remarks, "%+v", c.s)
 	}
-	_, err := judgeSources([]source{{"/own", repo, ""}}, repo, func(file string) bool { return file == "/own" })
+	_, err := judgeSources([]source{{"/own", repo, false}}, repo, func(file string) bool { return file == "/own" })
 	require.NoError(t, err)
 }
 
@@ -143,7 +135,6 @@ Err:2 http://127.0.0.1:9/deb  InRelease
 Reading package lists...
 W: Failed to fetch http://127.0.0.1:9/deb/InRelease  Could not connect to 127.0.0.1:9 (127.0.0.1). - connect (111: Connection refused)`, "\n"), repo)
 	require.Contains(t, others[0], "Err:2 http://127.0.0.1:9/deb  InRelease: Could not connect", "the reason is in the next line")
-	require.Equal(t, "developer.download.nvidia.com_compute_cuda_repos_debian12_x86%5f64_", listPrefix(repoBase+"debian12/x86_64/"))
 }
 
 func TestAptSizesAreRead(t *testing.T) {
@@ -213,111 +204,12 @@ func TestRefusalsComeBeforeAnythingIsTouched(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFolder(t, map[string]string{"/etc/os-release": c.os})
-			c.want.Arch, c.want.CacheDir = "x86_64", t.TempDir()
+			c.want.Arch = "x86_64"
 			in, err := Install(t.Context(), f, c.want, &logged{t: t}) // a process would fail the test
 			require.ErrorContains(t, err, c.err)
 			require.True(t, in.Empty())
-			left, _ := os.ReadDir(c.want.CacheDir)
-			require.Empty(t, left)
 		})
 	}
-}
-
-func TestTenContainersFetchTheKeyringOnce(t *testing.T) {
-	var gets atomic.Int64
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		gets.Add(1)
-		w.Write([]byte("!<arch>\ndebian-binary   and so on"))
-	}))
-	defer server.Close()
-	dir := filepath.Join(t.TempDir(), "cache")
-	require.NoError(t, os.Mkdir(dir, 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, ".x.deb123456789"), []byte("!<arch>"), 0o644))
-	var wait sync.WaitGroup
-	for range 10 {
-		wait.Go(func() {
-			j, cancel := newJob(t.Context(), nil, Want{CacheDir: dir, step: time.Millisecond}, &logged{t: t})
-			defer cancel()
-			data, err := j.cached(j.ctx, server.URL, "x.deb", checkDeb)
-			if err != nil || checkDeb(data) != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wait.Wait()
-	require.EqualValues(t, 1, gets.Load())
-	require.NoFileExists(t, filepath.Join(dir, ".x.deb123456789"), "of a run that was killed while it kept the file")
-}
-
-// What lies in the cache is installed as the container's root.
-func TestCacheThatOthersCouldHaveWrittenIsRefused(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can give files away")
-	}
-	deb := []byte("!<arch>\ndebian-binary   planted")
-	plant := func(name string) error { return os.WriteFile(name, deb, 0o644) }
-	for name, c := range map[string]struct {
-		spoil func(file string) error
-		says  string
-	}{
-		"folder for all":   {func(f string) error { return errors.Join(plant(f), os.Chmod(filepath.Dir(f), 0o777)) }, "mode 0777"},
-		"empty one":        {func(f string) error { return os.Chmod(filepath.Dir(f), 0o777) }, "mode 0777"},
-		"folder of a user": {func(f string) error { return os.Chown(filepath.Dir(f), 1000, 1000) }, "belongs to uid 1000"},
-		"file of a user":   {func(f string) error { return errors.Join(plant(f), os.Chown(f, 1000, 0)) }, "x.deb is refused: it belongs to uid 1000"},
-		"file for all":     {func(f string) error { return errors.Join(plant(f), os.Chmod(f, 0o666)) }, "x.deb is refused: it has mode 0666"},
-		"file of a group":  {func(f string) error { return errors.Join(plant(f), os.Chmod(f, 0o664)) }, "x.deb is refused: it has mode 0664"},
-		"link":             {func(f string) error { return errors.Join(plant(f+"2"), os.Symlink(f+"2", f)) }, "symbolic link"},
-		"link into space":  {func(f string) error { return os.Symlink(f+"2", f) }, "symbolic link"},
-		"folder":           {func(f string) error { return os.Mkdir(f, 0o755) }, "not a regular file"},
-		"FIFO":             {func(f string) error { return syscall.Mkfifo(f, 0o644) }, "not a regular file"},
-		"lock is a link": {func(f string) error {
-			return os.Symlink(f+"2", filepath.Join(filepath.Dir(f), ".x.deb.lock"))
-		}, ".x.deb.lock"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			server := httptest.NewServer(http.NotFoundHandler())
-			defer server.Close()
-			dir := filepath.Join(t.TempDir(), "cache")
-			require.NoError(t, os.Mkdir(dir, 0o755))
-			require.NoError(t, c.spoil(filepath.Join(dir, "x.deb")))
-			before, err := os.ReadDir(dir)
-			require.NoError(t, err)
-			j, cancel := newJob(t.Context(), nil, Want{CacheDir: dir, step: time.Millisecond}, &logged{t: t})
-			defer cancel()
-			_, err = j.cached(j.ctx, server.URL, "x.deb", checkDeb)
-			require.ErrorContains(t, err, c.says)
-			after, err := os.ReadDir(dir)
-			require.NoError(t, err)
-			require.Equal(t, len(before), len(after), "nothing is written there either")
-		})
-	}
-}
-
-func TestKeptFilesHaveTheModesOfTheCache(t *testing.T) {
-	defer syscall.Umask(syscall.Umask(0o022)) // as main sets it
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Write([]byte("!<arch>\ndebian-binary "))
-	}))
-	dir := filepath.Join(t.TempDir(), "a", "cache")
-	ask := func() error {
-		j, cancel := newJob(t.Context(), nil, Want{CacheDir: dir, Timeout: 10 * time.Second, step: time.Millisecond}, &logged{t: t})
-		defer cancel()
-		_, err := j.cached(j.ctx, server.URL, "x.deb", checkDeb)
-		return err
-	}
-	require.NoError(t, ask())
-	for name, mode := range map[string]os.FileMode{"": 0o755, "x.deb": 0o644, ".x.deb.lock": 0o600} {
-		st, err := os.Stat(filepath.Join(dir, name))
-		require.NoError(t, err)
-		require.Equal(t, mode, st.Mode().Perm(), name)
-	}
-	server.Close()
-	require.NoError(t, ask(), "it needs no network any more")
-	// Whoever holds the lock fetches another; what is there can be read meanwhile.
-	l, err := lock.Take(t.Context(), filepath.Join(dir, ".x.deb.lock"), lock.Options{})
-	require.NoError(t, err)
-	defer l.Release()
-	require.NoError(t, ask())
 }
 
 func TestFetchTriesAgainOnlyWhereThatHelps(t *testing.T) {
@@ -338,15 +230,14 @@ func TestFetchTriesAgainOnlyWhereThatHelps(t *testing.T) {
 				w.Write([]byte("!<arch>\ndebian-binary "))
 			}))
 			defer server.Close()
-			j, cancel := newJob(t.Context(), nil, Want{CacheDir: t.TempDir(), NetworkWait: 200 * time.Millisecond, step: time.Millisecond}, &logged{t: t})
+			j, cancel := newJob(t.Context(), nil, Want{NetworkWait: 200 * time.Millisecond, step: time.Millisecond}, &logged{t: t})
 			defer cancel()
-			_, err := j.cached(j.ctx, server.URL, "x.deb", checkDeb)
+			_, err := j.fetch(j.ctx, server.URL, "x.deb", checkDeb)
 			if c.err == "" {
 				require.NoError(t, err)
 			} else {
 				require.ErrorContains(t, err, c.err)
 				require.NotEmpty(t, hint.Of(err))
-				require.NoFileExists(t, filepath.Join(j.w.CacheDir, "x.deb"))
 			}
 			if c.gets > 0 {
 				require.Equal(t, c.gets, gets.Load())
@@ -362,22 +253,22 @@ func TestFetchTriesAgainOnlyWhereThatHelps(t *testing.T) {
 		}
 	}))
 	defer big.Close()
-	j, cancel := newJob(t.Context(), nil, Want{CacheDir: t.TempDir(), step: time.Millisecond}, &logged{t: t})
+	j, cancel := newJob(t.Context(), nil, Want{step: time.Millisecond}, &logged{t: t})
 	defer cancel()
-	_, err := j.cached(j.ctx, big.URL, "x.deb", checkDeb)
+	_, err := j.fetch(j.ctx, big.URL, "x.deb", checkDeb)
 	require.ErrorContains(t, err, "more than")
 }
 
 // The host fetches the keyring package: the container's network has no part in it.
 func TestHostWithoutNetworkIsSaidOnceAndInTheCachesWords(t *testing.T) {
 	log := &logged{t: t}
-	w := Want{CacheDir: t.TempDir(), NetworkWait: 20 * time.Millisecond, step: time.Millisecond,
+	w := Want{NetworkWait: 20 * time.Millisecond, step: time.Millisecond,
 		dial: func(_ context.Context, _, address string) (net.Conn, error) {
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: strings.TrimSuffix(address, ":80"), Server: "192.0.2.1:53", IsNotFound: true}}
 		}}
 	j, cancel := newJob(t.Context(), nil, w, log)
 	defer cancel()
-	_, err := j.cached(j.ctx, "http://nvidia.invalid/debian12/x.deb", "x.deb", checkDeb)
+	_, err := j.fetch(j.ctx, "http://nvidia.invalid/debian12/x.deb", "x.deb", checkDeb)
 	require.EqualError(t, err, "fetch x.deb on the host: given up after 20ms: cannot reach nvidia.invalid: no such host")
 	require.Equal(t, cache.NetworkHint+"; the driver is not affected", hint.Of(err))
 	said := slices.DeleteFunc(slices.Clone(log.lines), func(l string) bool { return strings.HasPrefix(l, "debug: ") })
@@ -398,7 +289,7 @@ func TestAProxysPasswordStaysOnTheHost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFolder(t, map[string]string{"/etc/os-release": "ID=debian\nVERSION_ID=12\n"})
 			log := &logged{t: t}
-			w := Want{Toolkit: "12.8", Driver: "580.95.05", Arch: "x86_64", CacheDir: t.TempDir(), Proxy: c.proxy}
+			w := Want{Toolkit: "12.8", Driver: "580.95.05", Arch: "x86_64", Proxy: c.proxy}
 			spy := &listening{folder: f}
 			_, err := Install(t.Context(), spy, w, log)
 			require.Error(t, err, "nothing is ready in the container")
@@ -409,9 +300,9 @@ func TestAProxysPasswordStaysOnTheHost(t *testing.T) {
 		})
 	}
 	log := &logged{t: t}
-	j, cancel := newJob(t.Context(), nil, Want{CacheDir: t.TempDir(), Proxy: "http://me:secret@proxy.example:port", NetworkWait: 20 * time.Millisecond, step: time.Millisecond}, log)
+	j, cancel := newJob(t.Context(), nil, Want{Proxy: "http://me:secret@proxy.example:port", NetworkWait: 20 * time.Millisecond, step: time.Millisecond}, log)
 	defer cancel()
-	_, err := j.cached(j.ctx, "http://nvidia.example/x.deb", "x.deb", checkDeb)
+	_, err := j.fetch(j.ctx, "http://nvidia.example/x.deb", "x.deb", checkDeb)
 	require.ErrorContains(t, err, "the proxy setting is not a URL")
 	require.NotContains(t, strings.Join(append(log.lines, err.Error()), "\n"), "secret")
 }
@@ -430,7 +321,7 @@ func (l *listening) Run(_ context.Context, cmd lxc.Cmd) (lxc.Result, error) {
 func TestADeadlineIsSaidInWords(t *testing.T) {
 	f := newFolder(t, map[string]string{"/etc/os-release": "ID=debian\nVERSION_ID=12\n"})
 	slow := hanging{f}
-	_, err := Install(t.Context(), slow, Want{Toolkit: "12.8", Driver: "580.95.05", Arch: "x86_64", CacheDir: t.TempDir(), Timeout: 20 * time.Millisecond}, &logged{t: t})
+	_, err := Install(t.Context(), slow, Want{Toolkit: "12.8", Driver: "580.95.05", Arch: "x86_64", Timeout: 20 * time.Millisecond}, &logged{t: t})
 	require.ErrorContains(t, err, "not done within 20ms")
 	require.ErrorIs(t, err, lxc.ErrDeadline)
 	require.Contains(t, hint.Of(err), "timeout")

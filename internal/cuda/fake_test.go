@@ -65,8 +65,6 @@ func (f *folder) ReadDir(name string, most int) ([]string, error) {
 	return names, err
 }
 
-func (f *folder) LockedBy(string) (int, bool, error) { return 0, false, nil }
-
 func (f *folder) ReadFile(name string, limit int64) ([]byte, error) {
 	text, err := os.ReadFile(f.root + name)
 	if int64(len(text)) > limit {

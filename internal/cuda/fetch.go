@@ -6,62 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 )
 
 // fetchLimit bounds what is downloaded by the host: keyring packages and .repo
 // files have a few kilobytes.
 const fetchLimit = 1 << 20
 
-// cached returns the content of a file of the shared cache, which the first who
-// asks fetches from a URL. check looks at it in either case. What lies there is
-// installed as the container's root, so the folder is held to what the cache itself asks of it.
-func (j *job) cached(ctx context.Context, from, name string, check func([]byte) error) ([]byte, error) {
-	if j.w.CacheDir == "" {
-		return nil, errors.New("no cache folder to keep " + name + " in")
-	}
-	if err := cache.CheckDir(j.w.CacheDir); err != nil {
-		return nil, err
-	}
-	file := filepath.Join(j.w.CacheDir, name)
-	// Files get their names whole, so that who only reads needs no lock.
-	data, err := kept(file, check)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return data, err
-	}
-	l, err := lock.Take(ctx, filepath.Join(j.w.CacheDir, "."+name+".lock"), lock.Options{Timeout: j.w.Timeout, Holder: j.w.Name()})
-	if err != nil {
-		return nil, fmt.Errorf("wait for another run to fetch %s: %w", name, err)
-	}
-	defer l.Release()
-	if data, err = kept(file, check); !errors.Is(err, fs.ErrNotExist) {
-		return data, err
-	}
-	if data, err = j.fetch(ctx, from, name, check); err != nil {
-		return nil, err
-	}
-	left, _ := filepath.Glob(filepath.Join(j.w.CacheDir, "."+name+"[0-9]*"))
-	for _, half := range left {
-		_ = os.Remove(half) // by a run that was killed, for the lock is held
-	}
-	if err := cache.WriteFile(file, data); err != nil {
-		return nil, fmt.Errorf("keep %s in the cache: %w", name, err)
-	}
-	j.log.Infof("fetched %s for all containers", name)
-	return data, nil
-}
-
 // fetch fetches a small file on the host.
 func (j *job) fetch(ctx context.Context, from, name string, check func([]byte) error) (data []byte, err error) {
-	waits := patience{what: "fetch " + name + " on the host", waiting: "waiting for the host's network or the repository"}
+	waits := patience{j.w.NetworkWait, "fetch " + name + " on the host", "waiting for the host's network or the repository", ""}
 	err = j.retry(ctx, waits, func() (again bool, err error) {
 		data, again, err = j.get(ctx, from)
 		return again, err
@@ -71,18 +29,6 @@ func (j *job) fetch(ctx context.Context, from, name string, check func([]byte) e
 	}
 	if err := check(data); err != nil {
 		return nil, hint.Wrap(fmt.Errorf("%s: %w", from, err), "a proxy or login page may have answered in place of the repository")
-	}
-	return data, nil
-}
-
-// kept returns what lies in the cache.
-func kept(file string, check func([]byte) error) ([]byte, error) {
-	data, err := cache.ReadFile(file, fetchLimit)
-	if err != nil {
-		return nil, err
-	}
-	if err := check(data); err != nil {
-		return nil, hint.Wrap(fmt.Errorf("%s: %w", file, err), "delete "+file+": it is fetched again then")
 	}
 	return data, nil
 }

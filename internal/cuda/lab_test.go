@@ -84,7 +84,7 @@ func newBareBench(t *testing.T, spec lab.Spec) *bench {
 	t.Cleanup(func() { server.Close() })
 
 	b.key = newKey(t)
-	b.want = Want{Arch: "x86_64", Driver: "580.95.05", CacheDir: t.TempDir(), RepoURL: b.repo("a"),
+	b.want = Want{Arch: "x86_64", Driver: "580.95.05", RepoURL: b.repo("a"),
 		Timeout: 2 * time.Minute, NetworkWait: 20 * time.Second, LockWait: 20 * time.Second, step: 50 * time.Millisecond,
 		Save: func(in Installed) error { b.saved = append(b.saved, in); return nil }}
 	return b
@@ -219,6 +219,9 @@ func (b *bench) remove() {
 	require.True(b.t, left.Empty(), "%+v", left)
 	require.True(b.t, Pinned(b.c), "the driver's packages are kept out as long as the driver is there")
 	require.NoError(b.t, Unpin(b.c))
+	if b.had.Tool == toolApt { // which removes the index of a repository with its next update
+		b.in("apt-get", "update")
+	}
 	b.had = Installed{}
 }
 
@@ -231,11 +234,6 @@ type unmovable struct {
 func (u unmovable) Run(context.Context, lxc.Cmd) (lxc.Result, error) {
 	u.t.Error("the skip path started a process")
 	return lxc.Result{}, nil
-}
-
-func (u unmovable) LockedBy(string) (int, bool, error) {
-	u.t.Error("the skip path asked for a lock")
-	return 0, false, nil
 }
 
 // state is what a container is made of for apt's and a user's eye: packages with

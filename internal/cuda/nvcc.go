@@ -40,7 +40,7 @@ func (j *job) verify(ctx context.Context, m manager, release string) error {
 		return err
 	}
 	j.log.Warnf("%v: installing %s again", err, name)
-	if err := m.act(ctx, actReinstall, []string{name}, plan{}); err != nil {
+	if err := m.act(ctx, actReinstall, []string{name}); err != nil {
 		return err
 	}
 	return j.runNvcc(ctx, release)

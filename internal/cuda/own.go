@@ -49,10 +49,7 @@ func (a *apt) own(ctx context.Context, names []string) error {
 	if err := a.ready(ctx); err != nil {
 		return err
 	}
-	return a.retry(ctx, lists, func() (bool, error) {
-		if err := a.waitLocks(ctx, aptLocks); err != nil {
-			return false, err
-		}
+	return a.retry(ctx, a.lists(), func() (bool, error) {
 		out, err := a.run(ctx, a.command("update", "-o", "Acquire::Retries=1")...)
 		if err != nil {
 			return false, err
@@ -74,9 +71,6 @@ func (a *apt) own(ctx context.Context, names []string) error {
 
 // own has no lists to fetch: dnf and zypper do it where it is due.
 func (r *rpm) own(ctx context.Context, _ []string) (err error) {
-	if err := r.waitLocks(ctx, rpmLocks); err != nil {
-		return err
-	}
 	r.keys, err = r.installed(ctx)
 	return err
 }

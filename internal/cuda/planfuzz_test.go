@@ -49,7 +49,6 @@ func (c *oneTool) Run(_ context.Context, cmd lxc.Cmd) (lxc.Result, error) {
 	return lxc.Result{Code: c.code, Stdout: []byte(c.stdout)}, nil
 }
 
-func (c *oneTool) LockedBy(string) (int, bool, error)    { return 0, false, nil }
 func (c *oneTool) Free(string) (uint64, error)           { return 100 << 30, nil }
 func (c *oneTool) ReadDir(string, int) ([]string, error) { return nil, nil }
 

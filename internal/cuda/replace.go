@@ -46,7 +46,7 @@ func (j *job) removeDriver(ctx context.Context) ([]string, error) {
 			"the driver's packages were not removed, others need them: %s", say.Clean(strings.Join(others, ", "), 300))
 	}
 	j.log.Infof("removing the distribution's driver packages: %s", few(names))
-	if err := m.act(ctx, actRemove, names, plan{}); err != nil {
+	if err := m.act(ctx, actRemove, names); err != nil {
 		return nil, err
 	}
 	if have, err = m.installed(ctx); err != nil {

@@ -14,10 +14,6 @@ import (
 // rpmRepoID is the repository's name to dnf and zypper.
 const rpmRepoID = "pve-nvidia-hook-cuda"
 
-// rpmLocks are the files on which rpm holds a POSIX lock while it changes
-// packages; dnf does not wait for it.
-var rpmLocks = []string{"/var/lib/rpm/.rpm.lock", "/usr/lib/sysimage/rpm/.rpm.lock"}
-
 // rpm is what dnf and zypper have in common.
 type rpm struct {
 	*job
@@ -36,12 +32,9 @@ func parseKeyName(repoFile []byte) (string, error) {
 	return string(m[1]), nil
 }
 
-// addRepo waits until rpm is free and writes the .repo file, for which NVIDIA's
-// own tells the name of the key. fetch loads the index.
+// addRepo writes the .repo file, for which NVIDIA's own tells the name of the
+// key. fetch loads the index.
 func (r *rpm) addRepo(ctx context.Context, file string, fetch func() (output, error)) error {
-	if err := r.waitLocks(ctx, rpmLocks); err != nil {
-		return err
-	}
 	name := "cuda-" + r.distro.Folder + ".repo"
 	data, err := r.fetch(ctx, r.repo+name, name, func(data []byte) error {
 		_, err := parseKeyName(data)
@@ -87,7 +80,7 @@ var rpmWords = []struct {
 	words func() *regexp.Regexp
 	verdict
 }{
-	{lazy.Regexp(`can't create transaction lock|System management is locked`), lockedOut},
+	{busy, lockedOut},
 	{lazy.Regexp(`No space left|more space needed|needs \S+ (more space )?on the |[Nn]ot enough (free )?(disk )?space`), noRoom},
 	{lazy.Regexp(`GPG check FAILED|OpenPGP check for|wrong key|Signature verification failed|signed with an unknown key|is not (correctly )?signed|bad PGP signature`), badKey},
 	{lazy.Regexp(`Curl error \((5|6|7|28|35|52|56)\)|Could(n't| not) (resolve|connect)|Connection (failed|refused|reset|timed out)|Timeout (exceeded|was reached)|No route to host|unreachable`), unreachable},
@@ -136,14 +129,13 @@ func (r *rpm) planned(what string, names []string, out output, good bool, p plan
 	return p, r.failed(what+" "+strings.Join(names, ", "), out)
 }
 
-// change runs a command that changes packages, again when someone took rpm's
-// lock in between.
-func (r *rpm) change(ctx context.Context, what string, try func() (output, error), good func(output) bool) error {
-	out, err := r.locked(ctx, rpmLocks, try)
+// changed notes the keys that a command which changes packages has brought, and
+// judges its end.
+func (r *rpm) changed(ctx context.Context, what string, out output, good bool, err error) error {
 	if ctx.Err() == nil {
 		err = errors.Join(err, r.noteKeys(ctx))
 	}
-	if err == nil && !good(out) {
+	if err == nil && !good {
 		err = r.failed(what, out)
 	}
 	return err
@@ -198,9 +190,6 @@ func (r *rpm) noteKeys(ctx context.Context) error {
 
 // begin takes the keys away: no package needs them.
 func (r *rpm) begin(ctx context.Context) error {
-	if err := r.waitLocks(ctx, rpmLocks); err != nil {
-		return err
-	}
 	have, err := r.installed(ctx)
 	if err != nil {
 		return err
@@ -209,7 +198,7 @@ func (r *rpm) begin(ctx context.Context) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	out, err := r.run(ctx, append([]string{"rpm", "-e"}, keys...)...)
+	out, err := r.change(ctx, append([]string{"rpm", "-e"}, keys...)...)
 	if err == nil && out.code != 0 {
 		err = r.failed("rpm -e "+strings.Join(keys, " "), out)
 	}

@@ -1,10 +1,6 @@
 package cuda
 
 import (
-	"context"
-	"errors"
-	"fmt"
-
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
@@ -32,7 +28,7 @@ func (j *job) blame(v verdict, what, about string) error {
 	case lockedOut:
 		return hint.Errorf("let the other package tool in the container come to its end, then run this again", "%s in the container: %s", what, about)
 	case unreachable:
-		return hint.Errorf(lists.hint, "%s in the container: %s", what, about)
+		return hint.Errorf(listsHint, "%s in the container: %s", what, about)
 	case brokenIndex:
 		return hint.Errorf("the server's files do not fit together: try later, or set cuda.repo_url to another mirror",
 			"the package index of %s is broken: %s", j.repo, about)
@@ -40,34 +36,12 @@ func (j *job) blame(v verdict, what, about string) error {
 		return hint.Errorf("set cuda.repo_url to NVIDIA's folder for the container's own operating system, or leave it empty: newer folders, such as debian13, have a newer key",
 			"the key of the repository %s is too old for the apt in the container: %s", j.repo, about)
 	case badKey:
-		again := "a mirror has to have NVIDIA's key as well"
-		if j.distro.Tool == toolApt {
-			again = "if its key has changed, delete " + j.keyringName() + " in the cache folder, so that it is fetched again, and the package cuda-keyring in the container"
-		}
-		return hint.Errorf("is "+j.repo+" really NVIDIA's? "+again, "what %s has is not signed with the key of the repository: %s", j.repo, about)
+		return hint.Errorf("is "+j.repo+" really NVIDIA's? A mirror has to have NVIDIA's key as well. If NVIDIA has changed it, remove the package cuda-keyring in the container",
+			"what %s has is not signed with the key of the repository: %s", j.repo, about)
 	case noRoom:
 		return hint.Errorf(j.w.smaller(), "%s: the container's disk is full: %s", what, about)
 	case unsolvable:
 		return hint.Errorf("look with the same command in the container; cuda.packages and cuda.toolkit name what is installed", "%s in the container: %s", what, about)
 	}
 	return hint.Errorf("run it in the container and put right what it says", "%s in the container: %s", what, about)
-}
-
-// fetchLists lets the package tool fetch its lists, again and again while the
-// network or a lock stands in the way.
-func (j *job) fetchLists(ctx context.Context, try func() (v verdict, about string, err error)) error {
-	broken := 0
-	return j.retry(ctx, lists, func() (bool, error) {
-		v, about, err := try()
-		if err != nil || v == fine {
-			return false, err
-		}
-		switch v {
-		case lockedOut, unreachable:
-			return true, errors.New(say.Clean(about, 400))
-		case brokenIndex:
-			broken++ // a mirror in the middle of an update heals within moments
-		}
-		return v == brokenIndex && broken < 3, j.blame(v, fmt.Sprintf("%s update", j.distro.Tool), about)
-	})
 }

@@ -36,7 +36,7 @@ var tag = lazy.Regexp(`<[^<>]*>`)
 
 // zypper runs it and takes the XML out of the lines that are shown to a person.
 func (z *zypper) zypper(ctx context.Context, verb string, more ...string) (output, error) {
-	out, err := z.run(ctx, z.command(verb, more...)...)
+	out, err := z.change(ctx, z.command(verb, more...)...)
 	for i, l := range out.lines {
 		out.lines[i] = html.UnescapeString(tag().ReplaceAllString(l, ""))
 	}
@@ -145,7 +145,7 @@ func (z *zypper) plan(ctx context.Context, names []string) (plan, error) {
 	return z.planned("zypper install", names, out, z.good(out), parseZypper(string(out.stdout)))
 }
 
-func (z *zypper) act(ctx context.Context, do action, names []string, _ plan) error {
+func (z *zypper) act(ctx context.Context, do action, names []string) error {
 	verb, options := "install", []string{"--no-recommends", "--auto-agree-with-licenses"}
 	switch do {
 	case actReinstall:
@@ -153,8 +153,8 @@ func (z *zypper) act(ctx context.Context, do action, names []string, _ plan) err
 	case actRemove:
 		verb, options = "remove", []string{"--no-clean-deps"}
 	}
-	return z.change(ctx, "zypper "+verb+" "+few(names),
-		func() (output, error) { return z.zypper(ctx, verb, append(options, names...)...) }, z.good)
+	out, err := z.zypper(ctx, verb, append(options, names...)...)
+	return z.changed(ctx, "zypper "+verb+" "+few(names), out, err == nil && z.good(out), err)
 }
 
 // keep has nothing to do: zypper removes what nothing needs only when told to.

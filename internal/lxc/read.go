@@ -102,22 +102,6 @@ func (c *Container) ReadFile(name string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// LockedBy tells whether a process holds a POSIX lock on a regular file, as
-// package tools do, and which, as the host numbers it (0: one of another host).
-func (c *Container) LockedBy(name string) (pid int, locked bool, err error) {
-	f, err := c.OpenFile(name)
-	if err != nil {
-		return 0, false, err
-	}
-	defer f.Close()
-	defer c.guard()()
-	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
-	if err := unix.FcntlFlock(f.f.Fd(), unix.F_GETLK, &lock); err != nil {
-		return 0, false, pathError("getlk", name, err)
-	}
-	return max(int(lock.Pid), 0), lock.Type != unix.F_UNLCK, nil
-}
-
 // regular refuses what is no regular file, and those of the kernel's own file
 // systems, which can block, or do something when read.
 func regular(fd int) error {

@@ -43,7 +43,6 @@ var groups = []group{
 	{"permissions", "of the host's folders and files", "hook", "TestPermission", long},
 	{"permissions", "of configuration, cache and locks", "internal/config", "TestFileThatOthersMayWriteIsRefused|TestFileOfAnotherUserIsRefused", short},
 	{"permissions", "of the cache", "internal/cache", "TestFoldersOfOthersAreRefused|TestTreeOfOthersIsNotTrusted|TestOddFilesAreRefused|TestMetadataOfOthersProvesNothing|TestPartOfOthersIsNotResumed", short},
-	{"permissions", "of the keys of NVIDIA's repository", "internal/cuda", "TestCacheThatOthersCouldHaveWrittenIsRefused|TestKeptFilesHaveTheModesOfTheCache", short},
 }
 
 // goTests runs the Go tests of a part, each of which counts as a try with all
