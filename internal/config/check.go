@@ -182,14 +182,8 @@ func checkToolkit(s string) (string, string) {
 }
 
 func checkPackage(s string) (string, string) {
-	name, version, pinned := strings.Cut(s, "=")
-	switch {
-	case !cudapkg.IsName(name):
-		return "", quote(s) + " is not a package name"
-	case pinned && !cudapkg.IsVersion(version):
-		return "", quote(s) + " names no version of a package"
-	case cudapkg.IsDriver(name):
-		return "", quote(s) + " belongs to the driver, which comes from the host's run file"
+	if wrong := cudapkg.Wrong(s); wrong != "" {
+		return "", quote(s) + " " + wrong
 	}
 	return s, ""
 }

@@ -280,8 +280,7 @@ func TestSettingsDoNotShareTheirLists(t *testing.T) {
 }
 
 func TestCredentialsAreCut(t *testing.T) {
-	c := mustLoad(t, map[string]string{"config.toml": "[driver]\nurls = [\"https://me:hunter2@mirror.example/{file}?token=hunter2\"]\n" +
-		"[cuda]\nrepo_url = \"https://me:hunter2@mirror.example/debian12/x86_64/\"\n"})
+	c := mustLoad(t, map[string]string{"config.toml": "[driver]\nurls = [\"https://me:hunter2@mirror.example/{file}?token=hunter2\"]\n"})
 	s := mustFor(t, c, 101)
 	require.Equal(t, []string{"https://me:hunter2@mirror.example/{file}?token=hunter2"}, s.Driver.URLs)
 	require.NotContains(t, rows(s), "hunter2")

@@ -56,7 +56,6 @@ func (s Settings) Redacted() Settings {
 	for i, u := range s.Driver.URLs {
 		s.Driver.URLs[i] = RedactURL(u)
 	}
-	s.CUDA.RepoURL = RedactURL(s.CUDA.RepoURL)
 	return s
 }
 

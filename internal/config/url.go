@@ -42,6 +42,9 @@ func checkRepoURL(s string) (string, string) {
 	if u.Scheme == "http" && !loopback(u.Hostname()) {
 		return "", quote(s) + " is not https"
 	}
+	if u.User != nil {
+		return "", quote(s) + " holds a login, which every user of the container could read"
+	}
 	if u.RawQuery != "" {
 		return "", quote(s) + " holds a query"
 	}

@@ -5,13 +5,11 @@ package cuda
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
@@ -95,16 +93,12 @@ func (w Want) smaller() string {
 	return "give the container a larger disk, or ask for parts of the toolkit: packages = [\"cuda-nvcc-12-8\", \"cuda-cudart-dev-12-8\"] and toolkit = \"\""
 }
 
-// CheckPackages says whether names can stand as further packages.
-func CheckPackages(names []string) error {
+// checkPackages says whether names can stand as further packages. They come from
+// the configuration, or from the container's record.
+func checkPackages(names []string) error {
 	for _, n := range names {
-		name, version, pinned := strings.Cut(n, "=")
-		if !cudapkg.IsName(name) || pinned && !cudapkg.IsVersion(version) {
-			return hint.Errorf("write a name such as nvtop or cuda-nvcc-12-8", "%q is not a package name", say.Clean(n, 80))
-		}
-		if cudapkg.IsDriver(n) {
-			return hint.Errorf("take it out of cuda.packages; for a toolkit without driver there is cuda-toolkit-X-Y, for parts of it cuda-nvcc-X-Y and its kin",
-				"package %s belongs to the NVIDIA driver, which comes from the host's run file", n)
+		if wrong := cudapkg.Wrong(n); wrong != "" {
+			return hint.Errorf("correct cuda.packages; parts of the toolkit without driver are cuda-nvcc-X-Y and its kin", "%q %s", say.Clean(n, 80), wrong)
 		}
 	}
 	return nil
@@ -124,7 +118,7 @@ func Install(ctx context.Context, c Container, w Want, log Log) (Installed, erro
 
 func (j *job) install(ctx context.Context) error {
 	w := j.w
-	if err := errors.Join(CheckToolkit(w.Toolkit), CheckPackages(w.Packages)); err != nil {
+	if err := checkPackages(w.Packages); err != nil {
 		return err
 	}
 	if w.Toolkit != "" && w.Toolkit != cudapkg.Auto {

@@ -77,7 +77,7 @@ func (in Installed) sane() bool {
 	}
 	return !slices.ContainsFunc(in.Added, notAdded) && !slices.ContainsFunc(in.Asked, notAdded) &&
 		!slices.ContainsFunc(in.Files, notOurs) && len(in.Added) < 5000 && len(in.Files) <= len(ourFiles) &&
-		CheckToolkit(in.Toolkit) == nil && (in.Release == "" || releaseForm().MatchString(in.Release)) &&
+		(in.Toolkit == "" || in.Toolkit == cudapkg.Auto || cudapkg.IsRelease(in.Toolkit)) && (in.Release == "" || cudapkg.IsRelease(in.Release)) &&
 		(in.Nvcc == "" || in.Nvcc == nvccPath(in.Release)) && (in.Driver == "" || validDriver(in.Driver)) &&
 		slices.Contains([]string{"", toolApt, toolDnf, toolZypper}, in.Tool)
 }

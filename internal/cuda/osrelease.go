@@ -47,7 +47,7 @@ func ParseOSRelease(text []byte) (OS, error) {
 		if !ok || !osKey().MatchString(key) {
 			continue // comments, blank lines and rubbish
 		}
-		value = unquote(value)
+		value = strings.Trim(value, `"'`)
 		switch key {
 		case "ID":
 			o.ID = value
@@ -66,27 +66,6 @@ func ParseOSRelease(text []byte) (OS, error) {
 		return OS{}, fmt.Errorf("os-release has no usable VERSION_ID (%q)", say.Clean(o.Version, 40))
 	}
 	return o, nil
-}
-
-// unquote undoes the shell quoting that os-release allows: one pair of quotes,
-// and a backslash before $, ", \ and ` within double ones.
-func unquote(s string) string {
-	if len(s) < 2 || s[0] != s[len(s)-1] || (s[0] != '"' && s[0] != '\'') {
-		return s
-	}
-	double := s[0] == '"'
-	s = s[1 : len(s)-1]
-	if !double {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+1 < len(s) && strings.IndexByte("$\"\\`", s[i+1]) >= 0 {
-			i++
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // readOS reads the container's os-release; man 5 os-release names the two places.

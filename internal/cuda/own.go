@@ -21,7 +21,7 @@ func AddPackages(ctx context.Context, c Container, w Want, log Log) (Installed, 
 
 func (j *job) addPackages(ctx context.Context) error {
 	names := j.w.Packages
-	if err := CheckPackages(names); err != nil {
+	if err := checkPackages(names); err != nil {
 		return err
 	}
 	m, err := j.ownTool()

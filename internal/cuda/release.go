@@ -3,8 +3,8 @@ package cuda
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
@@ -61,34 +61,11 @@ func compiling(capability string, have []available) []available {
 // floor is the oldest driver that runs any release of a major version at all,
 // by minor-version compatibility: code that the driver would have to compile
 // itself (PTX) can still fail on it.
-var floor = map[int]version.Driver{13: "580.65.06", 12: "525.60.13", 11: "450.80.02"}
+var floor = map[string]version.Driver{"13": "580.65.06", "12": "525.60.13", "11": "450.80.02"}
 
-var releaseForm = lazy.Regexp(`^([1-9][0-9]?)\.(0|[1-9][0-9]?)$`)
-
-// CheckToolkit says whether s can stand as the wanted toolkit: "", "auto" or a
-// release such as "12.8".
-func CheckToolkit(s string) error {
-	if s == "" || s == cudapkg.Auto || cudapkg.IsRelease(s) {
-		return nil
-	}
-	return hint.Errorf(`write a release such as "12.8", "auto" or ""`, "%q is not a CUDA toolkit release", say.Clean(s, 40))
-}
-
-// parts are the two numbers of a release; 0, 0 when it is none.
-func parts(release string) (major, minor int) {
-	m := releaseForm().FindStringSubmatch(release)
-	if m == nil {
-		return 0, 0
-	}
-	major, _ = strconv.Atoi(m[1])
-	minor, _ = strconv.Atoi(m[2])
-	return major, minor
-}
-
+// compareReleases orders releases such as 12.8 and 12.10.
 func compareReleases(a, b string) int {
-	aMajor, aMinor := parts(a)
-	bMajor, bMinor := parts(b)
-	return cmp.Or(cmp.Compare(aMajor, bMajor), cmp.Compare(aMinor, bMinor))
+	return version.Compare(version.Driver(a), version.Driver(b))
 }
 
 // available is a toolkit that a repository has.
@@ -111,17 +88,9 @@ func (a available) update() int {
 }
 
 // third is the third number of the package's version. The newer the higher.
-func (a available) third() int {
-	rest, ok := strings.CutPrefix(a.Version, a.Release+".")
-	if !ok {
-		return 0
-	}
-	end := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
-	if end >= 0 {
-		rest = rest[:end]
-	}
-	n, _ := strconv.Atoi(rest)
-	return n
+func (a available) third() (n int) {
+	_, _ = fmt.Sscanf(a.Version, a.Release+".%d", &n)
+	return max(n, 0)
 }
 
 // fullDriver is the driver with which all of a release works. Of an update that
@@ -131,33 +100,25 @@ func fullDriver(release string, update int) version.Driver {
 	if len(drivers) == 0 {
 		return ""
 	}
-	return drivers[max(0, min(update, len(drivers)-1))]
+	return drivers[min(update, len(drivers)-1)]
 }
 
-// leastDriver is the oldest driver that runs a release at all, as far as is known.
+// leastDriver is the oldest driver that runs a release at all, as far as is
+// known. "" for one older than the table: every driver in use runs it.
 func leastDriver(release string) version.Driver {
 	if newerThanKnown(release) {
 		return fullDriver(newestKnown(), 99)
 	}
-	major, _ := parts(release)
+	major, _, _ := strings.Cut(release, ".")
 	full := fullDriver(release, 0)
-	if least, ok := floor[major]; ok {
-		if full != "" && version.Compare(full, least) < 0 {
-			return full // 11.0 came with a driver older than its major version's floor
-		}
+	if least, ok := floor[major]; ok && (full == "" || version.Compare(full, least) >= 0) {
 		return least
 	}
-	return "" // older than the table: every driver in use runs it
+	return full // 11.0 came with a driver older than its major version's floor
 }
 
 func newestKnown() string {
-	var newest string
-	for r := range known {
-		if newest == "" || compareReleases(r, newest) > 0 {
-			newest = r
-		}
-	}
-	return newest
+	return slices.MaxFunc(slices.Collect(maps.Keys(known)), compareReleases)
 }
 
 // newerThanKnown reports whether a release is newer than the table. Its driver is
@@ -196,23 +157,19 @@ func checkDriver(a available, driver version.Driver) (note string, err error) {
 // newestFor is the newest release in the table that a driver fully supports.
 func newestFor(driver version.Driver) string {
 	best := "none"
-	for r := range known {
-		if version.Compare(driver, fullDriver(r, 0)) >= 0 && (best == "none" || compareReleases(r, best) > 0) {
+	for _, r := range slices.SortedFunc(maps.Keys(known), compareReleases) {
+		if version.Compare(driver, fullDriver(r, 0)) >= 0 {
 			best = r
 		}
 	}
 	return best
 }
 
-// choose picks the toolkit to install from what the repository has.
+// choose picks the toolkit to install from what the repository has, newest first.
 func choose(wanted string, driver version.Driver, capability string, have []available) (available, error) {
-	have = slices.Clone(have)
-	slices.SortFunc(have, func(a, b available) int { return compareReleases(b.Release, a.Release) })
 	if wanted != cudapkg.Auto {
-		for _, a := range have {
-			if a.Release == wanted {
-				return a, nil
-			}
+		if at := slices.IndexFunc(have, func(a available) bool { return a.Release == wanted }); at >= 0 {
+			return have[at], nil
 		}
 		return available{}, hint.Errorf("ask for one of these: NVIDIA keeps only newer toolkits in the repository of a newer operating system",
 			"the repository has no CUDA toolkit %s; it has %s", wanted, list(have))
@@ -260,25 +217,18 @@ func toolkitPackage(release string) string {
 
 var toolkitName = lazy.Regexp(`^cuda-toolkit-([1-9][0-9]?)-(0|[1-9][0-9]?)$`)
 
-// collect makes the list of toolkits from pairs of package name and version;
-// of one release it keeps the newest update.
+// collect makes the list of toolkits from pairs of package name and version,
+// newest first; of one release it keeps the newest update.
 func collect(pairs [][2]string) []available {
-	best := map[string]available{}
+	var all []available
 	for _, p := range pairs {
 		m := toolkitName().FindStringSubmatch(p[0])
-		a := available{Version: say.Clean(strings.TrimSpace(p[1]), 40)}
-		if m == nil || a.Version == "" {
-			continue
-		}
-		a.Release = m[1] + "." + m[2]
-		if old, ok := best[a.Release]; !ok || a.third() > old.third() {
-			best[a.Release] = a
+		if v := say.Clean(strings.TrimSpace(p[1]), 40); m != nil && v != "" {
+			all = append(all, available{m[1] + "." + m[2], v})
 		}
 	}
-	var all []available
-	for _, a := range best {
-		all = append(all, a)
-	}
-	slices.SortFunc(all, func(a, b available) int { return compareReleases(b.Release, a.Release) })
-	return all
+	slices.SortStableFunc(all, func(a, b available) int {
+		return cmp.Or(compareReleases(b.Release, a.Release), cmp.Compare(b.third(), a.third()))
+	})
+	return slices.CompactFunc(all, func(a, b available) bool { return a.Release == b.Release })
 }

@@ -33,9 +33,19 @@ func IsRelease(s string) bool { return release().MatchString(s) }
 // worlds: those of rpm have capitals.
 func IsName(s string) bool { return name().MatchString(s) }
 
-// IsVersion reports whether s can be the version that apt and dnf take behind a
-// name and "=".
-func IsVersion(s string) bool { return number().MatchString(s) }
+// Wrong says what is wrong with a package to install, NAME or NAME=VERSION, "" when nothing is.
+func Wrong(s string) string {
+	name, version, pinned := strings.Cut(s, "=")
+	switch {
+	case !IsName(name):
+		return "is not a package name"
+	case pinned && !number().MatchString(version):
+		return "names no version of a package"
+	case IsDriver(name):
+		return "belongs to the NVIDIA driver, which comes from the host's run file"
+	}
+	return ""
+}
 
 // The driver in a container comes from the run file and must equal the host's
 // kernel module to the last digit. A driver package would overwrite its

@@ -23,8 +23,10 @@ func TestNamesThatMayStandOnACommandLine(t *testing.T) {
 	for _, s := range []string{"", "--purge", "-o", "./x.deb", "a;b", "a b", "nvtop="} {
 		require.False(t, IsName(s), s)
 	}
-	require.True(t, IsVersion("1:2.0~rc1-1"))
-	require.False(t, IsVersion("-1"))
+	require.Empty(t, Wrong("nvtop=1:2.0~rc1-1"))
+	for _, s := range []string{"nvtop=", "nvtop=-1", "cuda-drivers", "--purge"} {
+		require.NotEmpty(t, Wrong(s), s)
+	}
 }
 
 func TestPackagesOfTheDriver(t *testing.T) {
