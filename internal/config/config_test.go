@@ -237,21 +237,47 @@ func TestShippedFileIsTheDefaultsAndNamesEveryKey(t *testing.T) {
 	require.Equal(t, defaults(101), mustFor(t, mustLoad(t, map[string]string{"config.toml": string(data)}), 101))
 }
 
-func TestManPageNamesEveryKeyWithItsDefault(t *testing.T) {
-	data, err := os.ReadFile("../../packaging/man/pve-nvidia-hook.toml.5.md")
+// The manual page's list of settings is made from the comments of the shipped file.
+// After a change there: go test ./internal/config -run ManPageHas -update
+func TestManPageHasTheSettingsOfTheShippedFile(t *testing.T) {
+	const name, begin, end = "../../packaging/man/pve-nvidia-hook.toml.5.md", "\n# SECTIONS\n\n", "# SERVICES\n"
+	shipped, err := os.ReadFile("../../packaging/config.toml")
 	require.NoError(t, err)
-	_, page, _ := strings.Cut(string(data), "\n# SECTIONS")
-	for i, row := range defaults(101).Rows() {
-		k := &keys[i]
-		section := page
-		if k.section() != "" {
-			_, section, _ = strings.Cut(page, "\n## ["+k.section()+"]")
-		} else {
-			_, section, _ = strings.Cut(page, "\n## [containers.VMID]")
-		}
-		section, _, _ = strings.Cut(section, "\n## ")
-		require.Contains(t, section, "\n**"+k.short()+"** = "+row.Text()+"\n", k.name)
+	data, err := os.ReadFile(name)
+	require.NoError(t, err)
+	head, rest, ok := strings.Cut(string(data), begin)
+	require.True(t, ok)
+	list, tail, ok := strings.Cut(rest, end)
+	require.True(t, ok)
+	want := settingsOf(string(shipped))
+	if *update {
+		require.NoError(t, os.WriteFile(name, []byte(head+begin+want+end+tail), 0o644))
+		return
 	}
+	require.Equal(t, want, list)
+}
+
+// settingsOf makes Markdown of the sections of the shipped file.
+func settingsOf(text string) string {
+	var page strings.Builder
+	var said []string
+	for line := range strings.Lines(text[strings.Index(text, "\n[")+1:]) {
+		line = strings.TrimSuffix(line, "\n")
+		name, value, isKey := strings.Cut(strings.TrimPrefix(line, "#"), " = ")
+		switch {
+		case strings.HasPrefix(line, "["):
+			page.WriteString("## " + strings.Replace(line, "[containers]", "[containers.VMID]", 1) + "\n\n")
+		case strings.HasPrefix(line, "# "):
+			said = append(said, line[2:])
+		case isKey:
+			page.WriteString("**" + strings.TrimPrefix(name, "101.") + "** = " + value + "\n: " + strings.Join(said, "\n") + "\n\n")
+			said = nil
+		case len(said) > 0: // the section's own words
+			page.WriteString(strings.Join(said, "\n") + "\n\n")
+			said = nil
+		}
+	}
+	return page.String()
 }
 
 func TestSettingsSurviveJSON(t *testing.T) {
