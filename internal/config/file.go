@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // maxFile is the most that a configuration file may hold, in bytes; pmxcfs
@@ -58,9 +60,8 @@ func trusted(info fs.FileInfo, name string) error {
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
 		return fmt.Errorf("is writable by others (mode %04o): chmod go-w %s", mode, name)
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if ok && stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
-		return fmt.Errorf("belongs to user %d, not to root: chown root %s", stat.Uid, name)
+	if uid, ok := trust.Owner(info); !ok {
+		return fmt.Errorf("belongs to user %d, not to root: chown root %s", uid, name)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/runfile"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // manifests holds a folder for each choice of capabilities that was installed
@@ -44,7 +45,7 @@ func layerOf(m runfile.Manifest) (string, error) {
 	if text, err := os.ReadFile(file); err == nil && string(text) == m.Text() {
 		return dir, nil
 	}
-	err := os.MkdirAll(dir, 0o755)
+	err := trust.MakeDir(dir, 0o755)
 	if err == nil {
 		err = os.Chmod(dir, 0o755) // whatever the umask is
 	}

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// Card is a GPU of NVIDIA as the PCI bus lists it.
+// Card is a GPU of NVIDIA as the PCI bus lists it, whichever driver it has; GPU is
+// one that the NVIDIA driver drives.
 type Card struct {
 	Address string // 0000:01:00.0
 	ID      uint16 // PCI device ID
@@ -45,12 +46,7 @@ func cards(root string) ([]Card, error) {
 		if driver, err := os.Readlink(filepath.Join(dir, d.Name(), "driver")); err == nil {
 			c.Driver = filepath.Base(driver)
 		}
-		info, _ := ReadSmall(below(root, "proc/driver/nvidia/gpus", d.Name(), "information"))
-		for line := range strings.Lines(info) {
-			if model, ok := strings.CutPrefix(line, "Model:"); ok {
-				c.Model = strings.TrimSpace(model)
-			}
-		}
+		c.Model = lines(infoFile(root, d.Name()))["Model"]
 		list = append(list, c)
 	}
 	return list, err

@@ -44,37 +44,25 @@ func (g GPU) String() string {
 	return text + ")"
 }
 
+// infoFile is the file in which the driver tells of the card at a PCI address.
+func infoFile(root, address string) string {
+	return below(root, "proc/driver/nvidia/gpus", address, "information")
+}
+
 // ReadGPUs lists the cards that the driver drives, below root ("" is /), by index.
 func ReadGPUs(root string) []GPU {
-	files, _ := filepath.Glob(below(root, "proc/driver/nvidia/gpus/*/information"))
+	files, _ := filepath.Glob(infoFile(root, "*"))
 	var gpus []GPU
 	for _, file := range files {
-		raw, err := ReadSmall(file)
-		if err != nil {
+		said := lines(file)
+		minor, err := strconv.ParseUint(said["Device Minor"], 10, 8)
+		if err != nil || minor > 253 || said["GPU Excluded"] == "Yes" { // 254 and 255 are modeset and control
 			continue
 		}
-		g := GPU{Address: filepath.Base(filepath.Dir(file))}
-		minor, excluded := "", false
-		for line := range strings.Lines(raw) {
-			name, value, _ := strings.Cut(line, ":")
-			switch value = strings.TrimSpace(value); name {
-			case "Model":
-				g.Model = value
-			case "GPU UUID":
-				if !strings.Contains(value, "?") { // so the driver writes one that it has not asked for yet
-					g.UUID = value
-				}
-			case "Device Minor":
-				minor = value
-			case "GPU Excluded":
-				excluded = value == "Yes"
-			}
+		g := GPU{Address: filepath.Base(filepath.Dir(file)), Model: said["Model"], UUID: said["GPU UUID"], Minor: uint32(minor)}
+		if strings.Contains(g.UUID, "?") { // so the driver writes one that it has not asked for yet
+			g.UUID = ""
 		}
-		n, err := strconv.ParseUint(minor, 10, 8)
-		if err != nil || n > 253 || excluded { // 254 and 255 are modeset and control
-			continue
-		}
-		g.Minor = uint32(n)
 		g.Instances = instances(root, g.Minor)
 		gpus = append(gpus, g)
 	}

@@ -54,7 +54,7 @@ func ReadFacts(root string) Facts {
 		}
 	}
 	f.PCI = len(f.Cards) - f.VFIO
-	infos, _ := filepath.Glob(below(root, "proc/driver/nvidia/gpus/*/information"))
+	infos, _ := filepath.Glob(infoFile(root, "*"))
 	for _, info := range infos {
 		if minor, ok := fields(info)["Device Minor"]; ok && minor < 254 { // 254 and 255 are modeset and control
 			f.GPUs = append(f.GPUs, minor)
@@ -134,13 +134,22 @@ func (f *Facts) readCapabilities(root string) {
 	f.caps = slices.CompactFunc(f.caps, func(a, b capability) bool { return a.minor == b.minor }) // one node each
 }
 
-// fields reads the "Name: number" lines of a file of the driver.
-func fields(file string) map[string]uint32 {
+// lines reads the "Name: value" lines of a file of the driver.
+func lines(file string) map[string]string {
 	raw, _ := ReadSmall(file)
-	values := map[string]uint32{}
+	values := map[string]string{}
 	for line := range strings.Lines(raw) {
 		name, value, _ := strings.Cut(line, ":")
-		if n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 20); err == nil {
+		values[name] = strings.TrimSpace(value)
+	}
+	return values
+}
+
+// fields are those of the lines that hold a number.
+func fields(file string) map[string]uint32 {
+	values := map[string]uint32{}
+	for name, value := range lines(file) {
+		if n, err := strconv.ParseUint(value, 10, 20); err == nil {
 			values[name] = uint32(n)
 		}
 	}

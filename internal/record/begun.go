@@ -1,11 +1,7 @@
 package record
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"path"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
@@ -27,38 +23,16 @@ type Begun struct {
 // ReadBegun returns what was begun in a container, or nil. Like the record it is
 // the claim of an untrusted party.
 func ReadBegun(c Container) (*Begun, error) {
-	data, err := c.ReadFile(BegunPath, sizeLimit)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	b, err := read(c, BegunPath, func(b Begun) error { return checkFiles(b.Files) })
 	if err != nil {
 		return nil, fmt.Errorf("read what was begun in the container: %w", err)
 	}
-	var b Begun
-	if err := json.Unmarshal(data, &b); err != nil {
-		return nil, fmt.Errorf("read what was begun in the container: %w", err)
-	}
-	if len(b.Files) > fileLimit {
-		return nil, fmt.Errorf("read what was begun in the container: %d files, at most %d are accepted", len(b.Files), fileLimit)
-	}
-	for _, f := range b.Files {
-		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path {
-			return nil, fmt.Errorf("read what was begun in the container: file %.80q is not a clean absolute path", f.Path)
-		}
-	}
-	return &b, nil
+	return b, nil
 }
 
 // WriteBegun puts it into the container, in one step.
 func WriteBegun(c Container, b Begun) error {
-	data, err := json.MarshalIndent(b, "", " ")
-	if err == nil {
-		err = c.MkdirAll(Folder, 0o755)
-	}
-	if err == nil {
-		err = c.WriteFile(BegunPath, append(data, '\n'), 0o644)
-	}
-	if err != nil {
+	if err := write(c, BegunPath, b); err != nil {
 		return fmt.Errorf("write what is begun into the container: %w", err)
 	}
 	return nil

@@ -76,21 +76,27 @@ type Container interface {
 // Read returns the record of a container, or nil when it has none. An error
 // means a record that cannot be trusted; the caller goes on as without one.
 func Read(c Container) (*Installed, error) {
-	data, err := c.ReadFile(Path, sizeLimit)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	in, err := read(c, Path, Installed.check)
 	if err != nil {
 		return nil, fmt.Errorf("read the record in the container: %w", err)
 	}
-	var in Installed
-	if err := json.Unmarshal(data, &in); err != nil {
-		return nil, fmt.Errorf("read the record in the container: %w", err)
+	return in, nil
+}
+
+// read reads a file of ours in a container, nil when there is none.
+func read[T any](c Container, name string, check func(T) error) (*T, error) {
+	data, err := c.ReadFile(name, sizeLimit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	if err := in.check(); err != nil {
-		return nil, fmt.Errorf("read the record in the container: %w", err)
+	var t T
+	if err == nil {
+		err = json.Unmarshal(data, &t)
 	}
-	return &in, nil
+	if err == nil {
+		err = check(t)
+	}
+	return &t, err
 }
 
 func (in Installed) check() error {
@@ -105,10 +111,14 @@ func (in Installed) check() error {
 			return err
 		}
 	}
-	if len(in.Files) > fileLimit {
-		return fmt.Errorf("%d files, at most %d are accepted", len(in.Files), fileLimit)
+	return checkFiles(in.Files)
+}
+
+func checkFiles(files []File) error {
+	if len(files) > fileLimit {
+		return fmt.Errorf("%d files, at most %d are accepted", len(files), fileLimit)
 	}
-	for _, f := range in.Files {
+	for _, f := range files {
 		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path {
 			return fmt.Errorf("file %.80q is not a clean absolute path", f.Path)
 		}
@@ -119,17 +129,21 @@ func (in Installed) check() error {
 // Write puts the record into the container, in one step.
 func Write(c Container, in Installed) error {
 	in.Format = format
-	data, err := json.MarshalIndent(in, "", " ")
-	if err != nil {
-		return fmt.Errorf("write the record in the container: %w", err)
-	}
-	if err := c.MkdirAll(Folder, 0o755); err != nil {
-		return fmt.Errorf("write the record in the container: %w", err)
-	}
-	if err := c.WriteFile(Path, append(data, '\n'), 0o644); err != nil {
+	if err := write(c, Path, in); err != nil {
 		return fmt.Errorf("write the record in the container: %w", err)
 	}
 	return nil
+}
+
+func write(c Container, name string, v any) error {
+	data, err := json.MarshalIndent(v, "", " ")
+	if err == nil {
+		err = c.MkdirAll(Folder, 0o755)
+	}
+	if err == nil {
+		err = c.WriteFile(name, append(data, '\n'), 0o644)
+	}
+	return err
 }
 
 // Remove takes the record away: from here on nothing is claimed.
