@@ -10,6 +10,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"github.com/stretchr/testify/require"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/phoenix"
 )
 
 func seeds(f *testing.F, pattern string) {
@@ -74,13 +75,14 @@ func FuzzPhoenix(f *testing.F) {
 	f.Add([]byte(`{"lxc_configs":{"100":{"clone_from_ctid":101,"features":["nvidia"]},"101":{"clone_from_ctid":100.0}}}`))
 	f.Add([]byte(`{"lxc_configs":{"100":{"clone_from_ctid":1e300,"features":[]}},"nvidia_driver":{"install":null}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		p := &phoenix{install: true}
+		p := &phoenix.Phoenix{}
 		lines := strings.Count(string(data), "\n") + 1
-		one := parseLXCConfigs(p, &jsonFile{"/p/etc/lxc.json", data})
-		two := parseHypervisorConfig(p, &jsonFile{"/p/etc/hv.json", data})
-		checkMistakes(t, one, lines)
-		checkMistakes(t, two, lines)
-		if one == nil && two == nil {
+		var m Mistakes
+		for _, wrong := range append(p.ReadLXCConfigs("/p/etc/lxc.json", data, checkPhoenix), p.ReadHypervisorConfig("/p/etc/hv.json", data, checkPhoenix)...) {
+			m = append(m, Mistake(wrong))
+		}
+		checkMistakes(t, m.plain(), lines)
+		if len(m) == 0 {
 			c := &Config{phoenix: p}
 			checkMistakes(t, c.Check(), lines)
 			s, err := c.For(100)

@@ -6,13 +6,15 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/phoenix"
 )
 
 // Config is all that the files of this node say.
 type Config struct {
 	cluster, node tomlFile
-	phoenix       *phoenix // nil when no file of Phoenix is named
-	named         string   // the file that the user named; "" for the default one
+	phoenix       *phoenix.Phoenix // nil when no file of Phoenix is named
+	named         string           // the file that the user named; "" for the default one
 	docker        func(state string, vmid int) bool
 }
 
@@ -65,28 +67,6 @@ func loadTOML(name string, must bool, all *Mistakes) tomlFile {
 	return f
 }
 
-// loadPhoenix reads the files of Phoenix that our own files name.
-func (c *Config) loadPhoenix(all *Mistakes) {
-	load := func(key string, parse func(*phoenix, *jsonFile) error) {
-		named := last(key, c.cluster.global, c.node.global)
-		if named.key == nil || named.value == "" {
-			return
-		}
-		if c.phoenix == nil {
-			c.phoenix = &phoenix{install: true}
-		}
-		name := named.value.(string)
-		data, err := readFile(name)
-		if err != nil {
-			*all = append(*all, Mistake{named.file, named.line, key, name + ": " + err.Error(), ""})
-			return
-		}
-		all.add(parse(c.phoenix, &jsonFile{name, data}))
-	}
-	load("phoenix.lxc_configs", parseLXCConfigs)
-	load("phoenix.hypervisor_config", parseHypervisorConfig)
-}
-
 // last returns what the last of the layers that names a key says of it.
 func last(name string, layers ...[]set) set {
 	var found set
@@ -113,7 +93,7 @@ func (c *Config) For(vmid int) (Settings, error) {
 	r.putAll(c.cluster.global)
 	var err error
 	if c.phoenix != nil {
-		err = c.phoenix.apply(&r)
+		err = c.applyPhoenix(&r)
 	}
 	r.putAll(c.node.global)
 	r.putAll(c.cluster.containers[vmid])
@@ -141,7 +121,7 @@ func (c *Config) Containers() []int {
 		ids[id] = true
 	}
 	if c.phoenix != nil {
-		for id := range c.phoenix.guests {
+		for _, id := range c.phoenix.Containers() {
 			ids[id] = true
 		}
 	}

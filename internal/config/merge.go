@@ -34,14 +34,6 @@ func (r *resolved) put(s set) {
 	}
 }
 
-// want is put for what Phoenix says, in words.
-func (r *resolved) want(wanted bool, origin, why string) {
-	if origin != "" {
-		r.put(set{key: find("enabled"), value: wanted, origin: origin})
-	}
-	r.s.WhyNot = why
-}
-
 // check finds what is wrong with values that are good each by itself.
 func (r *resolved) check() error {
 	var m Mistakes
@@ -58,7 +50,7 @@ func (r *resolved) check() error {
 		if version != "host" {
 			m = append(m, urls.mistake(fmt.Sprintf("%s is version %s, but version %s is wanted (%s)", quote(u), carried, version, r.s.Origin("driver.version")),
 				"the URL of version "+version+", or a template with {version}"))
-		} else if urls.json != nil && i == 0 {
+		} else if urls.phoenix != nil && i == 0 {
 			// Phoenix's URL is for the version that Phoenix names. The host's may be another:
 			// the same place may have that one, and the wrong one is never fetched.
 			r.s.Driver.URLs[i] = follow(u, carried)
@@ -69,8 +61,8 @@ func (r *resolved) check() error {
 
 // mistake reports a value at the place it comes from.
 func (s set) mistake(what, allowed string) Mistake {
-	if s.json != nil {
-		return s.json.mistake(what, allowed, s.path...)
+	if s.phoenix != nil {
+		return Mistake(s.phoenix.Problem(what, allowed))
 	}
 	return Mistake{s.file, s.line, s.key.name, what, allowed}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/phoenix"
 )
 
 // phoenixDir holds a tree of Phoenix with our files beside it.
@@ -203,7 +204,10 @@ func TestPhoenixCacheStandsBesideItsEtc(t *testing.T) {
 	for file, want := range map[string]string{
 		"/opt/p/etc/x.json": "/opt/p/cache", "/opt/p/x.json": "", "/etc/x.json": "",
 	} {
-		require.Equal(t, want, (&phoenix{hypervisor: &jsonFile{name: file}}).cacheDir(), file)
+		var p phoenix.Phoenix
+		require.Empty(t, p.ReadHypervisorConfig(file, []byte("{}"), checkPhoenix))
+		dir, _ := p.CacheDir()
+		require.Equal(t, want, dir, file)
 	}
 }
 
@@ -281,5 +285,5 @@ func TestLongChainOfClonesIsRefusedAtOnce(t *testing.T) {
 	err := check(1, 8900)
 	require.ErrorContains(t, err, "lxc.json: lxc_configs: more than 64 containers are cloned one from the other")
 	require.Len(t, strings.Split(err.Error(), "\n"), 1)
-	require.NoError(t, check(2, maxClones))
+	require.NoError(t, check(2, 64))
 }

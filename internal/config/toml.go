@@ -10,18 +10,18 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/phoenix"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/vmid"
 )
 
 // set is one value that one file gives to one key.
 type set struct {
-	key    *key
-	value  any
-	origin string // in words, for the user
-	file   string // of a TOML file
-	line   int
-	json   *jsonFile // or of a file of Phoenix, with the path to the key
-	path   []string
+	key     *key
+	value   any
+	origin  string // in words, for the user
+	file    string // of a TOML file
+	line    int
+	phoenix *phoenix.Value // or of a file of Phoenix
 }
 
 // tomlFile is what one TOML file says.
