@@ -25,33 +25,14 @@ func CheckDir(folder string) error {
 	if !filepath.IsAbs(folder) {
 		return hint.Errorf("set cache.dir to an absolute path", "the cache folder %q is not an absolute path", folder)
 	}
-	if _, err := os.Lstat(folder); errors.Is(err, fs.ErrNotExist) {
-		if err := makeDir(folder); err != nil {
-			return hint.Wrap(fmt.Errorf("make the cache folder: %w", err), "make it by hand, mount what it lies on, or set cache.dir to another folder")
-		}
+	err := trust.MakeDir(folder, 0o755)
+	if err != nil && hint.Of(err) == "" {
+		err = hint.Wrap(err, "make it by hand, mount what it lies on, or set cache.dir to another folder")
 	}
-	if err := trust.Dir(folder); err != nil {
+	if err != nil {
 		return fmt.Errorf("cache folder %s: %w", folder, err)
 	}
 	return nil
-}
-
-// makeDir makes a folder and its parents with mode 0755, whatever the umask says.
-func makeDir(dir string) error {
-	if st, err := os.Stat(dir); err == nil && st.IsDir() {
-		return nil
-	}
-	if parent := filepath.Dir(dir); parent != dir {
-		if err := makeDir(parent); err != nil {
-			return err
-		}
-	}
-	if err := os.Mkdir(dir, 0o755); errors.Is(err, fs.ErrExist) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	return os.Chmod(dir, 0o755)
 }
 
 // checkWritable refuses a read-only folder, or one whose locks do not exclude,
@@ -138,14 +119,13 @@ func (c *Cache) sweep(ctx context.Context, own paths) {
 
 // sweepStray removes a temporary file of a run that was killed: one of the run file
 // whose lock is held (".NVIDIA-...json" and digits) at once, others, also of the lock
-// test and of NVIDIA's repository files (".cuda-..." and digits), after an hour.
+// test, after an hour.
 func (c *Cache) sweepStray(d fs.DirEntry, own paths) {
 	n := d.Name()
 	mine := own.base != "" && slices.ContainsFunc([]string{endMeta, endOrigin, endReason}, func(end string) bool {
 		return strings.HasPrefix(n, "."+own.base+end)
 	})
-	ours := strings.HasPrefix(n, "."+prefix) || strings.HasPrefix(n, ".locktest-") ||
-		strings.HasPrefix(n, ".cuda-") && !strings.HasSuffix(n, endLock)
+	ours := strings.HasPrefix(n, "."+prefix) || strings.HasPrefix(n, ".locktest-")
 	if d.Type().IsRegular() && (mine || ours && old(d, time.Hour)) {
 		_ = os.Remove(filepath.Join(c.Dir, n))
 	}

@@ -506,7 +506,7 @@ func TestFileThatChangesBetweenPartsIsFetchedWhole(t *testing.T) {
 // leave lays down what a broken-off run leaves.
 func leave(t *testing.T, c *Cache, s *server, o origin, part []byte) {
 	t.Helper()
-	require.NoError(t, makeDir(c.Dir))
+	require.NoError(t, CheckDir(c.Dir))
 	p := c.paths(v1, "x86_64")
 	u, err := fill(s.template(), want(v1))
 	require.NoError(t, err)

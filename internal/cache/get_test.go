@@ -156,7 +156,7 @@ func TestPinThatDiffersFromTheFileIsRefused(t *testing.T) {
 
 func TestWaiterNamesTheHolderAndGivesUp(t *testing.T) {
 	c, said := newCache(t)
-	require.NoError(t, makeDir(c.Dir))
+	require.NoError(t, CheckDir(c.Dir))
 	l, err := lock.Take(testContext(t), c.paths(v1, "x86_64").lock, lock.Options{Holder: "container 101"})
 	require.NoError(t, err)
 	defer l.Release()

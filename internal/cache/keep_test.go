@@ -18,7 +18,7 @@ import (
 // put lays a file into the cache as somebody does by hand.
 func put(t *testing.T, c *Cache, b []byte) string {
 	t.Helper()
-	require.NoError(t, makeDir(c.Dir))
+	require.NoError(t, CheckDir(c.Dir))
 	run := c.paths(v1, "x86_64").run
 	require.NoError(t, os.WriteFile(run, b, 0o644))
 	return run
@@ -342,7 +342,7 @@ func TestPruneKeepsWhatIsUsedWantedOrRecent(t *testing.T) {
 	c, _ := newCache(t)
 	versions := []version.Driver{"470.1.01", "535.1.01", "550.1.01", "560.1.01", "570.1.01"}
 	b := sample(t, v1)
-	require.NoError(t, makeDir(c.Dir))
+	require.NoError(t, CheckDir(c.Dir))
 	now := time.Now()
 	for i, v := range versions { // the later in the list, the longer ago used
 		p := c.paths(v, "x86_64")

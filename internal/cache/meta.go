@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
 // How a run file was verified, in the words of Meta.Verified.
@@ -49,7 +51,7 @@ type Meta struct {
 const maxSmall = 64 << 10 // bytes of metadata, a checksum file, or a reason
 
 func readMeta(path string) (Meta, error) {
-	text, err := ReadFile(path, maxSmall)
+	text, err := trust.ReadFile(path, maxSmall)
 	if err != nil {
 		return Meta{}, err
 	}
@@ -76,7 +78,7 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	return WriteFile(path, append(text, '\n'))
+	return writeFile(path, append(text, '\n'))
 }
 
 // describes reports whether st is the file that was verified.

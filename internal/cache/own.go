@@ -4,41 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 
 	"github.com/google/renameio/v2"
-
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
-// ReadFile reads a file of at most limit bytes from a folder that CheckDir has
-// passed. It follows no link, and reads only what root (or this user) has put there
-// and nobody else may write: others may have been able to write to the folder once.
-func ReadFile(path string, limit int64) ([]byte, error) {
-	f, err := openRegular(path)
-	if err == nil {
-		defer f.Close()
-		var st fs.FileInfo
-		if st, err = f.Stat(); err == nil {
-			err = trust.File(path, st)
-		}
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if err != nil {
-		return nil, hint.Wrap(err, "remove "+path+": it is made anew when it is needed")
-	}
-	return readAtMost(f, limit)
-}
-
-// WriteFile writes a file of the folder in one rename, synced. Its mode is 0644,
+// writeFile writes a file of the folder in one rename, synced. Its mode is 0644,
 // also in place of a file with another mode.
-func WriteFile(path string, data []byte) error {
+func writeFile(path string, data []byte) error {
 	return renameio.WriteFile(path, data, 0o644, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o644))
 }
 
@@ -49,13 +24,9 @@ func readSmall(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return readAtMost(f, maxSmall)
-}
-
-func readAtMost(f *os.File, limit int64) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(text)) > limit {
-		err = fmt.Errorf("read %s: larger than %d bytes", f.Name(), limit)
+	text, err := io.ReadAll(io.LimitReader(f, maxSmall+1))
+	if err == nil && len(text) > maxSmall {
+		err = fmt.Errorf("read %s: larger than %d bytes", f.Name(), maxSmall)
 	}
 	return text, err
 }

@@ -157,21 +157,19 @@ func TestKilledAtAnyMomentHeals(t *testing.T) {
 func TestLeftoversOfOtherVersionsAreSwept(t *testing.T) {
 	c, _ := newCache(t)
 	s := serve(t, true).offer(v1, sample(t, v1))
-	require.NoError(t, makeDir(c.Dir))
+	require.NoError(t, CheckDir(c.Dir))
 	p := c.paths(v2, "x86_64")
 	require.NoError(t, os.MkdirAll(p.newTree+"/sub", 0o755))
 	require.NoError(t, os.MkdirAll(p.oldTree, 0o755))
 	require.NoError(t, os.WriteFile(p.part, []byte("x"), 0o644))
 	stray := filepath.Join(c.Dir, ".NVIDIA-Linux-x86_64-580.142.json123")
 	require.NoError(t, os.WriteFile(stray, nil, 0o644))
-	key := filepath.Join(c.Dir, ".cuda-keyring_1.1-1_debian12.deb123")
-	require.NoError(t, os.WriteFile(key, nil, 0o644))
-	mine := []string{filepath.Join(c.Dir, "notes.txt"), filepath.Join(c.Dir, "cuda-keyring_1.1-1_debian12.deb"), filepath.Join(c.Dir, ".cuda-keyring_1.1-1_debian12.deb.lock")}
+	mine := []string{filepath.Join(c.Dir, "notes.txt"), filepath.Join(c.Dir, ".hidden")}
 	for _, n := range mine {
 		require.NoError(t, os.WriteFile(n, nil, 0o644))
 	}
 	long := time.Now().Add(-8 * 24 * time.Hour)
-	for _, n := range append([]string{stray, p.part, key}, mine...) {
+	for _, n := range append([]string{stray, p.part}, mine...) {
 		require.NoError(t, os.Chtimes(n, long, long))
 	}
 	get(t, c, want(v1, s.template()))
@@ -186,7 +184,7 @@ func TestLeftoversOfOtherVersionsAreSwept(t *testing.T) {
 func small(t *testing.T, bytes int) *Cache {
 	t.Helper()
 	c, _ := newCache(t)
-	require.NoError(t, makeDir(c.Dir))
+	require.NoError(t, CheckDir(c.Dir))
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
@@ -261,7 +259,7 @@ func TestFoldersOfOthersAreRefused(t *testing.T) {
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			cache, _ := newCache(t)
-			require.NoError(t, makeDir(cache.Dir))
+			require.NoError(t, CheckDir(cache.Dir))
 			require.NoError(t, c.make(cache.Dir))
 			_, err := cache.Get(context.Background(), want(v1, "https://127.0.0.1:1/{file}"))
 			require.ErrorContains(t, err, c.says)
@@ -269,7 +267,7 @@ func TestFoldersOfOthersAreRefused(t *testing.T) {
 	}
 	t.Run("root's-link-is-followed", func(t *testing.T) {
 		cache, _ := newCache(t)
-		require.NoError(t, makeDir(cache.Dir+"2"))
+		require.NoError(t, CheckDir(cache.Dir+"2"))
 		require.NoError(t, os.Symlink(cache.Dir+"2", cache.Dir))
 		require.NoError(t, CheckDir(cache.Dir))
 	})

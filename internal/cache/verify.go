@@ -174,7 +174,7 @@ func (c *Cache) confirm(ctx context.Context, p paths, w Want, m Meta) error {
 // and returns the reason.
 func (c *Cache) setAside(p paths, why error) error {
 	reason := fmt.Sprintf("%s: %v", time.Now().UTC().Format(time.RFC3339), why)
-	err := WriteFile(p.reason, []byte(reason+"\n"))
+	err := writeFile(p.reason, []byte(reason+"\n"))
 	if err == nil {
 		err = os.Rename(p.run, p.refused)
 	}

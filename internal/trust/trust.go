@@ -103,8 +103,8 @@ func folder(path string, st fs.FileInfo, last bool) error {
 // MakeDir makes a folder and those above it that are missing, with that mode, and
 // refuses it as Dir does.
 func MakeDir(path string, mode fs.FileMode) error {
-	// Through a link to nowhere MkdirAll fails, and Dir says why.
-	if err := os.MkdirAll(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+	// Through a link to nowhere, or at a file, MkdirAll fails, and Dir says why.
+	if err := os.MkdirAll(path, mode); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTDIR) {
 		return err
 	}
 	return Dir(path)
