@@ -73,24 +73,10 @@ func beginning(b []byte) string {
 
 // amount writes a number of bytes as people say it; 1 MB is a million bytes.
 func amount(n int64) string {
-	return inUnit(n, n)
-}
-
-// amountOf writes "12 of 393 MB", or "12 MB" when the whole is unknown.
-func amountOf(n, whole int64) string {
-	if whole <= 0 {
-		return amount(n)
-	}
-	number, _, _ := strings.Cut(inUnit(n, whole), " ")
-	return number + " of " + inUnit(whole, whole)
-}
-
-// inUnit writes n in the unit that fits scale.
-func inUnit(n, scale int64) string {
 	switch {
-	case scale >= 1e6:
+	case n >= 1e6:
 		return fmt.Sprintf("%d MB", n/1e6)
-	case scale >= 1e4:
+	case n >= 1e4:
 		return fmt.Sprintf("%d kB", n/1e3)
 	}
 	return fmt.Sprintf("%d bytes", n)

@@ -135,13 +135,10 @@ func xzDictionary(br *bufio.Reader) (uint32, error) {
 	return maxWindow, nil
 }
 
-// tarBlocks of blockSize are decompressed ahead of writing: 2 MB.
-const tarBlocks = 8
-
-// expand decompresses br block by block into out until its end, limit bytes of
-// output or an error. A decoder that panics on hostile input is an error like
-// any other.
-func expand(br *bufio.Reader, free <-chan *block, out chan<- *block, limit int64, stop <-chan struct{}) (err error) {
+// expand decompresses br into w until its end, limit bytes of output, an error, or
+// until w is closed. A decoder that panics on hostile input is an error like any
+// other.
+func expand(br *bufio.Reader, w io.Writer, limit int64) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("decoder failed: %v", p)
@@ -152,18 +149,17 @@ func expand(br *bufio.Reader, free <-chan *block, out chan<- *block, limit int64
 		return err
 	}
 	defer done()
-	for total := int64(0); ; {
-		var b *block
-		select {
-		case b = <-free:
-		case <-stop:
-			return nil
+	buf := make([]byte, chunk)
+	for total, idle := int64(0), 0; idle < 100; idle++ {
+		n, err := r.Read(buf)
+		if n > 0 {
+			idle = 0
 		}
-		n, err := fillBlock(r, b)
-		b.users.Store(1)
-		out <- b
 		if total += int64(n); total > limit {
 			return wrong("payload unpacks to more than %s", amount(limit))
+		}
+		if _, err := w.Write(buf[:n]); err != nil {
+			return nil // the tar has ended before
 		}
 		if err == io.EOF {
 			return nil
@@ -175,22 +171,5 @@ func expand(br *bufio.Reader, free <-chan *block, out chan<- *block, limit int64
 			return err
 		}
 	}
-}
-
-// fillBlock fills b. Unlike io.ReadFull it keeps the reader's own error, by
-// which a regular end and a stream that breaks off differ.
-func fillBlock(r io.Reader, b *block) (n int, err error) {
-	buf := b.data[:cap(b.data)]
-	for idle := 0; n < len(buf) && err == nil; idle++ {
-		var m int
-		if m, err = r.Read(buf[n:]); m > 0 {
-			idle = 0
-		}
-		n += m
-		if idle > 100 {
-			err = io.ErrNoProgress
-		}
-	}
-	b.data = buf[:n]
-	return n, err
+	return io.ErrNoProgress
 }

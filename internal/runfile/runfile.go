@@ -18,12 +18,6 @@ import (
 // same bytes again cannot help: throw them away and try another source.
 var ErrContent = errors.New("wrong content")
 
-// ErrRead marks an error of the reader that a run file came from, such as a
-// lost connection. What was read so far may be good. An error that is neither
-// ErrContent nor ErrRead comes from writing the tree (a full disk is still
-// errors.Is(err, syscall.ENOSPC)) or from the context.
-var ErrRead = errors.New("cannot read")
-
 type marked struct{ err, mark error }
 
 func (m *marked) Error() string        { return m.err.Error() }
@@ -54,7 +48,6 @@ type Want struct {
 	Version version.Driver // "" when any version will do
 	Arch    string         // x86_64 or aarch64; "" when either will do
 	SHA256  string         // hex; "" when nobody publishes one
-	Size    int64          // bytes; 0 when unknown
 }
 
 // Check compares a header with what is wanted, and says what differs.

@@ -51,7 +51,7 @@ func unpackTree(ctx context.Context, r io.Reader, dir string, l limits) (files i
 		return 0, 0, err
 	}
 	defer root.Close()
-	t := tree{root: root, limit: l, seen: map[string]bool{}, buf: make([]byte, blockSize)}
+	t := tree{root: root, limit: l, seen: map[string]bool{}, buf: make([]byte, chunk)}
 	for tr := tar.NewReader(r); ; {
 		if err := ctx.Err(); err != nil {
 			return t.files, t.bytes, err

@@ -2,9 +2,14 @@ package runfile
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/md5"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"sync"
 	"syscall"
@@ -13,123 +18,144 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
-// readGrace is how long Unpack waits, once it has failed or was cancelled, for
-// a Read of the caller's reader that is still under way.
-const readGrace = 500 * time.Millisecond
+// maxRunFile bounds what is read. The largest known file has 463 MB.
+const maxRunFile = 4 << 30
 
-// Unpack reads a run file once from its first byte to its last, checks it
-// against w on the way, and writes its payload into the new folder dir, which
-// it makes unless it is there and empty. Hashing, decompression and writing run
-// side by side; however large the file, together they hold at most some 16 MB and
-// the window that the payload's compression asks for at its start: 8 MB at the usual
-// levels of zstd and xz, 64 MB at xz's highest, 128 MB at zstd's and at most.
+// chunk is what is read, decompressed and written at once.
+const chunk = 256 << 10
+
+// Unpack reads a run file, checks it against w, and writes its payload into the new
+// folder dir, which it makes unless it is there and empty. Hashing, decompression and
+// writing run side by side; however large the file, together they hold at most some
+// 16 MB and the window that the payload's compression asks for at its start: 8 MB at
+// the usual levels of zstd and xz, 64 MB at xz's highest, 128 MB at zstd's and at most.
 // A wrong header ends it before anything is unpacked. On an error dir may hold
-// a part: the caller removes it. dir may be "": then the payload is hashed but
-// not unpacked.
+// a part: the caller removes it. dir may be "": then the file is hashed only.
 //
-// Errors are ErrContent, ErrRead, the context's, or those of writing. When it
-// fails while a Read of r blocks, Unpack returns after half a second without
-// it: end r, and do not use it further. The report then holds what is known.
+// Errors are ErrContent, those of reading or writing, or the context's.
 //
 // Nothing is synced to the disk.
-func Unpack(ctx context.Context, r io.Reader, dir string, w Want) (Report, error) {
+func Unpack(ctx context.Context, r io.ReaderAt, dir string, w Want) (Report, error) {
 	return unpack(ctx, r, dir, w, hostLimits)
 }
 
-func unpack(ctx context.Context, r io.Reader, dir string, w Want, l limits) (report Report, err error) {
-	start := time.Now()
-	work, cancel := context.WithCancel(ctx)
-	src := open(work, r, w)
-	defer func() {
-		cancel()
-		src.hashes.Wait()
-		select {
-		case <-src.closed:
-		case <-time.After(readGrace):
-		}
-		report.Size, report.Elapsed = src.read.Load(), time.Since(start)
+func unpack(ctx context.Context, r io.ReaderAt, dir string, w Want, l limits) (report Report, err error) {
+	defer func(start time.Time) {
+		report.Elapsed = time.Since(start)
 		err = explain(ctx, err, dir, w)
-	}()
-
-	br := bufio.NewReaderSize(src.body, headerBuffer)
-	if report.Header, err = readHeader(br); err != nil {
-		return report, firstCause(src, err)
+	}(time.Now())
+	work, cancel := context.WithCancel(ctx)
+	defer cancel()
+	head := from(work, r, 0)
+	if report.Header, err = readHeader(bufio.NewReaderSize(head, headerBuffer)); err != nil {
+		return report, errors.Join(head.failed, err)
 	}
 	if err = report.Header.Check(w); err != nil {
 		return report, err
 	}
+	var sums sync.WaitGroup
+	whole, body := from(work, r, 0), from(work, r, 0) // body is what the MD5 covers
+	sha, sum5 := sha256.New(), md5.New()
+	sums.Go(func() { hashOf(whole, sha, 0) })
+	sums.Go(func() { hashOf(body, sum5, 3) })
 	if dir != "" {
-		report.Files, report.Unpacked, err = unpackPayload(work, cancel, src, br, dir, l)
-		if err != nil {
-			return report, err
-		}
-	}
-	// What follows the tar's end belongs to the file's size and sums.
-	if err = src.body.drain(); err != nil {
-		return report, firstCause(src, err)
-	}
-	src.hashes.Wait()
-	report.SHA256, err = src.check(report.Header)
-	return report, err
-}
-
-// unpackPayload decompresses in one goroutine and writes in this one.
-func unpackPayload(ctx context.Context, cancel func(), src *source, br *bufio.Reader, dir string, l limits) (int, int64, error) {
-	var expanding error // read only after out was closed
-	var wg sync.WaitGroup
-	free, out := newRing(tarBlocks), make(chan *block, tarBlocks)
-	stop := make(chan struct{})
-	wg.Go(func() {
-		defer close(out)
-		expanding = expand(br, free, out, l.total+tarOverhead, stop)
-	})
-	members := &blockReader{ctx: ctx, in: out, end: func() error { return expanding }}
-	files, bytes, err := unpackTree(ctx, members, dir, l)
-	if errors.Is(err, errTar) {
-		if members.eof {
-			err = blame(src, expanding, err)
-		} else {
-			err = blame(src, nil, err)
-		}
+		report.Files, report.Unpacked, err = unpackPayload(from(work, r, report.Header.Payload), dir, l)
 	}
 	if err != nil {
 		cancel()
 	}
-	// After a whole tar the decoder is a few blocks ahead and stops at the next
-	// one: behind the tar's end nothing is decoded that could be a bomb.
-	close(stop)
+	sums.Wait()
+	if err = cmpErr(err, whole.failed, body.failed); err != nil {
+		return report, err
+	}
+	report.Size, report.SHA256 = whole.at, hex.EncodeToString(sha.Sum(nil))
+	if w.SHA256 != "" && !equalHex(report.SHA256, w.SHA256) {
+		return report, wrong("sha256 is %s, wanted %s", report.SHA256, w.SHA256)
+	}
+	if got := hex.EncodeToString(sum5.Sum(nil)); got != report.Header.MD5 {
+		return report, wrong("the file is damaged, its checksum is not that in its header (md5 %s, in the header %s)", got, report.Header.MD5)
+	}
+	return report, nil
+}
+
+func cmpErr(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reader reads a file from a place on, until ctx ends, and remembers how that came out.
+type reader struct {
+	ctx    context.Context
+	file   io.ReaderAt
+	at     int64
+	ended  bool  // at the end of the file
+	failed error // of ctx or the file, not of what is in it
+}
+
+func from(ctx context.Context, r io.ReaderAt, at int64) *reader {
+	return &reader{ctx: ctx, file: r, at: at}
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	if r.failed = r.ctx.Err(); r.failed != nil {
+		return 0, r.failed
+	}
+	n, err := r.file.ReadAt(p[:min(int64(len(p)), maxRunFile-r.at)], r.at)
+	r.at += int64(n)
+	switch {
+	case err == io.EOF, n == 0 && err == nil: // the latter at maxRunFile
+		r.ended = true
+		err = io.EOF
+	case err != nil:
+		r.failed = fmt.Errorf("read after %s: %w", amount(r.at), err)
+		err = r.failed
+	}
+	return n, err
+}
+
+// hashOf hashes a file from behind its first newlines on.
+func hashOf(r *reader, h hash.Hash, newlines int) {
+	br := bufio.NewReaderSize(r, chunk)
+	for newlines > 0 {
+		if _, err := br.ReadSlice('\n'); err == nil {
+			newlines--
+		} else if !errors.Is(err, bufio.ErrBufferFull) {
+			return
+		}
+	}
+	_, _ = io.Copy(h, br) // r remembers its error
+}
+
+// unpackPayload decompresses in one goroutine and writes in this one.
+func unpackPayload(r *reader, dir string, l limits) (files int, size int64, err error) {
+	var wg sync.WaitGroup
+	var expanding error
+	members, out := io.Pipe()
+	wg.Go(func() {
+		expanding = expand(bufio.NewReaderSize(r, chunk), out, l.total+tarOverhead)
+		out.CloseWithError(expanding)
+	})
+	files, size, err = unpackTree(r.ctx, members, dir, l)
+	// Behind the tar's end nothing is decoded that could be a bomb.
+	members.Close()
 	wg.Wait()
-	return files, bytes, err
-}
-
-// blame says why a payload could not be unpacked: the reader, the compression or the tar.
-func blame(src *source, expanding, tarErr error) error {
-	cause := tarErr
-	if expanding != nil {
-		cause = expanding
+	if !errors.Is(err, errTar) {
+		return files, size, err
 	}
-	if errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded) {
-		return cause
+	cause := cmpErr(expanding, err)
+	switch {
+	case r.failed != nil:
+		return files, size, r.failed
+	case errors.Is(cause, ErrContent):
+		return files, size, cause
+	case errors.Is(expanding, io.ErrUnexpectedEOF) && r.ended:
+		return files, size, hint.Wrap(wrong("payload ends after %s", amount(r.at)), "the file is cut off: fetch it again")
 	}
-	if err := src.failure(); err != nil {
-		return err
-	}
-	if errors.Is(cause, ErrContent) {
-		return cause
-	}
-	at := amountOf(src.read.Load(), src.want.Size)
-	if expanding != nil && src.short() {
-		return hint.Wrap(wrong("payload ends after %s", at), "the file is cut off: fetch it again")
-	}
-	return hint.Wrap(wrong("payload is broken after %s: %w", at, cause), "the file is damaged: fetch it again")
-}
-
-// firstCause returns the source's own error, of which err is then the echo.
-func firstCause(src *source, err error) error {
-	if own := src.failure(); own != nil && !errors.Is(err, ErrContent) {
-		return own
-	}
-	return err
+	return files, size, hint.Wrap(wrong("payload is broken after %s: %w", amount(r.at), cause), "the file is damaged: fetch it again")
 }
 
 // explain says what was being done to what. What is wrong with the content is said
@@ -156,4 +182,10 @@ func explain(ctx context.Context, err error, dir string, w Want) error {
 		return hint.Wrap(wrapped, "the cache folder must be writable for root")
 	}
 	return wrapped
+}
+
+func equalHex(a, b string) bool {
+	x, err := hex.DecodeString(a)
+	y, err2 := hex.DecodeString(b)
+	return err == nil && err2 == nil && bytes.Equal(x, y)
 }
