@@ -282,3 +282,13 @@ func firstError(errs ...error) error {
 	}
 	return nil
 }
+
+func TestFilesGetTheirModeInPlaceOfAnother(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x.json")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	require.NoError(t, os.Chmod(file, 0o666))
+	require.NoError(t, writeFile(file, []byte("{}")))
+	st, err := os.Stat(file)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o644), st.Mode().Perm())
+}

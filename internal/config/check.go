@@ -220,32 +220,28 @@ func checkRun(v any) (any, string) {
 	return lists, ""
 }
 
-// checkGPUs also takes Phoenix's "0, 1" and returns "0,1". The kernel module
-// numbers its nodes /dev/nvidia0 to /dev/nvidia254; 255 is nvidiactl.
-// gpuName is a UUID, a model, a PCI address, or a MIG instance such as 0:1.
-var gpuName = lazy.Regexp(`^[A-Za-z][A-Za-z0-9 ._:-]*$|^([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$|^[0-9]{1,3}:[0-9]{1,3}$`)
+// gpuName is a UUID or its beginning, a model, a PCI address, or a MIG instance such as 0:1.
+var gpuName = lazy.Regexp(`^[A-Za-z0-9][A-Za-z0-9 ._:()/-]*$`)
 
-func checkGPUs(s string) (string, string) {
+// CheckGPUs checks a choice of GPUs, whichever the host has. It takes Phoenix's
+// "0, 1" too and returns "0,1". The kernel module numbers its nodes /dev/nvidia0 to
+// /dev/nvidia254; 255 is nvidiactl.
+func CheckGPUs(s string) (normal, wrong string) {
 	if s == "all" || s == "none" {
 		return s, ""
 	}
 	var list []string
-	seen := map[int]bool{}
 	for item := range strings.SplitSeq(s, ",") {
 		item = strings.TrimSpace(item)
-		if gpuName().MatchString(item) && strings.ContainsAny(item, "0123456789") { // "fisrt" is a mistake
+		named := gpuName().MatchString(item) && !only(item, digits) &&
+			(strings.ContainsAny(item, digits) || strings.HasPrefix(strings.ToUpper(item), "GPU-")) // "fisrt" is a mistake
+		n, _ := strconv.Atoi(item)
+		if !named && (!number(item, 3) || n > 254) {
+			return "", quote(s) + " is not a choice of GPUs"
+		}
+		if !slices.Contains(list, item) {
 			list = append(list, item)
-			continue
 		}
-		n, err := strconv.Atoi(item)
-		if err != nil || !number(item, 3) || n > 254 {
-			return "", quote(s) + " names no GPUs"
-		}
-		if seen[n] {
-			return "", fmt.Sprintf("%s names GPU %d twice", quote(s), n)
-		}
-		seen[n] = true
-		list = append(list, item)
 	}
 	return strings.Join(list, ","), ""
 }

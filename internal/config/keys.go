@@ -96,7 +96,7 @@ var keys = []key{
 
 	{"enabled", container, "true or false", nil,
 		func(s *Settings) any { return &s.Wanted }},
-	{"gpus", container, `"all", "none", or a list such as "0,GPU-5c4f,01:00.0"`, str(checkGPUs),
+	{"gpus", container, `"all", "none", or a list such as "0,GPU-5c4f,01:00.0"`, str(CheckGPUs),
 		func(s *Settings) any { return &s.GPUs }},
 	{"chain", container, `a snippet such as "local:snippets/other.sh", or ""`, str(orEmpty(checkChain)),
 		func(s *Settings) any { return &s.Chain }},

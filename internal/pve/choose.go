@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
@@ -26,7 +27,6 @@ type Choice struct {
 const gpuForms = "take all, none, or a list of GPUs: numbers as nvidia-smi counts (0,1), UUIDs or their beginning (GPU-5c4f), PCI addresses (01:00.0), models, or 0:1 for MIG instance 1 of GPU 0; see pve-nvidia-hook devices --list"
 
 var (
-	gpuItem   = lazy.Regexp(`^[A-Za-z0-9][A-Za-z0-9 ._:()/-]*$`)
 	migItem   = lazy.Regexp(`^([0-9]{1,3}|GPU-[0-9a-fA-F-]+):([0-9]{1,3})$`)
 	pciItem   = lazy.Regexp(`^(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([0-9a-fA-F]{2})\.([0-7])$`)
 	gpuNumber = lazy.Regexp(`^[0-9]{1,3}$`)
@@ -34,13 +34,11 @@ var (
 
 // CheckGPUs says whether words can be a choice of GPUs, whichever the host has.
 func CheckGPUs(gpus string) error {
-	if gpus = strings.TrimSpace(gpus); gpus == "" || gpus == "all" || gpus == "none" {
+	if gpus = strings.TrimSpace(gpus); gpus == "" {
 		return nil
 	}
-	for item := range strings.SplitSeq(gpus, ",") {
-		if !gpuItem().MatchString(strings.TrimSpace(item)) || !strings.ContainsAny(item, "0123456789") && !strings.HasPrefix(strings.ToUpper(strings.TrimSpace(item)), "GPU-") {
-			return hint.Errorf(gpuForms, "%q is not a choice of GPUs", gpus)
-		}
+	if _, wrong := config.CheckGPUs(gpus); wrong != "" {
+		return hint.Errorf(gpuForms, "%s", wrong)
 	}
 	return nil
 }

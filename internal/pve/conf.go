@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -240,6 +241,16 @@ func devPath(value string) string {
 		}
 	}
 	return ""
+}
+
+// readConfig reads a file of /etc/pve.
+func readConfig(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readBounded(f)
 }
 
 func readBounded(r io.Reader) ([]byte, error) {

@@ -2,7 +2,6 @@ package pve
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 )
@@ -11,12 +10,7 @@ import (
 // container: whether /etc/pve/ha/resources.cfg has a section "ct: 101". root is
 // the folder that stands for / ("" is /).
 func UnderHA(root string, vmid int) bool {
-	f, err := os.Open(at(root, "etc/pve/ha/resources.cfg"))
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	raw, err := readBounded(f)
+	raw, err := readConfig(at(root, "etc/pve/ha/resources.cfg"))
 	return err == nil && slices.ContainsFunc(strings.Split(string(raw), "\n"), func(line string) bool {
 		return strings.Join(strings.Fields(line), " ") == fmt.Sprintf("ct: %d", vmid)
 	})

@@ -228,15 +228,10 @@ func chaining(other string) string {
 // HTTPProxy returns the http_proxy of etc/pve/datacenter.cfg below root, or ""
 // when there is none. Proxmox itself downloads through it.
 func HTTPProxy(root string) (string, error) {
-	f, err := os.Open(at(root, "etc/pve/datacenter.cfg"))
+	raw, err := readConfig(at(root, "etc/pve/datacenter.cfg"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	if err != nil {
-		return "", fmt.Errorf("read datacenter.cfg: %w", err)
-	}
-	defer f.Close()
-	raw, err := readBounded(f)
 	if err != nil {
 		return "", fmt.Errorf("read datacenter.cfg: %w", err)
 	}
