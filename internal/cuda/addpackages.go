@@ -30,22 +30,22 @@ func (j *job) addPackages(ctx context.Context) error {
 	}
 	j.in.OK = false
 	j.in.Packages, j.in.Tool = names, j.distro.Tool
-	if err := m.own(ctx, names); err != nil {
+	if err := m.prepare(ctx, names); err != nil {
 		return err
 	}
-	if err := j.bring(ctx, m, names); err != nil {
+	if err := j.installPackages(ctx, m, names); err != nil {
 		return err
 	}
-	if err := j.complete(ctx, m, names); err != nil {
+	if err := j.checkComplete(ctx, m, names); err != nil {
 		return err
 	}
 	j.in.OK = true
 	return j.save()
 }
 
-// own fetches the lists of all repositories, again and again while one of them
+// prepare fetches the lists of all repositories, again and again while one of them
 // cannot be reached and the packages are in none of the others.
-func (a *apt) own(ctx context.Context, names []string) error {
+func (a *apt) prepare(ctx context.Context, names []string) error {
 	if err := a.ready(ctx); err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (a *apt) own(ctx context.Context, names []string) error {
 		switch v {
 		case lockedOut:
 			return true, errors.New(say.Clean(about, 400))
-		case hopeless:
+		case toolFailed:
 			return false, a.blame(v, "apt-get update", about)
 		}
 		_, err = a.plan(ctx, names)
@@ -69,8 +69,8 @@ func (a *apt) own(ctx context.Context, names []string) error {
 	})
 }
 
-// own has no lists to fetch: dnf and zypper do it where it is due.
-func (r *rpm) own(ctx context.Context, _ []string) (err error) {
+// prepare has no lists to fetch: dnf and zypper do it where it is due.
+func (r *rpm) prepare(ctx context.Context, _ []string) (err error) {
 	r.keys, err = r.installed(ctx)
 	return err
 }

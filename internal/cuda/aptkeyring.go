@@ -40,7 +40,7 @@ func (a *apt) keyring(ctx context.Context) error {
 		return err
 	}
 	if !was {
-		if err := a.note([]string{keyringPackage}, []string{keyringPackage}); err != nil {
+		if err := a.recordNew([]string{keyringPackage}, []string{keyringPackage}); err != nil {
 			return err
 		}
 	}
@@ -109,7 +109,7 @@ func (a *apt) list(ctx context.Context) error {
 		}
 	}
 	if names(func(f string) bool { return f != ownList }) {
-		return a.drop(ownList)
+		return a.removeFile(ownList)
 	}
-	return a.put(ownList, fmt.Sprintf("# Written by pve-nvidia-hook.\ndeb [signed-by=%s] %s /\n", keyringFile, a.repo))
+	return a.writeFile(ownList, fmt.Sprintf("# Written by pve-nvidia-hook.\ndeb [signed-by=%s] %s /\n", keyringFile, a.repo))
 }

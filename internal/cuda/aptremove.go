@@ -9,7 +9,9 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
-func (a *apt) keep(ctx context.Context, names []string) error { return a.mark(ctx, "manual", names) }
+func (a *apt) markWanted(ctx context.Context, names []string) error {
+	return a.mark(ctx, "manual", names)
+}
 
 // mark says whether packages are there for their own sake (manual) or others' (auto).
 func (a *apt) mark(ctx context.Context, how string, names []string) error {
@@ -40,7 +42,7 @@ func (a *apt) unneeded(ctx context.Context, keep []string) ([]string, error) {
 	}), nil
 }
 
-func (a *apt) along(ctx context.Context, names []string) ([]string, error) {
+func (a *apt) alsoAffected(ctx context.Context, names []string) ([]string, error) {
 	out, err := a.run(ctx, a.look("purge", "-s", names...)...)
 	if err == nil && out.code != 0 {
 		err = hint.Errorf("run apt-get check in the container", "apt-get -s purge in the container: %s", out.tail(3))
@@ -51,13 +53,13 @@ func (a *apt) along(ctx context.Context, names []string) ([]string, error) {
 
 // purge removes packages unless that would touch others.
 func (a *apt) purge(ctx context.Context, names []string) error {
-	others, err := a.along(ctx, names)
+	others, err := a.alsoAffected(ctx, names)
 	if err != nil {
 		return err
 	}
 	if len(others) > 0 {
 		return hint.Errorf("run apt-get autoremove in the container, then this again",
-			"removing %s would touch others too: %s", few(names), say.Clean(strings.Join(others, ", "), 300))
+			"removing %s would touch others too: %s", shortList(names), say.Clean(strings.Join(others, ", "), 300))
 	}
 	out, err := a.change(ctx, append(a.command("purge"), names...)...)
 	if err == nil && out.code != 0 {

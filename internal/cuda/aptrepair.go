@@ -36,7 +36,7 @@ func (a *apt) mend(ctx context.Context) error {
 	if len(broken) > 0 {
 		args = append(append(args, "--reinstall"), broken...)
 	}
-	a.log.Infof("letting apt repair an interrupted installation (%s)", few(half))
+	a.log.Infof("letting apt repair an interrupted installation (%s)", shortList(half))
 	out, err := a.change(ctx, args...)
 	if err == nil && out.code != 0 {
 		err = hint.Errorf("repair it in the container with: apt-get -f install", "apt cannot repair an interrupted installation: %s", out.tail(4))

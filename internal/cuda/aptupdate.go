@@ -49,7 +49,7 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 		case lockWords().MatchString(l):
 			return lockedOut, l, nil
 		case twoKeys().MatchString(l):
-			return hopeless, l, nil
+			return toolFailed, l, nil
 		case afterwards().MatchString(l), withinAYear().MatchString(l): // all is well until then
 			continue
 		}
@@ -81,11 +81,11 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 	if code != 0 {
 		for _, l := range rest {
 			if strings.HasPrefix(l, "E") && !strings.Contains(l, "://") {
-				return hopeless, l, rest
+				return toolFailed, l, rest
 			}
 		}
 		if len(rest) == 0 {
-			return hopeless, fmt.Sprintf("status %d", code), nil
+			return toolFailed, fmt.Sprintf("status %d", code), nil
 		}
 	}
 	return fine, "", rest
@@ -98,7 +98,7 @@ func (a *apt) update(ctx context.Context) error {
 		// One retry of apt's own: it pauses longer each time, and is tried again here.
 		out, err := a.run(ctx, a.command("update", "-o", "Acquire::Retries=1")...)
 		if err != nil {
-			return hopeless, "", err
+			return toolFailed, "", err
 		}
 		v, about, others = judgeUpdate(out.code, out.lines, a.repo)
 		return v, about, nil

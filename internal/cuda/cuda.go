@@ -85,8 +85,8 @@ func name(toolkit string, packages []string) string {
 	return "what cuda.packages names"
 }
 
-// smaller is a hint for a disk that is full.
-func (w Want) smaller() string {
+// diskHint is a hint for a disk that is full.
+func (w Want) diskHint() string {
 	if w.Toolkit == "" {
 		return "give the container a larger disk"
 	}
@@ -181,7 +181,7 @@ func (j *job) install(ctx context.Context) error {
 		release = chosen.Release
 		names = append([]string{toolkitPackage(release)}, names...)
 	}
-	if err := j.bring(ctx, m, names); err != nil {
+	if err := j.installPackages(ctx, m, names); err != nil {
 		return err
 	}
 	j.in.Release, j.in.Version, j.in.Nvcc, j.in.NvccSize = "", "", "", 0
@@ -189,18 +189,18 @@ func (j *job) install(ctx context.Context) error {
 		if err := j.verify(ctx, m, release); err != nil {
 			return err
 		}
-		if err := j.put(profileFile, profileText(release)); err != nil {
+		if err := j.writeFile(profileFile, profileText(release)); err != nil {
 			return err
 		}
-	} else if err := j.drop(profileFile); err != nil {
+	} else if err := j.removeFile(profileFile); err != nil {
 		return err
 	}
 	if keep := append(bareNames(names), keyringPackage); len(j.stale(keep)) > 0 {
-		if err := j.sweep(ctx, m, keep); err != nil {
+		if err := j.removeUnneeded(ctx, m, keep); err != nil {
 			return err
 		}
 	}
-	if err := j.complete(ctx, m, names); err != nil {
+	if err := j.checkComplete(ctx, m, names); err != nil {
 		return err
 	}
 	j.in.OK = true
@@ -237,17 +237,17 @@ func (j *job) remove(ctx context.Context) error {
 	if err := m.begin(ctx); err != nil {
 		return err
 	}
-	if err := j.sweep(ctx, m, nil); err != nil {
+	if err := j.removeUnneeded(ctx, m, nil); err != nil {
 		return err
 	}
 	if len(j.in.Added) > 0 {
-		j.log.Infof("these packages stay, something else in the container needs them: %s", few(j.in.Added))
+		j.log.Infof("these packages stay, something else in the container needs them: %s", shortList(j.in.Added))
 	}
 	if err := m.end(ctx); err != nil {
 		return err
 	}
 	for _, f := range slices.Clone(j.in.Files) {
-		if err := j.drop(f.Path); err != nil {
+		if err := j.removeFile(f.Path); err != nil {
 			return err
 		}
 	}

@@ -153,10 +153,10 @@ func (d *dnf) act(ctx context.Context, do action, names []string) error {
 		command = d.without("remove", append([]string{"--setopt=clean_requirements_on_remove=False"}, names...)...)
 	}
 	out, err := d.change(ctx, command...)
-	return d.changed(ctx, "dnf "+string(do)+" "+few(names), out, out.code == 0, err)
+	return d.changed(ctx, "dnf "+string(do)+" "+shortList(names), out, out.code == 0, err)
 }
 
-func (d *dnf) keep(ctx context.Context, names []string) error {
+func (d *dnf) markWanted(ctx context.Context, names []string) error {
 	out, err := d.run(ctx, append(d.without("mark", "user"), names...)...)
 	if err == nil && out.code != 0 { // so dnf 5 has it; dnf 4 says
 		out, err = d.run(ctx, append(d.without("mark", "install"), names...)...)

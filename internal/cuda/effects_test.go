@@ -114,11 +114,11 @@ Err:2 http://127.0.0.1:40404/debian12/x86_64  Release
 E: The repository 'http://127.0.0.1:40404/debian12/x86_64  Release' does not have a Release file.
   Cannot initiate the connection to 127.0.0.1:40404 (127.0.0.1). - connect (101: Network is unreachable)`, unreachable, 0},
 		"lock":           {100, "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 12 (apt-get)\nE: Unable to lock directory /var/lib/apt/lists/", lockedOut, 0},
-		"two keys":       {100, "E: Conflicting values set for option Signed-By regarding source http://127.0.0.1:40404/debian12/x86_64/ /: a != b\nE: The list of sources could not be read.", hopeless, 0},
-		"bad list":       {100, "E: Malformed entry 1 in list file /etc/apt/sources.list.d/x.list (URI)\nE: The list of sources could not be read.", hopeless, 0},
+		"two keys":       {100, "E: Conflicting values set for option Signed-By regarding source http://127.0.0.1:40404/debian12/x86_64/ /: a != b\nE: The list of sources could not be read.", toolFailed, 0},
+		"bad list":       {100, "E: Malformed entry 1 in list file /etc/apt/sources.list.d/x.list (URI)\nE: The list of sources could not be read.", toolFailed, 0},
 		"others, status": {100, "E: The repository 'http://other/debian x Release' does not have a Release file.", fine, 1},
 		"others":         {0, "W: Failed to fetch http://other/debian/dists/x/InRelease  Could not resolve 'other'\nW: Some index files failed to download.", fine, 1},
-		"silent":         {1, "", hopeless, 0},
+		"silent":         {1, "", toolFailed, 0},
 		"twice":          {0, "W: Target Packages (Packages) is configured multiple times in a:1 and b:1 http://127.0.0.1:40404/debian12/x86_64", fine, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -341,7 +341,7 @@ func TestWhatIsWantedHasATrueName(t *testing.T) {
 	} {
 		require.Equal(t, name, w.Name())
 	}
-	require.NotContains(t, Want{Packages: []string{"nvidia-container-toolkit"}}.smaller(), "parts of the toolkit")
+	require.NotContains(t, Want{Packages: []string{"nvidia-container-toolkit"}}.diskHint(), "parts of the toolkit")
 }
 
 func TestWhatIsLeftOfAToolkitHasATrueName(t *testing.T) {

@@ -17,18 +17,18 @@ import (
 // manager is a package tool at work for a job.
 type manager interface {
 	setup(ctx context.Context) error // waits its turn, sets the repository up and fetches its index
-	// own readies the tool to install names from the container's own repositories.
-	own(ctx context.Context, names []string) error
+	// prepare readies the tool to install names from the container's own repositories.
+	prepare(ctx context.Context, names []string) error
 	toolkits(ctx context.Context) ([]available, error) // that the repository has
 	installed(ctx context.Context) ([]string, error)   // all packages by name
 	// plan says what installing names would do, and why it cannot be done.
 	plan(ctx context.Context, names []string) (plan, error)
 	act(ctx context.Context, do action, names []string) error
-	keep(ctx context.Context, names []string) error // marks packages as there for their own sake
+	markWanted(ctx context.Context, names []string) error // marks packages as there for their own sake
 	// unneeded are packages of ours that nothing needs, keep among what does.
 	unneeded(ctx context.Context, keep []string) ([]string, error)
-	// along are the packages that the removal of names would touch besides.
-	along(ctx context.Context, names []string) ([]string, error)
+	// alsoAffected are the packages that the removal of names would touch besides.
+	alsoAffected(ctx context.Context, names []string) ([]string, error)
 	begin(ctx context.Context) error // of a removal
 	end(ctx context.Context) error   // of a removal: what setup left behind
 }
@@ -104,8 +104,8 @@ func (j *job) save() error {
 	return nil
 }
 
-// put writes a file of ours and notes it, once more only when it differs.
-func (j *job) put(name, text string) error {
+// writeFile writes a file of ours and notes it, once more only when it differs.
+func (j *job) writeFile(name, text string) error {
 	sum := sha256.Sum256([]byte(text))
 	f := File{Path: name, Size: int64(len(text)), SHA256: hex.EncodeToString(sum[:])}
 	at := slices.IndexFunc(j.in.Files, func(f File) bool { return f.Path == name })
@@ -130,8 +130,8 @@ func (j *job) put(name, text string) error {
 	return nil
 }
 
-// drop removes a file that put wrote, unless somebody has changed it since.
-func (j *job) drop(name string) error {
+// removeFile removes a file that writeFile wrote, unless somebody has changed it since.
+func (j *job) removeFile(name string) error {
 	at := slices.IndexFunc(j.in.Files, func(f File) bool { return f.Path == name })
 	if at < 0 {
 		return nil

@@ -184,7 +184,7 @@ func FuzzPlanWithADriverPackageIsRefused(f *testing.F) {
 				j, cancel := newJob(context.Background(), c, Want{Timeout: time.Hour}, &logged{})
 				defer cancel()
 				j.distro.Tool = tool
-				err := j.bring(j.ctx, j.manager(), asked)
+				err := j.installPackages(j.ctx, j.manager(), asked)
 				return *j, c.acted, err
 			}
 			got := c.read(before + write(p, said) + after)

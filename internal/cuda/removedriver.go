@@ -37,7 +37,7 @@ func (j *job) removeDriver(ctx context.Context) ([]string, error) {
 	if !slices.ContainsFunc(names, cudapkg.IsDriver) {
 		return nil, nil
 	}
-	others, err := m.along(ctx, names)
+	others, err := m.alsoAffected(ctx, names)
 	if err != nil {
 		return nil, err
 	}
@@ -45,17 +45,9 @@ func (j *job) removeDriver(ctx context.Context) ([]string, error) {
 		return nil, hint.Errorf("remove these too where they are not needed, or leave the driver to the distribution's packages: VMID.enabled = false below [containers]",
 			"the driver's packages were not removed, others need them: %s", say.Clean(strings.Join(others, ", "), 300))
 	}
-	j.log.Infof("removing the distribution's driver packages: %s", few(names))
-	if err := m.act(ctx, actRemove, names); err != nil {
+	j.log.Infof("the distribution's driver packages make room for the run file's driver")
+	if _, err := j.removePackages(ctx, m, names); err != nil {
 		return nil, err
-	}
-	if have, err = m.installed(ctx); err != nil {
-		return nil, err
-	}
-	for _, n := range names {
-		if slices.Contains(have, n) {
-			return nil, hint.Errorf("remove it in the container and see what is said", "package %s is still there after its removal", n)
-		}
 	}
 	return names, nil
 }

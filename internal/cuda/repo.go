@@ -13,9 +13,9 @@ import (
 const repoBase = "https://developer.download.nvidia.com/compute/cuda/repos/"
 
 // repoURL decides where the packages for a container come from: override
-// (cuda.repo_url, checked by internal/config, with {distro} and {arch}) or NVIDIA's folder for its
-// operating system. The result ends with a slash. The Distro returned is the
-// one that the URL is for, where that says more than os-release.
+// (cuda.repo_url, as internal/config has checked it, with {distro} and {arch}) or
+// NVIDIA's folder for its operating system. The result ends with a slash. The Distro
+// returned is the one that the URL is for, where that says more than os-release.
 func repoURL(o OS, machine, override string) (string, Distro, error) {
 	d := FindDistro(o)
 	arch, err := repoArch(machine)

@@ -47,7 +47,7 @@ func (r *rpm) addRepo(ctx context.Context, file string, fetch func() (output, er
 	if r.keys, err = r.installed(ctx); err != nil {
 		return err
 	}
-	if err := r.put(file, rpmRepoText(r.repo, key)); err != nil {
+	if err := r.writeFile(file, rpmRepoText(r.repo, key)); err != nil {
 		return err
 	}
 	err = r.fetchLists(ctx, func() (verdict, string, error) {
@@ -107,7 +107,7 @@ func judgeRPM(o output) (v verdict, about string) {
 		}
 		return w.verdict, strings.Join(strings.Fields(strings.Join(about, " ")), " ")
 	}
-	return hopeless, o.tail(4)
+	return toolFailed, o.tail(4)
 }
 
 // failed is the error for what ended badly.
@@ -185,7 +185,7 @@ func (r *rpm) noteKeys(ctx context.Context) error {
 	if len(fresh) == 0 {
 		return nil
 	}
-	return r.note(fresh, nil)
+	return r.recordNew(fresh, nil)
 }
 
 // begin takes the keys away: no package needs them.
@@ -208,19 +208,22 @@ func (r *rpm) begin(ctx context.Context) error {
 // "	libnvjitlink-12-8 >= 12.8 is needed by (installed) plain-tool-1.0-1.noarch"
 var neededBy = lazy.Regexp(`^\s*(\S+).* is needed by \(installed\) (\S+)`)
 
-// along asks rpm, since dnf and zypper are told to remove what is named only.
-func (r *rpm) along(ctx context.Context, names []string) ([]string, error) {
-	out, err := r.run(ctx, append([]string{"rpm", "-e", "--test"}, names...)...)
-	if err != nil || out.code == 0 {
-		return nil, err
-	}
-	var others []string
+// testRemoval asks rpm what stands against the removal of packages: what of them is
+// needed, and by which others.
+func (r *rpm) testRemoval(ctx context.Context, names []string) (out output, needed, by []string, err error) {
+	out, err = r.run(ctx, append([]string{"rpm", "-e", "--test"}, names...)...)
 	for _, l := range out.lines {
-		if m := neededBy().FindStringSubmatch(l); m != nil && !slices.Contains(others, m[2]) {
-			others = append(others, m[2])
+		if m := neededBy().FindStringSubmatch(l); m != nil {
+			needed, by = append(needed, m[1]), append(by, m[2])
 		}
 	}
-	if len(others) == 0 {
+	return out, needed, slices.Compact(slices.Sorted(slices.Values(by))), err
+}
+
+// alsoAffected asks rpm, since dnf and zypper are told to remove what is named only.
+func (r *rpm) alsoAffected(ctx context.Context, names []string) ([]string, error) {
+	out, _, others, err := r.testRemoval(ctx, names)
+	if err == nil && out.code != 0 && len(others) == 0 {
 		err = r.failed("rpm -e --test", out)
 	}
 	return others, err
@@ -235,15 +238,9 @@ func (r *rpm) unneeded(ctx context.Context, keep []string) ([]string, error) {
 	}
 	goners := slices.DeleteFunc(slices.Clone(r.in.Added), func(n string) bool { return isKey(n) || slices.Contains(keep, n) })
 	for len(goners) > 0 {
-		out, err := r.run(ctx, append([]string{"rpm", "-e", "--test"}, goners...)...)
+		out, needed, _, err := r.testRemoval(ctx, goners)
 		if err != nil || out.code == 0 {
 			return goners, err
-		}
-		var needed []string
-		for _, l := range out.lines {
-			if m := neededBy().FindStringSubmatch(l); m != nil && !slices.Contains(needed, m[1]) {
-				needed = append(needed, m[1])
-			}
 		}
 		if needed, err = r.providers(ctx, needed); err != nil {
 			return nil, err

@@ -17,7 +17,7 @@ const (
 	oldKey              // signed with a key that this apt believes no longer
 	noRoom              // the disk is full
 	unsolvable          // packages that do not go together or are not there
-	hopeless            // the tool cannot work at all
+	toolFailed          // the tool cannot work at all
 )
 
 // blame is the error for a verdict, with a hint that fits the cause. about is
@@ -39,7 +39,7 @@ func (j *job) blame(v verdict, what, about string) error {
 		return hint.Errorf("is "+j.repo+" really NVIDIA's? A mirror has to have NVIDIA's key as well. If NVIDIA has changed it, remove the package cuda-keyring in the container",
 			"what %s has is not signed with the key of the repository: %s", j.repo, about)
 	case noRoom:
-		return hint.Errorf(j.w.smaller(), "%s: the container's disk is full: %s", what, about)
+		return hint.Errorf(j.w.diskHint(), "%s: the container's disk is full: %s", what, about)
 	case unsolvable:
 		return hint.Errorf("look with the same command in the container; cuda.packages and cuda.toolkit name what is installed", "%s in the container: %s", what, about)
 	}

@@ -154,8 +154,8 @@ func (z *zypper) act(ctx context.Context, do action, names []string) error {
 		verb, options = "remove", []string{"--no-clean-deps"}
 	}
 	out, err := z.zypper(ctx, verb, append(options, names...)...)
-	return z.changed(ctx, "zypper "+verb+" "+few(names), out, err == nil && z.good(out), err)
+	return z.changed(ctx, "zypper "+verb+" "+shortList(names), out, err == nil && z.good(out), err)
 }
 
-// keep has nothing to do: zypper removes what nothing needs only when told to.
-func (z *zypper) keep(context.Context, []string) error { return nil }
+// markWanted has nothing to do: zypper removes what nothing needs only when told to.
+func (z *zypper) markWanted(context.Context, []string) error { return nil }

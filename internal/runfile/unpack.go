@@ -3,6 +3,7 @@ package runfile
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/md5"
 	"crypto/sha256"
@@ -65,7 +66,7 @@ func unpack(ctx context.Context, r io.ReaderAt, dir string, w Want, l limits) (r
 		cancel()
 	}
 	sums.Wait()
-	if err = cmpErr(err, whole.failed, body.failed); err != nil {
+	if err = cmp.Or(err, whole.failed, body.failed); err != nil {
 		return report, err
 	}
 	report.Size, report.SHA256 = whole.at, hex.EncodeToString(sha.Sum(nil))
@@ -76,15 +77,6 @@ func unpack(ctx context.Context, r io.ReaderAt, dir string, w Want, l limits) (r
 		return report, wrong("the file is damaged, its checksum is not that in its header (md5 %s, in the header %s)", got, report.Header.MD5)
 	}
 	return report, nil
-}
-
-func cmpErr(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // reader reads a file from a place on, until ctx ends, and remembers how that came out.
@@ -146,7 +138,7 @@ func unpackPayload(r *reader, dir string, l limits) (files int, size int64, err 
 	if !errors.Is(err, errTar) {
 		return files, size, err
 	}
-	cause := cmpErr(expanding, err)
+	cause := cmp.Or(expanding, err)
 	switch {
 	case r.failed != nil:
 		return files, size, r.failed

@@ -22,8 +22,8 @@ type plan struct {
 
 func (p plan) empty() bool { return len(p.fresh)+len(p.newer)+len(p.remove) == 0 }
 
-// bring installs packages after a look at what that would do.
-func (j *job) bring(ctx context.Context, m manager, names []string) error {
+// installPackages installs packages after a look at what that would do.
+func (j *job) installPackages(ctx context.Context, m manager, names []string) error {
 	p, err := m.plan(ctx, names)
 	if err != nil {
 		return err
@@ -38,7 +38,7 @@ func (j *job) bring(ctx context.Context, m manager, names []string) error {
 	if err := j.room(p, names); err != nil {
 		return err
 	}
-	if err := j.note(p.fresh, bareNames(names)); err != nil {
+	if err := j.recordNew(p.fresh, bareNames(names)); err != nil {
 		return err
 	}
 	err = m.act(ctx, actInstall, names)
@@ -72,17 +72,17 @@ func (j *job) room(p plan, names []string) error {
 	}
 	const spare = 64 << 20
 	if need := p.fetch + p.disk + spare; need > free {
-		return hint.Errorf(j.w.smaller(),
+		return hint.Errorf(j.w.diskHint(),
 			"installing %s needs %s on the container's disk, there are %s", strings.Join(names, ", "), say.Bytes(int64(need)), say.Bytes(int64(free)))
 	}
 	j.log.Infof("installing %s: %s to fetch, %s on the disk", strings.Join(names, ", "), say.Bytes(int64(p.fetch)), say.Bytes(int64(p.disk)))
 	return nil
 }
 
-// sweep removes of what earlier runs brought what keep does not name and nothing
-// needs any more, for instance the toolkit of another release. What others need
-// stays, and so does what was there before.
-func (j *job) sweep(ctx context.Context, m manager, keep []string) error {
+// removeUnneeded removes, of what earlier runs brought, the packages that keep does
+// not name and nothing needs any more, for instance the toolkit of another release.
+// What others need stays, and so does what was there before.
+func (j *job) removeUnneeded(ctx context.Context, m manager, keep []string) error {
 	have, err := m.installed(ctx)
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func (j *job) sweep(ctx context.Context, m manager, keep []string) error {
 		return !slices.Contains(j.in.Added, n) || slices.Contains(j.in.Asked, n)
 	})
 	if len(mine) > 0 {
-		if err := m.keep(ctx, mine); err != nil {
+		if err := m.markWanted(ctx, mine); err != nil {
 			return err
 		}
 		j.in.Asked = append(j.in.Asked, mine...)
@@ -103,22 +103,28 @@ func (j *job) sweep(ctx context.Context, m manager, keep []string) error {
 		return err
 	}
 	if len(goners) > 0 {
-		j.log.Infof("removing %s", few(goners))
-		if err := m.act(ctx, actRemove, goners); err != nil {
+		if have, err = j.removePackages(ctx, m, goners); err != nil {
 			return err
-		}
-		if have, err = m.installed(ctx); err != nil {
-			return err
-		}
-		for _, n := range goners {
-			if slices.Contains(have, n) {
-				return hint.Errorf("remove it in the container and see what is said", "package %s is still there after its removal", n)
-			}
 		}
 	}
 	j.forget(have)
 	j.in.Asked = slices.DeleteFunc(j.in.Asked, func(n string) bool { return !slices.Contains(keep, n) })
 	return j.save()
+}
+
+// removePackages removes packages and returns those that are installed then.
+func (j *job) removePackages(ctx context.Context, m manager, names []string) ([]string, error) {
+	j.log.Infof("removing %s", shortList(names))
+	if err := m.act(ctx, actRemove, names); err != nil {
+		return nil, err
+	}
+	have, err := m.installed(ctx)
+	for _, n := range names {
+		if err == nil && slices.Contains(have, n) {
+			err = hint.Errorf("remove it in the container and see what is said", "package %s is still there after its removal", n)
+		}
+	}
+	return have, err
 }
 
 // stale are packages that were asked for by name and are not any longer.
@@ -133,18 +139,18 @@ func (j *job) forget(have []string) {
 	j.in.Asked = slices.DeleteFunc(j.in.Asked, gone)
 }
 
-// complete makes sure that all that is wanted is there in the end: the plan for
+// checkComplete makes sure that all that is wanted is there in the end: the plan for
 // it has nothing left to do.
-func (j *job) complete(ctx context.Context, m manager, names []string) error {
+func (j *job) checkComplete(ctx context.Context, m manager, names []string) error {
 	p, err := m.plan(ctx, names)
 	if err == nil && len(p.fresh) > 0 {
-		err = hint.Errorf("run apply for this container again", "%s was installed and is not there any more", few(p.fresh))
+		err = hint.Errorf("run apply for this container again", "%s was installed and is not there any more", shortList(p.fresh))
 	}
 	return err
 }
 
-// note adds packages that are about to come in to what is in the container.
-func (j *job) note(fresh, asked []string) error {
+// recordNew adds packages that are about to come in to what is in the container.
+func (j *job) recordNew(fresh, asked []string) error {
 	for _, n := range fresh {
 		if !addedForm().MatchString(n) {
 			continue
@@ -168,7 +174,7 @@ func bareNames(names []string) []string {
 	return bare
 }
 
-func few(names []string) string {
+func shortList(names []string) string {
 	if len(names) <= 6 {
 		return strings.Join(names, ", ")
 	}
