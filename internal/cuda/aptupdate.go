@@ -3,7 +3,6 @@ package cuda
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
@@ -26,6 +25,10 @@ var (
 	withinAYear = lazy.Regexp(`^\w+: .*Policy will reject signature within a year`)
 	afterwards  = lazy.Regexp(`^\w+: (Target .* is configured multiple times in |Some index files failed)`)
 )
+
+// aptCauses: without network apt says in the end that the repository "does not have
+// a Release file", so what it says of the network comes first.
+var aptCauses = []cause{{oldKeyWords, oldKey}, {keyWords, badKey}, {netWords, unreachable}, {indexWords, brokenIndex}}
 
 // judgeUpdate reads what apt-get update said. apt ends with 0 when it could not
 // reach a server, so the words count, not the status. Other repositories of the
@@ -64,17 +67,8 @@ func judgeUpdate(code int, lines []string, repo string) (v verdict, about string
 		*to = append(*to, strings.ReplaceAll(l, ours, "the repository"))
 	}
 	if len(mine) > 0 {
-		// Without network apt says in the end that the repository "does not have
-		// a Release file": what it says of the network counts first.
-		for _, about := range []struct {
-			words func() *regexp.Regexp
-			verdict
-		}{{oldKeyWords, oldKey}, {keyWords, badKey}, {netWords, unreachable}, {indexWords, brokenIndex}} {
-			for _, l := range mine {
-				if about.words().MatchString(l) {
-					return about.verdict, l, rest
-				}
-			}
+		if v, at := firstCause(aptCauses, mine); at >= 0 {
+			return v, mine[at], rest
 		}
 		return unreachable, mine[len(mine)-1], rest
 	}

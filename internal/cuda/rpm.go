@@ -3,7 +3,6 @@ package cuda
 import (
 	"context"
 	"errors"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -75,11 +74,8 @@ func rpmRepoText(repo, key string) string {
 		"gpgkey=" + repo + key + "\n"
 }
 
-// What dnf 4 and 5, zypper and rpm say about the causes of a failure.
-var rpmWords = []struct {
-	words func() *regexp.Regexp
-	verdict
-}{
+// rpmCauses are what dnf 4 and 5, zypper and rpm say about the causes of a failure.
+var rpmCauses = []cause{
 	{busy, lockedOut},
 	{lazy.Regexp(`No space left|more space needed|needs \S+ (more space )?on the |[Nn]ot enough (free )?(disk )?space`), noRoom},
 	{lazy.Regexp(`GPG check FAILED|OpenPGP check for|wrong key|Signature verification failed|signed with an unknown key|is not (correctly )?signed|bad PGP signature`), badKey},
@@ -91,23 +87,20 @@ var rpmWords = []struct {
 // judgeRPM finds the cause among what a package tool said. about are the words,
 // of a problem with dependencies all that belong to it.
 func judgeRPM(o output) (v verdict, about string) {
-	for _, w := range rpmWords {
-		at := slices.IndexFunc(o.lines, func(l string) bool { return w.words().MatchString(l) })
-		if at < 0 {
-			continue
-		}
-		about := []string{o.lines[at]}
-		if w.verdict == unsolvable {
-			for _, l := range o.lines[at+1:] {
-				if len(about) == 6 || !strings.HasPrefix(l, "  ") && !strings.HasPrefix(l, "not installable") && !w.words().MatchString(l) {
-					break
-				}
-				about = append(about, l)
-			}
-		}
-		return w.verdict, strings.Join(strings.Fields(strings.Join(about, " ")), " ")
+	v, at := firstCause(rpmCauses, o.lines)
+	if at < 0 {
+		return v, o.tail(4)
 	}
-	return toolFailed, o.tail(4)
+	end := at + 1
+	for v == unsolvable && end < min(at+6, len(o.lines)) {
+		l := o.lines[end]
+		other, _ := firstCause(rpmCauses, []string{l})
+		if !strings.HasPrefix(l, "  ") && !strings.HasPrefix(l, "not installable") && other != unsolvable {
+			break
+		}
+		end++
+	}
+	return v, strings.Join(strings.Fields(strings.Join(o.lines[at:end], " ")), " ")
 }
 
 // failed is the error for what ended badly.

@@ -1,6 +1,9 @@
 package cuda
 
 import (
+	"regexp"
+	"slices"
+
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
@@ -19,6 +22,23 @@ const (
 	unsolvable          // packages that do not go together or are not there
 	toolFailed          // the tool cannot work at all
 )
+
+// cause is how a package tool words a verdict.
+type cause struct {
+	words func() *regexp.Regexp
+	verdict
+}
+
+// firstCause finds the first cause of a list that a line tells, and that line; -1
+// where none does.
+func firstCause(causes []cause, lines []string) (verdict, int) {
+	for _, c := range causes {
+		if at := slices.IndexFunc(lines, func(l string) bool { return c.words().MatchString(l) }); at >= 0 {
+			return c.verdict, at
+		}
+	}
+	return toolFailed, -1
+}
 
 // blame is the error for a verdict, with a hint that fits the cause. about is
 // what the tool said.
