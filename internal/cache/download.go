@@ -2,20 +2,15 @@ package cache
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unicode"
 
 	"github.com/hashicorp/go-retryablehttp"
 	"golang.org/x/sys/unix"
@@ -45,44 +40,6 @@ var errSlow = errors.New("the server sends less than 100 kB/s")
 type broken struct{ error }
 
 func (e broken) Unwrap() error { return e.error }
-
-// origin tells where a partial download comes from. It stands beside it.
-type origin struct {
-	URL          string `json:"url"` // sha256 of it, for it may hold credentials
-	ETag         string `json:"etag,omitempty"`
-	LastModified string `json:"last_modified,omitempty"`
-	Size         int64  `json:"size"`
-}
-
-// parseOrigin reads an origin by which a download can be resumed.
-func parseOrigin(text []byte) (origin, error) {
-	var o origin
-	if err := json.Unmarshal(text, &o); err != nil {
-		return origin{}, err
-	}
-	// net/http refuses to send a header with a control character.
-	if v := o.validator(); v == "" || o.Size <= 0 || strings.ContainsFunc(v, unicode.IsControl) {
-		return origin{}, errors.New("the server does not support resuming")
-	}
-	return o, nil
-}
-
-// validator is what If-Range may carry (RFC 9110, 13.1.5): a strong ETag, or a
-// Last-Modified. "" when the server gave neither; then nothing can be resumed.
-func (o origin) validator() string {
-	if o.ETag == "" {
-		return o.LastModified
-	}
-	if strings.HasPrefix(o.ETag, "W/") {
-		return ""
-	}
-	return o.ETag
-}
-
-func key(u *url.URL) string {
-	sum := sha256.Sum256([]byte(u.String()))
-	return hex.EncodeToString(sum[:])
-}
 
 // download brings the file at a URL into the partial file.
 type download struct {
