@@ -156,7 +156,7 @@ func TestFaultContainerGoesAway(t *testing.T) {
 			}
 			return unix.Kill(pid, unix.SIGKILL)
 		}, (*guest).started, "container"},
-		{"frozen", func(g *guest) error { return g.lxc("lxc-freeze") }, func(g *guest) error { return g.lxc("lxc-unfreeze") }, "did not end within 4s"},
+		{"frozen", func(g *guest) error { return g.lxc("lxc-freeze") }, func(g *guest) error { return g.lxc("lxc-unfreeze") }, "the container is frozen"},
 		{"rebooted from inside", func(g *guest) error {
 			_ = g.lxc("lxc-attach", "--", "perl", "-e", "syscall(169, 0xfee1dead, 672274793, 0x1234567, 0)") // reboot(2); ends with the container
 			return nil

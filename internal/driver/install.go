@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -137,7 +138,7 @@ func runInstaller(ctx context.Context, c *lxc.Container, j Job) error {
 	})
 	switch {
 	case errors.Is(err, lxc.ErrDeadline):
-		return hint.Errorf(`see why it hangs in the container's `+InstallerLog+`, or raise "timeout" under [install]`,
+		return hint.Errorf(cmp.Or(hint.Of(err), `see why it hangs in the container's `+InstallerLog+`, or raise "timeout" under [install]`),
 			"nvidia-installer %s did not end within %v and was ended", j.Version(), j.Timeout)
 	case err != nil:
 		return fmt.Errorf("run nvidia-installer %s: %w", j.Version(), err)

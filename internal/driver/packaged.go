@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"path"
 	"slices"
 	"strings"
@@ -57,37 +58,32 @@ func rpmDriverPackages(ctx context.Context, c *lxc.Container, arch string) ([]st
 	return names, err
 }
 
-// notPackaged leaves out of files those that belong to a package, as the
-// container's own dpkg or rpm says: to remove them is the package tool's work.
+// notPackaged returns those of the files of which the container's own dpkg and rpm
+// say that no package owns them. All others stay: to remove them is the work of the
+// package tool.
 func notPackaged(ctx context.Context, c *lxc.Container, files []string, log say.Log) []string {
-	for _, tool := range []struct {
-		program []string
-		owned   func(lines []string, file string) bool
-	}{
-		{[]string{"/usr/bin/dpkg-query", "-S"}, func(lines []string, file string) bool {
-			return slices.ContainsFunc(lines, func(l string) bool { return strings.HasSuffix(l, ": "+file) })
-		}},
-		{[]string{"/usr/bin/rpm", "-qf"}, func(lines []string, file string) bool {
-			return !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "file "+file+" is not owned") })
-		}},
+	for _, tool := range []struct{ program, option, says string }{
+		{"/usr/bin/dpkg-query", "-S", "no path found matching pattern "},
+		{"/usr/bin/rpm", "-qf", "is not owned by any package"},
 	} {
-		if len(files) == 0 || !executable(c, tool.program[0]) {
+		if len(files) == 0 || !executable(c, tool.program) {
 			continue
 		}
-		var lines []string
-		_, err := c.Run(ctx, lxc.Cmd{Args: append(tool.program, files...), Env: []string{"LC_ALL=C"}, Timeout: time.Minute,
-			OnLine: func(l string) { lines = append(lines, l) }})
-		if err != nil {
-			log.Warnf("ask %s whose files these are: %v", tool.program[0], err)
-			continue
-		}
-		files = slices.DeleteFunc(slices.Clone(files), func(file string) bool {
-			owned := tool.owned(lines, file)
-			if owned {
-				log.Warnf("%s belongs to a package and stays", file)
+		free := map[string]bool{}
+		_, err := c.Run(ctx, lxc.Cmd{Args: append([]string{tool.program, tool.option}, files...), Env: []string{"LC_ALL=C"}, Timeout: time.Minute, OnLine: func(l string) {
+			for word := range strings.FieldsSeq(l) {
+				free[word] = free[word] || strings.Contains(l, tool.says)
 			}
-			return owned
-		})
+		}})
+		isFree := func(file string) bool { return free[file] }
+		stay := slices.DeleteFunc(slices.Clone(files), isFree)
+		files = slices.DeleteFunc(files, func(file string) bool { return !isFree(file) })
+		if err == nil {
+			err = errors.New("they belong to packages")
+		}
+		if len(stay) > 0 {
+			log.Warnf("%s of another driver stay in the container, the first is %s: %v", say.Count(len(stay), "file"), stay[0], err)
+		}
 	}
 	return files
 }

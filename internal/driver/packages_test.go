@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +38,15 @@ func TestFilesOfPackagesAreNoOrphans(t *testing.T) {
 	require.NoError(t, err, out)
 	require.NoError(t, c.WriteFile(dir+"libcuda.so.550.54.14", []byte("left behind\n"), 0o644))
 	log := say.Log{Entry: logrus.NewEntry(logrus.New())}
+	// A package tool that does not answer: each of the files may be a package's.
+	out, err = root.Attach(t.Context(), "mv", "/usr/bin/dpkg-query", "/usr/bin/dpkg-query.away")
+	require.NoError(t, err, out)
+	require.NoError(t, c.WriteFile("/usr/bin/dpkg-query", []byte("#!/bin/sh\nexec sleep 60\n"), 0o755))
+	soon, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	require.Empty(t, notPackaged(soon, c, Orphans(c, "x86_64", ""), log))
+	out, err = root.Attach(t.Context(), "mv", "/usr/bin/dpkg-query.away", "/usr/bin/dpkg-query")
+	require.NoError(t, err, out)
 	require.Equal(t, []string{dir + "libcuda.so.550.54.14"}, notPackaged(t.Context(), c, Orphans(c, "x86_64", ""), log))
 	require.NoError(t, Uninstall(t.Context(), c, "x86_64", nil, "", time.Minute, log))
 	require.FileExists(t, root.Root+dir+"libnvidia-eglcore.so.550.54.14")

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ func SMIOf(ctx context.Context, c *lxc.Container, program string, want version.D
 	result, err := query(ctx, c, program, "driver_version")
 	switch {
 	case errors.Is(err, lxc.ErrDeadline):
-		return hint.Errorf("look for Xid errors in the host's kernel log (dmesg | grep -i xid); a GPU that hangs needs a reset or a reboot of the host",
+		return hint.Errorf(cmp.Or(hint.Of(err), "look for Xid errors in the host's kernel log (dmesg | grep -i xid); a GPU that hangs needs a reset or a reboot of the host"),
 			"nvidia-smi did not answer within %v and was ended", smiTimeout)
 	case err != nil:
 		return fmt.Errorf("run nvidia-smi in the container: %w", err)

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -176,7 +177,7 @@ func runUninstaller(ctx context.Context, c *lxc.Container, installed version.Dri
 	})
 	switch {
 	case errors.Is(err, lxc.ErrDeadline):
-		return false, hint.Errorf(`see whether the container is frozen (backups freeze it) or its processes hang, or raise "timeout" under [install]`,
+		return false, hint.Errorf(cmp.Or(hint.Of(err), `see whether its processes hang (ps in the container), or raise "timeout" under [install]`),
 			"nvidia-uninstall %s did not end within %v and was ended", installed, timeout)
 	case err != nil:
 		return false, fmt.Errorf("remove driver %s from the container: %w", installed, err)

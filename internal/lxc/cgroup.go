@@ -122,6 +122,14 @@ func (c *Container) hierarchies() (v2 hierarchy, v1 []hierarchy, err error) {
 	return v2, v1, nil
 }
 
+// frozen reports whether the processes in the container's own cgroup are frozen, by
+// cgroup.events of cgroup v2 or by the freezer of v1.
+func (h hierarchy) frozen() bool {
+	events, _ := os.ReadFile(filepath.Join(h.own, "cgroup.events"))
+	state, _ := os.ReadFile(filepath.Join(h.own, "freezer.state"))
+	return strings.Contains(string(events), "frozen 1") || strings.HasPrefix(string(state), "FROZEN")
+}
+
 // join moves a process into a cgroup.
 func join(folder string, pid int) error {
 	return os.WriteFile(filepath.Join(folder, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 )
@@ -26,6 +27,7 @@ func TestAFrozenContainerHoldsNoCommandUpForLongerThanItsDeadline(t *testing.T) 
 	endsWithin(t, 8*time.Second, func() {
 		_, err := c.Run(t.Context(), lxc.Cmd{Args: []string{"true"}, Timeout: time.Second})
 		require.ErrorIs(t, err, lxc.ErrDeadline)
+		require.Contains(t, hint.Of(err), "the container is frozen")
 		_, err = c.Run(ctx, lxc.Cmd{Args: []string{"true"}, Timeout: time.Minute})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	})
@@ -34,4 +36,7 @@ func TestAFrozenContainerHoldsNoCommandUpForLongerThanItsDeadline(t *testing.T) 
 	res, err := c.Run(t.Context(), shell("echo thawed"))
 	require.NoError(t, err)
 	require.Equal(t, "thawed\n", string(res.Stdout))
+	_, err = c.Run(t.Context(), lxc.Cmd{Args: []string{"sleep", "60"}, Timeout: time.Second})
+	require.ErrorIs(t, err, lxc.ErrDeadline)
+	require.Empty(t, hint.Of(err))
 }

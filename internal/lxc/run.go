@@ -110,7 +110,7 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	defer cancel()
 	attach, err := c.attachWithin(limited, cmd, leaf, v1, out)
 	if err != nil {
-		return Result{}, errors.Join(c.orGone(err), leaf.end(context.Background()))
+		return Result{}, errors.Join(c.orFrozen(c.orGone(err), all), leaf.end(context.Background()))
 	}
 	ended := make(chan error, 1)
 	go func() {
@@ -123,7 +123,7 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	select {
 	case err = <-ended:
 	case <-limited.Done():
-		why = context.Cause(limited)
+		why = c.orFrozen(context.Cause(limited), all)
 	}
 	switch {
 	case why != nil:
@@ -158,6 +158,14 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 func (c *Container) orGone(err error) error {
 	if gone := c.alive(); gone != nil {
 		return gone
+	}
+	return err
+}
+
+// orFrozen ties a hint to a deadline that has passed because the container is frozen.
+func (c *Container) orFrozen(err error, all []hierarchy) error {
+	if errors.Is(err, ErrDeadline) && slices.ContainsFunc(all, hierarchy.frozen) {
+		return hint.Wrap(err, fmt.Sprintf("the container is frozen, as a backup does for a while: try again when the backup has ended, or lxc-unfreeze -n %s", c.name))
 	}
 	return err
 }
