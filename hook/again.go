@@ -1,13 +1,8 @@
 package hook
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
-
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 )
 
 // Again is what today's program makes of the facts of a kept trace.
@@ -58,64 +53,27 @@ func (t Trace) Again() Again {
 	return a
 }
 
-// changes compares two plans by their JSON, field by field.
+// changes compares two plans, field by field.
 func changes(then, now Plan) []Change {
-	a, b := fieldsOf(then), fieldsOf(now)
 	var found []Change
-	for _, name := range []string{"refused", "wanted", "steps", "verify", "why", "hint"} {
-		if a[name] != b[name] {
-			found = append(found, Change{name, a[name], b[name]})
-		}
-		delete(a, name)
-		delete(b, name)
-	}
-	var rest []string // fields that only another version of this program has
-	for name := range a {
-		rest = append(rest, name)
-	}
-	for name := range b {
-		if !slices.Contains(rest, name) {
-			rest = append(rest, name)
+	compare := func(field string, of func(Plan) string) {
+		if a, b := of(then), of(now); a != b {
+			found = append(found, Change{field, a, b})
 		}
 	}
-	slices.Sort(rest)
-	for _, name := range rest {
-		if a[name] != b[name] {
-			found = append(found, Change{name, a[name], b[name]})
+	yes := func(b bool) string {
+		if b {
+			return "true"
 		}
+		return ""
 	}
+	compare("refused", func(p Plan) string { return yes(p.Refused) })
+	compare("wanted", func(p Plan) string { return string(p.Wanted) })
+	compare("steps", func(p Plan) string { return strings.Trim(fmt.Sprint(p.Steps), "[]") })
+	compare("verify", func(p Plan) string { return p.Verify })
+	compare("adopt", func(p Plan) string { return yes(p.Adopt) })
+	compare("held", func(p Plan) string { return yes(p.Held) })
+	compare("why", func(p Plan) string { return p.Why })
+	compare("hint", func(p Plan) string { return p.Hint })
 	return found
-}
-
-func fieldsOf(p Plan) map[string]string {
-	data, err := json.Marshal(p)
-	if err != nil {
-		return nil // cannot be: all of it is plain data
-	}
-	var raw map[string]any
-	if json.Unmarshal(data, &raw) != nil {
-		return nil
-	}
-	fields := map[string]string{}
-	for name, v := range raw {
-		if list, ok := v.([]any); ok {
-			words := make([]string, len(list))
-			for i, w := range list {
-				words[i] = fmt.Sprint(w)
-			}
-			v = strings.Join(words, ", ")
-		}
-		fields[name] = fmt.Sprint(v)
-	}
-	return fields
-}
-
-// Chained names the hookscript that runs after this program's own work on a
-// container, or "".
-func Chained(c *config.Config, vmid int) string { return chained(c, vmid) }
-
-// RunChained calls that hookscript as Proxmox would, and returns its exit
-// status. It needs of o Host and Log.
-func RunChained(ctx context.Context, volume string, e Event, o Options) int {
-	return runChained(ctx, o.Host, volume, e, o.Log)
 }

@@ -58,6 +58,9 @@ func TestAnotherDecisionIsToldFromOtherWords(t *testing.T) {
 		"steps":   {func(p *Plan) { p.Steps = p.Steps[1:] }, "steps", true},
 		"version": {func(p *Plan) { p.Wanted = "550.163.01" }, "wanted", true},
 		"refused": {func(p *Plan) { *p = Plan{Refused: true} }, "refused", true},
+		"taken":   {func(p *Plan) { p.Adopt = true }, "adopt", true},
+		"held":    {func(p *Plan) { p.Held = true }, "held", true},
+		"verify":  {func(p *Plan) { p.Verify = "files" }, "verify", true},
 		"words":   {func(p *Plan) { p.Why = "because" }, "why", false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -90,7 +93,7 @@ func TestSecretsAreCutOutOfErrors(t *testing.T) {
 		`wrong password p@ss-word-1`:                             `wrong password ***`,
 		`https://host/a@b stays, as do a@b and ://`:              `https://host/a@b stays, as do a@b and ://`,
 	} {
-		r := &run{settings: s, Options: Options{DryRun: true}}
+		r := &run{settings: s, Options: Options{Request: Request{DryRun: true}}}
 		r.conclude(t.Context(), errors.New(text))
 		require.Equal(t, want, r.trace.Reason)
 	}

@@ -28,7 +28,7 @@ func inUnit(log say.Log, vmid int) say.Log {
 
 // detaches settles whether work may be handed to a unit.
 func (r *run) detaches() bool {
-	return r.Detach && r.settings.Install.Background != "never" && haveSystemd()
+	return r.AtStart && !r.Unit && r.settings.Install.Background != "never" && haveSystemd()
 }
 
 // unitWorks reports whether the unit of an earlier start is still at work, and
@@ -61,7 +61,7 @@ func parts(steps []Step) (driver, toolkit []Step) {
 func (r *run) split(ctx context.Context) (here, later []Step) {
 	steps := r.trace.Plan.Steps
 	if !r.detaches() {
-		if r.Detach && r.settings.Install.Background == "always" {
+		if r.AtStart && !r.Unit && r.settings.Install.Background == "always" {
 			r.Log.Infof("systemd does not run here, so the work is done in the foreground")
 		}
 		return steps, nil

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -47,8 +48,8 @@ func Call(ctx context.Context, args []string) int {
 	if c.unit || c.denied || inChain(e) {
 		return status // the hook that started the unit runs the chained hookscript
 	}
-	if other := chained(c.config, e.VMID); other != "" {
-		if s := runChained(ctx, c.host, other, e, c.log); s != 0 {
+	if other := Chained(c.config, e.VMID); other != "" {
+		if s := RunChained(ctx, other, e, Options{Host: c.host, Log: c.log}); s != 0 {
 			return s
 		}
 	}
@@ -88,7 +89,7 @@ func (c *call) postStart(ctx context.Context) int {
 		c.log.Info(Trace{Seconds: time.Since(began).Seconds()}.Truth())
 		return 1
 	}
-	t, err := PostStart(ctx, c.Event, Options{Config: c.config, Host: c.host, Log: c.log, AtStart: true, Detach: !c.unit, Unit: c.unit})
+	t, err := PostStart(ctx, c.Event, Options{Config: c.config, Host: c.host, Log: c.log, Unit: c.unit, Request: Request{AtStart: true}})
 	t.Say(inUnit(c.log, c.VMID), err)
 	if t.Bad() {
 		if c.unit && t.Ended != "" {
@@ -108,6 +109,15 @@ func (c *call) stop(ctx context.Context) int {
 		c.log.Info("the work in the background was ended, the next start does it again")
 	}
 	return 0
+}
+
+// NeedsRoot refuses to others what only root can do on a node. Below a folder
+// that stands for the host nothing is root's alone.
+func NeedsRoot(what, hostRoot string, uid int) error {
+	if uid == 0 || hostRoot != "" {
+		return nil
+	}
+	return hint.Errorf("run it as root on the node", "%s needs root: what it works with is for root alone", what)
 }
 
 // LoadConfig reads the configuration; file "" is the default one, which may be

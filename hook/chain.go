@@ -15,7 +15,6 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
 
@@ -32,11 +31,11 @@ func inChain(e Event) bool { return os.Getenv(envChained) == chainedCall(e) }
 
 func chainedCall(e Event) string { return fmt.Sprintf("%d %s", e.VMID, e.Phase) }
 
-// chained returns the hookscript that runs after this program's work: the volume
-// that the configuration names, else the file that stands in the name of the
-// snippet which called this program. A configuration with mistakes (c is nil)
+// Chained returns the hookscript that runs after this program's work, "" when there is
+// none: the volume that the configuration names, else the file that stands in the name
+// of the snippet which called this program. A configuration with mistakes (c is nil)
 // does not keep the second from running.
-func chained(c *config.Config, vmid int) string {
+func Chained(c *config.Config, vmid int) string {
 	if c != nil {
 		if s, err := c.For(vmid); err == nil && s.Chain != "" {
 			return s.Chain
@@ -45,19 +44,19 @@ func chained(c *config.Config, vmid int) string {
 	return snippet.Chained(os.Getenv(snippet.Env))
 }
 
-// runChained calls another hookscript as Proxmox would, and returns its exit
-// status: it may be meant to keep a guest from starting.
-func runChained(ctx context.Context, h host.Host, volume string, e Event, log say.Log) int {
+// RunChained calls another hookscript as Proxmox VE would, and returns its exit
+// status: it may be meant to keep a guest from starting. It needs of o Host and Log.
+func RunChained(ctx context.Context, volume string, e Event, o Options) int {
 	if ctx.Err() != nil {
-		log.Warnf("interrupted, so the chained hookscript %s is not run", volume)
+		o.Log.Warnf("interrupted, so the chained hookscript %s is not run", volume)
 		return 1
 	}
-	status, err := execChained(ctx, h, volume, e)
+	status, err := execChained(ctx, o.Host, volume, e)
 	switch {
 	case err != nil:
-		log.Fail(err)
+		o.Log.Fail(err)
 	case status != 0:
-		log.Fail(hint.Errorf("see what it printed; pve-nvidia-hook only passes its exit status on",
+		o.Log.Fail(hint.Errorf("see what it printed; pve-nvidia-hook only passes its exit status on",
 			"the chained hookscript %s ended with exit status %d", volume, status))
 	}
 	return status

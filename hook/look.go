@@ -18,7 +18,7 @@ import (
 // look gathers the cheap facts: no process is started in the container, no
 // network is touched.
 func (w *work) look(ctx context.Context) error {
-	f := Facts{Now: time.Now(), Force: w.Force, Asked: w.Asked, AtStart: w.AtStart, Restart: w.Restart, Replace: w.Replace}
+	f := Facts{Now: time.Now(), Request: w.Request}
 	var err error
 	if f.Host, err = lookHost(w.host); err != nil {
 		return err

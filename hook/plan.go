@@ -16,12 +16,8 @@ import (
 // Facts are what a decision rests on. Together with the settings they are all
 // that Decide sees, so a kept trace can be decided again on any machine.
 type Facts struct {
-	Now       time.Time       `json:"now"`
-	Force     bool            `json:"force,omitempty"`
-	Asked     bool            `json:"asked,omitempty"`    // by a person, for this container
-	AtStart   bool            `json:"at_start,omitempty"` // the container has just been started
-	Restart   bool            `json:"restart,omitempty"`  // a person wants its programs to use the driver now
-	Replace   bool            `json:"replace,omitempty"`  // a person wants the run file's driver in the place of packages
+	Now time.Time `json:"now"`
+	Request
 	Host      HostFacts       `json:"host"`
 	Container ContainerFacts  `json:"container"`
 	Failure   *record.Failure `json:"failure,omitempty"` // of earlier runs

@@ -29,16 +29,21 @@ type Options struct {
 	Level    string    // of the log, for the worker
 	Format   string    // of the log: text | json
 	Out      io.Writer // takes the worker's lines, whole ones; nil: stderr of this process
-	DryRun   bool      // say what would be done, change nothing
-	Force    bool      // install again even if the driver is in place and whatever failed before
-	Asked    bool      // a person wants it for this container: try it, whatever failed before
-	AtStart  bool      // the container has just been started
-	Replace  bool      // remove the distribution's packages of the driver where they are in the way
-	Restart  bool      // restart what does not use the driver, though it was not just started
-	NoWait   bool      // refuse at once when the container does not run
 	Terminal bool      // a person watches: show progress bars
-	Detach   bool      // a unit may go on with the work, as the settings say
-	Unit     bool      // this is that unit
+	Unit     bool      // this is the systemd unit in which the work of a start goes on
+	Request
+}
+
+// Request is what the caller asks for. The worker gets it too, and it is kept among
+// the facts of the trace.
+type Request struct {
+	DryRun  bool `json:"dry_run,omitempty"`  // say what would be done, change nothing
+	Force   bool `json:"force,omitempty"`    // install again even if the driver is in place and whatever failed before
+	Asked   bool `json:"asked,omitempty"`    // a person wants it for this container: try it, whatever failed before
+	AtStart bool `json:"at_start,omitempty"` // the container has just been started
+	Restart bool `json:"restart,omitempty"`  // restart what does not use the driver, though the container was not just started
+	Replace bool `json:"replace,omitempty"`  // remove the distribution's packages of the driver where they are in the way
+	NoWait  bool `json:"no_wait,omitempty"`  // refuse at once when the container does not run
 }
 
 // run supervises one run on one container. It decides where the work is done and
@@ -224,9 +229,7 @@ func (r *run) ask(ctx context.Context, o order) error {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	o.Phase, o.Settings, o.HostRoot = r.trace.Phase, r.settings, r.Host.Root
-	o.Level, o.Format, o.Unit = r.Level, r.Format, r.Unit
-	o.DryRun, o.Force, o.Asked, o.NoWait = r.DryRun, r.Force, r.Asked, r.NoWait
-	o.AtStart, o.Restart, o.Replace = r.AtStart, r.Restart, r.Replace
+	o.Level, o.Format, o.Unit, o.Request = r.Level, r.Format, r.Unit, r.Request
 	told, err := runWorker(limited, o, r.Out)
 	if told != nil {
 		r.take(*told)

@@ -34,16 +34,10 @@ type order struct {
 	Phase    Phase
 	Settings config.Settings
 	HostRoot string
-	DryRun   bool
-	Force    bool
-	Asked    bool
-	AtStart  bool
-	Restart  bool
-	Replace  bool
-	NoWait   bool
 	Unit     bool
 	Level    string
 	Format   string
+	Request
 
 	// What the run file's fetch has brought, for partDriver. Its lock is held by
 	// whoever gave the order.

@@ -83,7 +83,7 @@ refused or is not running.`,
 				}
 			}
 			slices.Sort(ids)
-			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{DryRun: dryRun, Force: force, Asked: !all, Restart: restart, Replace: replace, NoWait: true})
+			return a.applyTo(c, conf, slices.Compact(ids), jobs, hook.Options{Request: hook.Request{DryRun: dryRun, Force: force, Asked: !all, Restart: restart, Replace: replace, NoWait: true}})
 		},
 	}
 	f := c.Flags()

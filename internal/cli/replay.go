@@ -62,7 +62,7 @@ failed, was refused or differs.`,
 					return err
 				}
 			}
-			return a.replayEvent(c.Context(), c.OutOrStdout(), e, hook.Options{DryRun: dryRun, Force: force})
+			return a.replayEvent(c.Context(), c.OutOrStdout(), e, hook.Options{Request: hook.Request{DryRun: dryRun, Force: force}})
 		},
 	}
 	f := c.Flags()

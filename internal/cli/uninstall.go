@@ -43,8 +43,8 @@ or set enabled = false for the container.`,
 			}
 			log := a.log.For(vmid)
 			t, err := hook.Uninstall(c.Context(), vmid, hook.Options{
-				Config: conf, Host: a.host, Log: log, DryRun: dryRun, Force: force, Terminal: isTerminal(os.Stderr),
-				Level: a.logLevel, Format: a.logFormat,
+				Config: conf, Host: a.host, Log: log, Level: a.logLevel, Format: a.logFormat,
+				Terminal: isTerminal(os.Stderr), Request: hook.Request{DryRun: dryRun, Force: force},
 			})
 			t.Say(log, err)
 			switch {
