@@ -61,9 +61,10 @@ func (i interrupted) Error() string {
 	return "interrupted: " + text
 }
 
-// plainly says in plain words that an error comes of the end of ctx.
+// plainly says in plain words that an error comes from the end of ctx. A worker has
+// done so with its own.
 func plainly(ctx context.Context, err error) error {
-	if ctx.Err() == nil || errors.As(err, new(interrupted)) || !errors.Is(err, ctx.Err()) {
+	if ctx.Err() == nil || errors.As(err, new(interrupted)) || errors.As(err, new(*failure)) || !errors.Is(err, ctx.Err()) {
 		return err
 	}
 	return interrupted{err}

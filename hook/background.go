@@ -31,8 +31,8 @@ func (r *run) detaches() bool {
 	return r.AtStart && !r.Unit && r.settings.Install.Background != "never" && haveSystemd()
 }
 
-// unitWorks reports whether the unit of an earlier start is still at work, and
-// notes it. Nobody waits for its lock: it does not hold up the start of a container.
+// unitWorks reports whether the unit of an earlier start is still at work. Its lock is
+// not waited for, since that would hold up the start of the container.
 func (r *run) unitWorks(ctx context.Context) bool {
 	u := unit{r.trace.VMID}
 	if !r.detaches() || !u.known() {
@@ -43,8 +43,7 @@ func (r *run) unitWorks(ctx context.Context) bool {
 		_ = held.Release() // it is about to begin or to end: the decision shows whether there is work
 		return false
 	}
-	r.handed = u.works(ctx)
-	return r.handed
+	return u.works(ctx)
 }
 
 // parts splits the steps of a plan at the first that needs the network: the driver

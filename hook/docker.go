@@ -2,12 +2,10 @@ package hook
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/docker"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
@@ -18,9 +16,12 @@ func (w *work) dockerMissing(wanted version.Driver) string {
 	if !w.Settings.Docker.Toolkit {
 		return ""
 	}
-	had, err := recordedDocker(w.installed)
-	if err != nil {
-		return err.Error()
+	var had docker.Installed
+	if w.installed != nil {
+		var err error
+		if had, err = recorded[docker.Installed](w.installed.Docker); err != nil {
+			return err.Error()
+		}
 	}
 	if ok, why := docker.Current(w.container, had, wanted); !ok {
 		return say.Clean(why, claimMost) // it may name a file of the container
@@ -28,28 +29,17 @@ func (w *work) dockerMissing(wanted version.Driver) string {
 	return ""
 }
 
-func recordedDocker(in *record.Installed) (docker.Installed, error) {
-	var had docker.Installed
-	if in == nil || len(in.Docker) == 0 {
-		return had, nil
-	}
-	if err := json.Unmarshal(in.Docker, &had); err != nil {
-		return docker.Installed{}, fmt.Errorf("read the record of the Container Toolkit: %w", err)
-	}
-	return had, nil
-}
-
 // docker sets the Container Toolkit up. It is recorded apart from the driver, which
 // is good whatever comes of this.
 func (w *work) docker(ctx context.Context) (string, error) {
-	had, err := recordedDocker(&w.next)
+	had, err := recorded[docker.Installed](w.next.Docker)
 	if err != nil {
 		w.log.Warnf("%v; it is set up again", err)
 	}
 	in, err := docker.Setup(ctx, w.container, docker.Job{
 		Driver: w.trace.Plan.Wanted, GPU: w.trace.Plan.Verify == "nvidia-smi", Had: had, Log: w.log,
 	})
-	if saved := w.saveDocker(in); saved != nil && err == nil {
+	if saved := w.save(&w.next.Docker, in); saved != nil && err == nil {
 		err = saved
 	}
 	if err != nil {
@@ -61,22 +51,13 @@ func (w *work) docker(ctx context.Context) (string, error) {
 	return "the Container Toolkit is set up for " + strings.Join(in.Engines, " and "), nil
 }
 
-func (w *work) saveDocker(in docker.Installed) error {
-	data, err := json.Marshal(in)
-	if err != nil {
-		return fmt.Errorf("record the Container Toolkit: %w", err)
-	}
-	w.next.Docker = data
-	return record.Write(w.container, w.next)
-}
-
 func (w *work) removeDocker(ctx context.Context) (string, error) {
-	had, err := recordedDocker(w.installed)
+	had, err := recorded[docker.Installed](w.installed.Docker)
 	if err != nil {
 		return "", err
 	}
 	if err := docker.Undo(ctx, w.container, had); err != nil {
-		return "", fmt.Errorf("the driver was not touched yet, the Container Toolkit's configuration cannot be taken back: %w", err)
+		return "", untouched("the Container Toolkit's configuration cannot be taken back", err)
 	}
 	return "took back the Container Toolkit's configuration", nil
 }

@@ -18,7 +18,7 @@ func packagesMissing(in *record.Installed, s config.Settings) string {
 	if !s.Driver.Packages || in == nil || len(in.Lacks) == 0 {
 		return ""
 	}
-	if had, err := recorded(in.Packages); err == nil && had.OK && slices.Equal(had.Packages, in.Lacks) {
+	if had, err := recorded[cuda.Installed](in.Packages); err == nil && had.OK && slices.Equal(had.Packages, in.Lacks) {
 		return ""
 	}
 	return "the driver's libraries need packages of the distribution"
@@ -38,7 +38,7 @@ func (w *work) packages(ctx context.Context) (string, error) {
 	if packagesMissing(&w.next, w.Settings) == "" {
 		return "", nil
 	}
-	had, err := recorded(w.next.Packages)
+	had, err := recorded[cuda.Installed](w.next.Packages)
 	if err != nil {
 		w.log.Warnf("%v; it counts for nothing", err)
 	}
@@ -61,36 +61,35 @@ func (w *work) packages(ctx context.Context) (string, error) {
 
 // removePackages takes away what packages has brought and nothing else needs.
 func (w *work) removePackages(ctx context.Context) (string, error) {
-	had, err := recorded(w.installed.Packages)
+	had, err := recorded[cuda.Installed](w.installed.Packages)
 	if err != nil {
 		return "", err
 	}
 	want := cuda.Want{Timeout: 2 * w.Settings.Install.Timeout, Save: func(in cuda.Installed) error { return w.save(&w.next.Packages, in) }}
-	_, err = cuda.Remove(ctx, w.container, had, want, w.log)
-	if err != nil {
-		return "", fmt.Errorf("the driver was not touched yet, packages that came with it cannot be removed: %w", err)
+	if _, err := cuda.Remove(ctx, w.container, had, want, w.log); err != nil {
+		return "", untouched("packages that came with it cannot be removed", err)
 	}
 	w.next.Packages = nil
 	return "removed the packages that came with the driver", nil
 }
 
-// recorded reads what a record says of packages.
-func recorded(part json.RawMessage) (cuda.Installed, error) {
-	var had cuda.Installed
+// recorded reads a part of a record: a cuda.Installed or a docker.Installed.
+func recorded[T any](part json.RawMessage) (T, error) {
+	var had, none T
 	if len(part) == 0 {
-		return had, nil
+		return none, nil
 	}
 	if err := json.Unmarshal(part, &had); err != nil {
-		return cuda.Installed{}, fmt.Errorf("read the record of packages: %w", err)
+		return none, fmt.Errorf("read the container's record: %w", err)
 	}
 	return had, nil
 }
 
 // save records what was put into the container, in its part of the record.
-func (w *work) save(part *json.RawMessage, in cuda.Installed) error {
+func (w *work) save(part *json.RawMessage, in any) error {
 	data, err := json.Marshal(in)
 	if err != nil {
-		return fmt.Errorf("record packages: %w", err)
+		return fmt.Errorf("record what was installed: %w", err)
 	}
 	*part = data
 	return record.Write(w.container, w.next)

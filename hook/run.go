@@ -78,83 +78,61 @@ func newRun(e Event, o Options) *run {
 	return r
 }
 
-// supervise is one run: lock, do, conclude. Whoever waits for the lock finds the
-// outcome of this run.
+// supervise is one run, concluded before the container's lock is given back: whoever
+// waits for the lock finds the outcome of this run.
 func (r *run) supervise(ctx context.Context) (Trace, error) {
-	err := r.locked(ctx, func() error {
-		err := r.bring(ctx)
-		r.conclude(ctx, err)
-		return err
-	})
+	held, err := r.bring(ctx)
+	err = plainly(ctx, err)
+	r.conclude(ctx, err)
+	_ = held.Release() // the kernel gives it back in any case
 	return r.trace, err
 }
 
-// locked calls f with the settings read and the container's lock held. Two runs
-// on one container never overlap. Proxmox VE's own lock does not see to that:
-// backups and migrations call hooks without it.
-func (r *run) locked(ctx context.Context, f func() error) error {
-	fail := func(err error) error {
-		err = plainly(ctx, err)
-		r.conclude(ctx, err)
-		return err
-	}
-	var err error
+// bring reads the settings, takes the container's lock and does the run. Two runs on
+// one container never overlap. Proxmox VE's own lock does not see to that: backups and
+// migrations call hooks without it.
+func (r *run) bring(ctx context.Context) (held *lock.Lock, err error) {
 	if r.settings, err = r.Config.For(r.trace.VMID); err != nil {
-		return fail(&refusal{err})
+		return nil, &refusal{err}
 	}
 	r.trace.Settings = r.settings.Redacted()
-	if !r.settings.Wanted && r.trace.Phase == PhasePostStart {
-		return f() // touches nothing
-	}
-	if r.Unit {
-		_ = os.Remove(envFile(r.settings.Paths.Run, r.trace.VMID)) // it has been read
-	}
-	if r.unitWorks(ctx) {
-		return f()
-	}
-	held, err := r.lock(ctx, r.settings.Cache.LockTimeout)
-	if err != nil {
-		return fail(err)
-	}
-	defer held.Release() // the kernel gives it back in any case
-	return f()
-}
-
-// bring does the run: the worker looks and decides, then the work is done here or
-// handed to a unit.
-func (r *run) bring(ctx context.Context) error {
-	switch {
-	case r.handed:
-		r.trace.Plan.Why = "an earlier start has begun with it"
-		return nil
-	case !r.settings.Wanted && r.trace.Phase == PhasePostStart:
+	if !r.settings.Wanted && r.trace.Phase == PhasePostStart { // nothing is touched
 		if !r.DryRun {
 			r.runs().Succeeded(r.trace.VMID) // an earlier failure matters no more
 		}
 		r.trace.Plan = unwanted(r.settings)
-		return nil
+		return nil, nil
+	}
+	if r.Unit {
+		_ = os.Remove(envFile(r.settings.Paths.Run, r.trace.VMID)) // it has been read
+	}
+	if r.handed = r.unitWorks(ctx); r.handed {
+		r.trace.Plan.Why = "an earlier start has begun with it"
+		return nil, nil
+	}
+	if held, err = r.lock(ctx, r.settings.Cache.LockTimeout); err != nil {
+		return nil, err
 	}
 	for tries := 1; ; tries++ {
 		err := r.work(ctx)
 		// In a unit the container may have been started anew meanwhile. The hook of
 		// that start has found the unit at work and left it to it.
 		if !r.Unit || r.trace.Ended != EndedStopped || tries == unitTries || ctx.Err() != nil {
-			return err
+			return held, err
 		}
 		ended := r.trace
-		again := newRun(Event{r.trace.VMID, r.trace.Phase}, r.Options)
-		again.trace.Settings = r.trace.Settings
-		r.trace = again.trace
+		r.trace = newRun(Event{ended.VMID, ended.Phase}, r.Options).trace
+		r.trace.Settings = ended.Settings
 		if r.ask(ctx, order{Part: partLook}) != nil {
 			r.trace = ended
-			return err
+			return held, err
 		}
 		r.Log.Infof("the container was started again")
 	}
 }
 
 func (r *run) work(ctx context.Context) error {
-	// Known also when the worker leaves no report.
+	// These are known also when the worker leaves no report.
 	r.trace.Facts.Host, _ = lookHost(r.Host)
 	r.trace.Plan.Wanted, _ = wantedVersion(r.settings, r.trace.Facts.Host)
 	if r.NoWait && !r.DryRun && r.trace.Phase == PhasePostStart && Shares(r.Host, r.settings) {
@@ -237,7 +215,7 @@ func (r *run) ask(ctx context.Context, o order) error {
 	switch {
 	case errors.Is(err, worker.ErrUnconcluded):
 		r.trace.Unknown = o.Part != partLook && !errors.Is(err, worker.ErrNotBegun)
-		return plainly(ctx, err)
+		return err
 	case err != nil: // it is left behind; the work is done and told of
 		r.Log.Warnf("%v", err)
 	}

@@ -40,7 +40,7 @@ func recordedToolkit(in *record.Installed) (cuda.Installed, error) {
 	if in == nil {
 		return cuda.Installed{}, nil
 	}
-	return recorded(in.Toolkit)
+	return recorded[cuda.Installed](in.Toolkit)
 }
 
 func (w *work) toolkitMissing(wanted version.Driver) string {

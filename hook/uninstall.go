@@ -142,9 +142,14 @@ func (w *work) removeToolkit(ctx context.Context) (string, error) {
 	want := cudaWant(w.Settings, "", w.trace.Facts.Host.Arch)
 	want.Save = w.saveToolkit
 	if _, err := cuda.Remove(ctx, w.container, had, want, w.log); err != nil {
-		return "", fmt.Errorf("the driver was not touched yet, %s cannot be removed: %w", had.Name(), err)
+		return "", untouched(had.Name()+" cannot be removed", err)
 	}
 	return "removed " + had.Name(), nil
+}
+
+// untouched is the error of a step that comes before the driver's removal.
+func untouched(what string, err error) error {
+	return fmt.Errorf("the driver was not touched yet, %s: %w", what, err)
 }
 
 // gone makes sure that nothing of a driver is left.

@@ -128,47 +128,41 @@ func stateOf(ctx context.Context, conn *systemd.Conn, service string) string {
 }
 
 // stateNow is stateOf for who has no connection yet.
-func stateNow(ctx context.Context, service string) string {
+func stateNow(ctx context.Context, service string) (state string) {
+	withSystemd(ctx, func(ctx context.Context, conn *systemd.Conn) { state = stateOf(ctx, conn, service) })
+	return state
+}
+
+// withSystemd calls f with a connection, for a few seconds at most. Without systemd it
+// does nothing: neither a start nor a stop of a container may fail for that.
+func withSystemd(ctx context.Context, f func(context.Context, *systemd.Conn)) {
 	ctx, cancel := context.WithTimeout(ctx, unitStop)
 	defer cancel()
 	conn, err := talk(ctx)
 	if err != nil {
-		return ""
+		return
 	}
 	defer conn.Close()
-	return stateOf(ctx, conn, service)
+	f(ctx, conn)
 }
 
 // fail leaves a failed unit behind, so that a start which failed is seen by
 // systemctl --failed as work in the background is.
 func (u unit) fail(ctx context.Context, reason string) {
-	ctx, cancel := context.WithTimeout(ctx, unitStop)
-	defer cancel()
-	conn, err := talk(ctx)
-	if err != nil {
-		return
-	}
-	defer conn.Close()
-	_ = conn.ResetFailedUnitContext(ctx, u.service())
-	_, _ = conn.StartTransientUnitContext(ctx, u.service(), "fail", []systemd.Property{
-		systemd.PropDescription(fmt.Sprintf("NVIDIA driver of container %d: %s", u.vmid, say.Clean(reason, 200))),
-		systemd.PropExecStart([]string{"/bin/false"}, false),
-	}, nil)
+	withSystemd(ctx, func(ctx context.Context, conn *systemd.Conn) {
+		_ = conn.ResetFailedUnitContext(ctx, u.service())
+		_, _ = conn.StartTransientUnitContext(ctx, u.service(), "fail", []systemd.Property{
+			systemd.PropDescription(fmt.Sprintf("NVIDIA driver of container %d: %s", u.vmid, say.Clean(reason, 200))),
+			systemd.PropExecStart([]string{"/bin/false"}, false),
+		}, nil)
+	})
 }
 
 // forget has systemd forget that the unit has failed, after a run that went well.
 func (u unit) forget(ctx context.Context) {
-	if !u.known() {
-		return
+	if u.known() {
+		withSystemd(ctx, func(ctx context.Context, conn *systemd.Conn) { _ = conn.ResetFailedUnitContext(ctx, u.service()) })
 	}
-	ctx, cancel := context.WithTimeout(ctx, unitStop)
-	defer cancel()
-	conn, err := talk(ctx)
-	if err != nil {
-		return
-	}
-	defer conn.Close()
-	_ = conn.ResetFailedUnitContext(ctx, u.service()) // no such unit: nothing to forget
 }
 
 // works reports whether the unit is at work.
@@ -179,30 +173,26 @@ func (u unit) works(ctx context.Context) bool {
 // stop ends the unit and waits a little for it to undo what it has half done.
 // It reports whether there was one. It never fails: a guest that stops must not
 // be held up.
-func (u unit) stop(ctx context.Context) bool {
+func (u unit) stop(ctx context.Context) (stopped bool) {
 	if !u.known() {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, unitStop)
-	defer cancel()
-	conn, err := talk(ctx)
-	if err != nil {
-		return false
-	}
-	defer conn.Close()
-	if state := stateOf(ctx, conn, u.service()); state == "failed" || state == "inactive" {
-		return false
-	}
-	ended := make(chan string, 1)
-	if _, err := conn.StopUnitContext(ctx, u.service(), "replace", ended); err != nil {
-		return false
-	}
-	select {
-	case <-ended:
-	case <-ctx.Done():
-	}
-	_ = conn.ResetFailedUnitContext(ctx, u.service()) // it was ended on purpose, which is no failure
-	return true
+	withSystemd(ctx, func(ctx context.Context, conn *systemd.Conn) {
+		if state := stateOf(ctx, conn, u.service()); state == "failed" || state == "inactive" {
+			return
+		}
+		ended := make(chan string, 1)
+		if _, err := conn.StopUnitContext(ctx, u.service(), "replace", ended); err != nil {
+			return
+		}
+		stopped = true
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		}
+		_ = conn.ResetFailedUnitContext(ctx, u.service()) // it was ended on purpose, which is no failure
+	})
+	return stopped
 }
 
 // writeEnv writes the variables that the unit needs of this process. They go by
