@@ -11,6 +11,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/inuse"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -18,12 +19,7 @@ import (
 type hangs struct{ Container }
 
 func (hangs) Run(ctx context.Context, cmd lxc.Cmd) (lxc.Result, error) {
-	select {
-	case <-ctx.Done():
-		return lxc.Result{}, context.Cause(ctx)
-	case <-time.After(cmd.Timeout):
-		return lxc.Result{}, lxc.ErrDeadline
-	}
+	return labtest.Hang(ctx, cmd)
 }
 
 func TestManyNestedContainersThatHangHoldNobodyUpForLonger(t *testing.T) {

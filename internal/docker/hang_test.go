@@ -9,18 +9,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 )
 
 // hangs is a container whose programs do not end.
 type hangs struct{ files }
 
 func (hangs) Run(ctx context.Context, cmd lxc.Cmd) (lxc.Result, error) {
-	select {
-	case <-ctx.Done():
-		return lxc.Result{}, context.Cause(ctx)
-	case <-time.After(cmd.Timeout):
-		return lxc.Result{}, lxc.ErrDeadline
-	}
+	return labtest.Hang(ctx, cmd)
 }
 
 func TestManySpecificationsHoldNobodyUpForLonger(t *testing.T) {

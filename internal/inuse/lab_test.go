@@ -16,11 +16,12 @@ import (
 )
 
 // app maps the library that the driver's link leads to, as a program that uses
-// CUDA does, says which, and stays. With "fork" a child of it does so.
+// CUDA does, notes that in a file, and stays. With "fork" a child of it does so.
 const app = `#!/usr/bin/perl
 exit 0 if ($ARGV[0] // "") eq "fork" && fork;
 open(my $f, "<", "/usr/lib/x86_64-linux-gnu/libcuda.so.1") or die;
 syscall(9, 0, 4096, 1, 2, fileno($f), 0) > 0 or die;
+open(N, ">>", "/run/ready") and syswrite(N, "x");
 sleep 1000 while 1;
 `
 
@@ -34,6 +35,15 @@ func put(t *testing.T, c *lab.Container, version string) {
 	link := filepath.Join(dir, "libcuda.so.1")
 	require.NoError(t, os.RemoveAll(link))
 	require.NoError(t, os.Symlink("libcuda.so."+version, link))
+}
+
+// ready waits until so many programs have noted that they use the driver.
+func ready(t *testing.T, c *lab.Container, programs int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		out, _ := c.Attach(t.Context(), "cat", "/run/ready")
+		return len(strings.TrimSpace(out)) == programs
+	}, time.Minute, 50*time.Millisecond)
 }
 
 func program(t *testing.T, c *lab.Container, name, text string) {
@@ -83,7 +93,7 @@ func TestUnitsWithAnOldDriverAreNamed(t *testing.T) {
 	program(t, c, "etc/systemd/system/forks.service", "[Service]\nType=forking\nExecStart=/usr/local/bin/app fork\n")
 	program(t, c, "etc/systemd/system/other.service", unit("/bin/sleep infinity"))
 	// One that only has a device open, of whose name a plain file must do here.
-	program(t, c, "etc/systemd/system/opens.service", unit(`/usr/bin/perl -e 'open(F, "<", "/dev/nvidiactl") or die; sleep 1000'`))
+	program(t, c, "etc/systemd/system/opens.service", unit(`/usr/bin/perl -e 'open(F, "<", "/dev/nvidiactl") or die; open(N, ">>", "/run/ready") and syswrite(N, "x"); sleep 1000'`))
 	attach := func(args ...string) {
 		t.Helper()
 		out, err := c.Attach(ctx, args...)
@@ -91,14 +101,20 @@ func TestUnitsWithAnOldDriverAreNamed(t *testing.T) {
 	}
 	attach("touch", "/dev/nvidiactl")
 	attach("systemctl", "start", "app", "forks", "other", "opens")
-	attach("sh", "-c", "setsid /usr/local/bin/app </dev/null >/dev/null 2>&1 & sleep 0.3")
+	attach("sh", "-c", "setsid /usr/local/bin/app </dev/null >/dev/null 2>&1 &")
+	ready(t, c, 4)
 	group := cgroupOf(t, c)
 
 	look := func() Use {
 		t.Helper()
-		u, err := Look(ctx, group, installed)
+		var u Use
+		var err error
+		// On a busy node a process may not answer in time.
+		require.Eventually(t, func() bool {
+			u, err = Look(ctx, group, installed)
+			return err != nil || u.Partial == ""
+		}, time.Minute, 100*time.Millisecond)
 		require.NoError(t, err)
-		require.Empty(t, u.Partial)
 		return u
 	}
 	u := look()
@@ -113,6 +129,7 @@ func TestUnitsWithAnOldDriverAreNamed(t *testing.T) {
 	put(t, c, installed)
 	require.Len(t, look().Old(), 3)
 	attach("systemctl", "restart", "app", "forks")
+	ready(t, c, 6)
 	u = look()
 	require.Len(t, u.Old(), 1, "%v", u.Holders)
 	require.Empty(t, u.Old()[0].Restartable())

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 )
 
@@ -104,4 +105,12 @@ func StartIn(t testing.TB, l *lab.Lab, spec lab.Spec) *lab.Container {
 	require.NoError(t, err)
 	require.NoError(t, c.Start(ctx))
 	return c
+}
+
+// Hang runs a command that does not end, as lxc.Container.Run would.
+func Hang(ctx context.Context, cmd lxc.Cmd) (lxc.Result, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, cmd.Timeout, lxc.ErrDeadline)
+	defer cancel()
+	<-ctx.Done()
+	return lxc.Result{}, context.Cause(ctx)
 }

@@ -184,26 +184,42 @@ func (k *killer) measure(ctx context.Context, t *torture) error {
 	return nil
 }
 
+// moment is a random moment of a run.
+type moment struct {
+	guest            *guest
+	watch            *watched
+	version, deliver string
+	delay            time.Duration // since the start of the stretch
+}
+
+// moment starts a run and waits for a random moment of the stretch, or the run's end.
+func (k *killer) moment(ctx context.Context, at stretch) (m moment, err error) {
+	if m.guest, m.version, m.deliver, err = k.next(at); err != nil {
+		return m, err
+	}
+	m.delay = time.Duration(k.rng.Float64() * float64(k.length[at.name+m.deliver]))
+	if m.watch, err = k.watch(ctx, m.guest); err != nil {
+		return m, err
+	}
+	if _, err := m.watch.until(ctx, m.guest, at.line, at.file); err == nil {
+		select {
+		case <-m.watch.gone:
+		case <-time.After(m.delay):
+		}
+	}
+	return m, nil
+}
+
 // kill starts a run, kills it at a moment of the stretch, and checks what must be
 // true at once and after a normal run. hit is false when the run had ended.
 func (k *killer) kill(ctx context.Context, at stretch, n int) (hit bool, fault string, err error) {
-	g, version, deliver, err := k.next(at)
+	m, err := k.moment(ctx, at)
 	if err != nil {
 		return false, "", err
 	}
-	delay := time.Duration(k.rng.Float64() * float64(k.length[at.name+deliver]))
-	w, err := k.watch(ctx, g)
-	if err != nil {
-		return false, "", err
-	}
-	if _, err := w.until(ctx, g, at.line, at.file); err == nil {
-		select {
-		case <-w.gone:
-		case <-time.After(delay):
-		}
-	}
+	g, w := m.guest, m.watch
 	hit = w.kill()
-	where := fmt.Sprintf("container %d, %s by %s, %v after the start of %s", g.VMID, version, deliver, delay.Round(time.Microsecond), at.name)
+	where := fmt.Sprintf("container %d, %s by %s, %v after the start of %s", g.VMID, m.version, m.deliver, m.delay.Round(time.Microsecond), at.name)
 	wrong := func(when string, err error) string {
 		return fmt.Sprintf("%s: %s: %v; it had said: %s", where, when, err, w.said())
 	}
@@ -216,7 +232,7 @@ func (k *killer) kill(ctx context.Context, at stretch, n int) (hit bool, fault s
 	if err := errors.Join(k.cacheIsWhole(k.whole), k.stateIsWhole(), within(2*time.Second, k.locksAreFree)); err != nil {
 		return hit, wrong("right after the kill", err), k.restore(ctx, g)
 	}
-	if err := k.heal(ctx, g, version); err != nil {
+	if err := k.heal(ctx, g, m.version); err != nil {
 		return hit, wrong("after the next run", err), k.restore(ctx, g)
 	}
 	return hit, "", nil

@@ -125,21 +125,11 @@ func life(ctx context.Context, t *torture) (err error) {
 // brings the container back and lets a normal run follow. hit is false when the
 // run had ended before.
 func (k *killer) happens(ctx context.Context, e event, at stretch) (hit bool, fault string, err error) {
-	g, version, deliver, err := k.next(at)
+	m, err := k.moment(ctx, at)
 	if err != nil {
 		return false, "", err
 	}
-	delay := time.Duration(k.rng.Float64() * float64(k.length[at.name+deliver]))
-	w, err := k.watch(ctx, g)
-	if err != nil {
-		return false, "", err
-	}
-	if _, err := w.until(ctx, g, at.line, at.file); err == nil {
-		select {
-		case <-w.gone:
-		case <-time.After(delay):
-		}
-	}
+	g, w := m.guest, m.watch
 	select {
 	case <-w.gone:
 		if code := w.cmd.ProcessState.ExitCode(); code != 0 {
@@ -177,7 +167,7 @@ func (k *killer) happens(ctx context.Context, e event, at stretch) (hit bool, fa
 	if _, err := g.claims(); err != nil {
 		wrong = append(wrong, err.Error())
 	}
-	if err := k.heal(ctx, g, version); err != nil {
+	if err := k.heal(ctx, g, m.version); err != nil {
 		wrong = append(wrong, "after the next run: "+err.Error())
 		if err := k.restore(ctx, g); err != nil {
 			return true, "", err
@@ -187,5 +177,5 @@ func (k *killer) happens(ctx context.Context, e event, at stretch) (hit bool, fa
 		return true, "", nil
 	}
 	return true, fmt.Sprintf("container %d %s %v after the start of %s, the hook ended %v later: %s; it had said: %s", g.VMID, e.name,
-		delay.Round(time.Microsecond), at.name, took.Round(time.Millisecond), strings.Join(wrong, "; "), w.said()), nil
+		m.delay.Round(time.Microsecond), at.name, took.Round(time.Millisecond), strings.Join(wrong, "; "), w.said()), nil
 }
