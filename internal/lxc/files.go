@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -13,62 +14,107 @@ import (
 
 // Info is what Stat and Lstat tell of a file below the container's root.
 type Info struct {
-	Mode fs.FileMode // type and permission bits
+	Mode fs.FileMode // type and permission bits, without setuid, setgid and sticky
 	Size int64       // bytes
 	Rdev uint64      // of a device node
-	UID  uint32      // owner as the host sees it
 	Time int64       // of the last change of the content, in ns since 1970
+}
+
+// Entry is what LstatAll tells of one name.
+type Entry struct {
+	Info
+	Target string // of a symbolic link, as it is written there
+	Err    error  // satisfies errors.Is(err, fs.ErrNotExist) when nothing is there
 }
 
 // Stat follows symbolic links, inside the container's root only.
 // The error satisfies errors.Is(err, fs.ErrNotExist) when nothing is there.
-func (c *Container) Stat(name string) (Info, error) { return c.stat("stat", name, 0) }
-
-// Lstat tells of the name itself.
-func (c *Container) Lstat(name string) (Info, error) { return c.stat("lstat", name, unix.O_NOFOLLOW) }
-
-func (c *Container) stat(op, name string, flags int) (Info, error) {
-	var st unix.Stat_t
-	err := c.as(func() error {
-		fd, err := c.resolve(c.root, name, unix.O_PATH|flags, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		return unix.Fstat(fd, &st)
-	})
-	if err != nil {
-		return Info{}, pathError(op, name, err)
-	}
-	return info(st), nil
+func (c *Container) Stat(name string) (Info, error) {
+	e := c.look("stat", name, 0)
+	return e.Info, e.Err
 }
 
-func info(st unix.Stat_t) Info {
-	return Info{Mode: fileMode(st.Mode), Size: st.Size, Rdev: uint64(st.Rdev), UID: st.Uid, Time: st.Mtim.Nano()}
+// Lstat tells of the name itself.
+func (c *Container) Lstat(name string) (Info, error) {
+	e := c.look("lstat", name, unix.O_NOFOLLOW)
+	return e.Info, e.Err
 }
 
 // Readlink returns the target of the symbolic link name, as it is written there.
 func (c *Container) Readlink(name string) (string, error) {
-	var target string
+	e := c.look("readlink", name, unix.O_NOFOLLOW)
+	if e.Err == nil && e.Mode&fs.ModeSymlink == 0 {
+		e.Err = pathError("readlink", name, unix.EINVAL)
+	}
+	return e.Target, e.Err
+}
+
+func (c *Container) look(op, name string, flags int) (e Entry) {
 	err := c.as(func() error {
-		fd, err := c.resolve(c.root, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return err
+		fd, err := c.resolve(c.root, name, unix.O_PATH|flags, 0)
+		if err == nil {
+			e, err = entryOf(fd)
 		}
-		defer unix.Close(fd)
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			return err
-		}
-		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-			return unix.EINVAL
-		}
-		buf := make([]byte, unix.PathMax)
-		n, err := unix.Readlinkat(fd, "", buf)
-		target = string(buf[:max(n, 0)])
 		return err
 	})
-	return target, pathError("readlink", name, err)
+	e.Err = pathError(op, name, err)
+	return e
+}
+
+// entryOf tells what an O_PATH descriptor stands for, and closes it.
+func entryOf(fd int) (e Entry, err error) {
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return e, err
+	}
+	e.Info = Info{Mode: fileMode(st.Mode), Size: st.Size, Rdev: uint64(st.Rdev), Time: st.Mtim.Nano()}
+	if e.Mode&fs.ModeSymlink != 0 {
+		e.Target, err = readlinkAt(fd, "")
+	}
+	return e, err
+}
+
+// LstatAll is Lstat of many names, and Readlink of those that are links. The names
+// are clean absolute paths. Names in the same folder should follow one another: the
+// folder is opened once for them. For the seventy files of a driver that takes a tenth
+// of the system calls.
+func (c *Container) LstatAll(names []string) []Entry {
+	all := make([]Entry, len(names))
+	err := c.as(func() error {
+		dir, folder := -1, ""
+		defer func() { unix.Close(dir) }()
+		for i, name := range names {
+			in, last := path.Split(name)
+			if !path.IsAbs(name) || path.Clean(name) != name || last == "" {
+				all[i].Err = unix.EINVAL
+				continue
+			}
+			if in != folder {
+				unix.Close(dir)
+				folder = ""
+				// The kernel follows links on the way, but stays inside the root. The
+				// last name is not followed.
+				if dir, all[i].Err = c.resolve(c.root, in, unix.O_PATH|unix.O_DIRECTORY, 0); all[i].Err != nil {
+					continue
+				}
+				folder = in
+			}
+			fd, err := c.below(dir, last, unix.O_PATH|unix.O_NOFOLLOW, 0)
+			if err == nil {
+				all[i], err = entryOf(fd)
+			}
+			all[i].Err = err
+		}
+		return nil
+	})
+	for i, name := range names {
+		if err != nil {
+			all[i] = Entry{Err: err}
+		}
+		all[i].Err = pathError("lstat", name, all[i].Err)
+	}
+	return all
 }
 
 // ReadDir returns the names in a folder, sorted, and an error when there are more than most.
@@ -137,15 +183,6 @@ func fileMode(mode uint32) fs.FileMode {
 		m |= fs.ModeDevice
 	case unix.S_IFCHR:
 		m |= fs.ModeDevice | fs.ModeCharDevice
-	}
-	if mode&unix.S_ISUID != 0 {
-		m |= fs.ModeSetuid
-	}
-	if mode&unix.S_ISGID != 0 {
-		m |= fs.ModeSetgid
-	}
-	if mode&unix.S_ISVTX != 0 {
-		m |= fs.ModeSticky
 	}
 	return m
 }
