@@ -117,7 +117,7 @@ func NeedsRoot(what, hostRoot string, uid int) error {
 	if uid == 0 || hostRoot != "" {
 		return nil
 	}
-	return hint.Errorf("run it as root on the node", "%s needs root: what it works with is for root alone", what)
+	return hint.Errorf("run it as root on the node", "%s needs root: its files and containers belong to root", what)
 }
 
 // LoadConfig reads the configuration; file "" is the default one, which may be

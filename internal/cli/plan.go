@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 
@@ -23,82 +24,66 @@ func printPlan(out io.Writer, t hook.Trace) {
 	}
 }
 
+// always are the steps that are the same for all settings, in words.
+var always = map[hook.Step]string{
+	hook.StepReplace:        "remove the distribution's packages of the driver, when nothing else goes with them",
+	hook.StepToolkitRemove:  "remove the CUDA packages that this program has installed",
+	hook.StepPackages:       "install packages of the container's distribution that the driver's libraries need",
+	hook.StepPackagesRemove: "remove the packages that were installed for the driver and that nothing else needs",
+	hook.StepAfter:          "restart services that need the driver and run commands, as configured below [after], and update CDI specifications",
+	hook.StepDocker:         "set NVIDIA's Container Toolkit up for Docker and podman",
+	hook.StepDockerRemove:   "take back what was set up for Docker and podman",
+	hook.StepReboot:         "reboot the container from inside",
+}
+
 // inWords says each step of a plan in a sentence. The trace tells the settings
 // and facts that it was made for.
 func inWords(t hook.Trace, p hook.Plan) []string {
-	s, arch := t.Settings, t.Facts.Host.Arch
-	there := t.Facts.Container.Recorded
-	if there == "" && t.Facts.Deep != nil {
-		there = t.Facts.Deep.Found.Version()
-	}
-	old := "what is left of another driver"
-	if there != "" {
-		old = "driver " + string(there)
-	}
-	leaving, c := t.Phase == hook.PhaseUninstall, t.Facts.Container
 	var words []string
 	for _, step := range p.Steps {
-		var w string
-		switch step {
-		case hook.StepFetch:
-			w = fmt.Sprintf("take %s from the cache %s, after fetching, verifying and unpacking it if it is not there", cache.FileName(p.Wanted, arch), s.Cache.Dir)
-		case hook.StepReplace:
-			w = "remove the distribution's packages of the driver, when nothing else goes with them"
-		case hook.StepShare:
-			w = fmt.Sprintf("lead the container's programs to the shared driver %s: links, and a file for ldconfig", p.Wanted)
-		case hook.StepUninstall:
-			w = "remove " + old + " from the container, without touching kernel modules"
-			switch {
-			case c.SetUp && (leaving || !c.Share):
-				w = "take away what leads the container's programs to the shared driver"
-			case c.Share && !leaving:
-				w = "see that the shared driver works in the container, then " + w
-			}
-		case hook.StepInstall:
-			w = fmt.Sprintf("run the installer of driver %s in the container (%s)", p.Wanted, delivery(s.Install.Deliver))
-		case hook.StepVerify:
-			switch {
-			case leaving:
-				w = "check that nothing of a driver is left"
-			case c.Share && p.Verify == "files":
-				continue
-			case c.Share:
-				w = fmt.Sprintf("check that nvidia-smi of the shared driver says %s", p.Wanted)
-			case p.Verify == "files":
-				w = "check that every file of the driver is there with its size"
-			default:
-				w = fmt.Sprintf("check that every file of the driver is there, and that nvidia-smi says %s", p.Wanted)
-			}
-		case hook.StepToolkit:
-			w = "install " + hook.ToolkitName(s) + " from NVIDIA's repository"
-			if s.CUDA.Toolkit != "" {
-				w += ", and check nvcc"
-			}
-		case hook.StepToolkitRemove:
-			w = "remove the CUDA packages that this program has installed"
-		case hook.StepPackages:
-			w = "install packages of the container's distribution that the driver's libraries need"
-		case hook.StepPackagesRemove:
-			w = "remove the packages that were installed for the driver and that nothing else needs"
-		case hook.StepAfter:
-			w = "restart services that need the driver and run commands, as configured below [after], and update CDI specifications"
-		case hook.StepDocker:
-			w = "set NVIDIA's Container Toolkit up for Docker and podman"
-		case hook.StepDockerRemove:
-			w = "take back what was set up for Docker and podman"
-		case hook.StepReboot:
-			w = "reboot the container from inside"
-		case hook.StepRecord:
-			w = "record in the container what is installed"
-			if leaving {
-				w = "remove the record"
-			}
-		default:
-			w = string(step)
-		}
-		words = append(words, w)
+		words = append(words, cmp.Or(always[step], stepInWords(t, p, step), string(step)))
 	}
 	return words
+}
+
+func stepInWords(t hook.Trace, p hook.Plan, step hook.Step) string {
+	s, leaving := t.Settings, t.Phase == hook.PhaseUninstall
+	switch step {
+	case hook.StepFetch:
+		return fmt.Sprintf("take %s from the cache %s, after fetching, verifying and unpacking it if it is not there", cache.FileName(p.Wanted, t.Facts.Host.Arch), s.Cache.Dir)
+	case hook.StepUninstall:
+		there := t.Facts.Container.Recorded
+		if there == "" && t.Facts.Deep != nil {
+			there = t.Facts.Deep.Found.Version()
+		}
+		old := "what is left of another driver"
+		if there != "" {
+			old = "driver " + string(there)
+		}
+		return "remove " + old + " from the container, without touching kernel modules"
+	case hook.StepInstall:
+		return fmt.Sprintf("run the installer of driver %s in the container (%s)", p.Wanted, delivery(s.Install.Deliver))
+	case hook.StepVerify:
+		switch {
+		case leaving:
+			return "check that nothing of a driver is left"
+		case p.Verify == "files":
+			return "check that every file of the driver is there with its size"
+		}
+		return fmt.Sprintf("check that every file of the driver is there, and that nvidia-smi says %s", p.Wanted)
+	case hook.StepToolkit:
+		w := "install " + hook.ToolkitName(s) + " from NVIDIA's repository"
+		if s.CUDA.Toolkit != "" {
+			w += ", and check nvcc"
+		}
+		return w
+	case hook.StepRecord:
+		if leaving {
+			return "remove the record"
+		}
+		return "record in the container what is installed"
+	}
+	return ""
 }
 
 func delivery(deliver string) string {
