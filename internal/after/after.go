@@ -169,23 +169,13 @@ func Commands(ctx context.Context, c Container, run [][]string, limit time.Durat
 		case res.Code == 127:
 			failed = append(failed, hint.Errorf("see run below [after]", "after.run: there is no %s in the container", name))
 		case res.Code != 0:
-			failed = append(failed, fmt.Errorf("after.run: %s ends with status %d: %s", name, res.Code, lastLine(res)))
+			failed = append(failed, fmt.Errorf("after.run: %s ends with status %d: %s", name, res.Code, res.LastLine()))
 		}
 		if ctx.Err() != nil || errors.Is(err, lxc.ErrNotRunning) {
 			break
 		}
 	}
 	return errors.Join(failed...)
-}
-
-// lastLine is the last that a command said, stderr first.
-func lastLine(res lxc.Result) string {
-	for _, out := range [][]byte{res.Stderr, res.Stdout} {
-		if text := strings.TrimSpace(string(out)); text != "" {
-			return say.Clean(text[strings.LastIndexByte(text, '\n')+1:], 300)
-		}
-	}
-	return "it says nothing"
 }
 
 // rebootLimit is for a command that only asks for a reboot.
@@ -207,7 +197,7 @@ func Reboot(ctx context.Context, c Container) error {
 	case err == nil && res.Code == 127:
 		err = errors.New("it has no program reboot")
 	case err == nil && res.Code != 0:
-		err = fmt.Errorf("%s ends with status %d: %s", strings.Join(argv, " "), res.Code, lastLine(res))
+		err = fmt.Errorf("%s ends with status %d: %s", strings.Join(argv, " "), res.Code, res.LastLine())
 	}
 	if err != nil {
 		return hint.Wrap(fmt.Errorf("reboot the container from inside: %w", err), "pct reboot VMID on the host")

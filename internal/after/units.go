@@ -96,7 +96,7 @@ func show(ctx context.Context, c Container, names ...string) ([]service, error) 
 	args := append([]string{"systemctl", "show", "--no-pager", "--property=Id,LoadState,ActiveState,Result,ExecStart", "--"}, names...)
 	res, err := c.Run(ctx, lxc.Cmd{Args: args, Env: []string{"LC_ALL=C"}, Timeout: showLimit, Keep: 4 << 20})
 	if err == nil && res.Code != 0 {
-		err = fmt.Errorf("systemctl show ends with status %d: %s", res.Code, lastLine(res))
+		err = fmt.Errorf("systemctl show ends with status %d: %s", res.Code, res.LastLine())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ask the container's systemd for its services: %w", err)
@@ -182,7 +182,7 @@ func (d *Done) nested(ctx context.Context, c Container, use inuse.Use) {
 		case err != nil:
 			d.Failed = append(d.Failed, fmt.Sprintf("%s is not restarted: %v", h.Name(), err))
 		case res.Code != 0:
-			d.Failed = append(d.Failed, fmt.Sprintf("%s is not restarted: %s", h.Name(), lastLine(res)))
+			d.Failed = append(d.Failed, fmt.Sprintf("%s is not restarted: %s", h.Name(), res.LastLine()))
 		default:
 			d.Restarted = append(d.Restarted, h.Name())
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
@@ -124,7 +125,7 @@ func makeCDI(ctx context.Context, c Container, j Job) (made bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if !isFile(c, CDIFile) || j.Had.Driver != j.Driver && j.Had.CDI && !contains(again, CDIFile) {
+	if !isFile(c, CDIFile) || j.Had.Driver != j.Driver && j.Had.CDI && !slices.Contains(again, CDIFile) {
 		made = !isFile(c, CDIFile)
 		if err := generate(ctx, c, CDIFile, j.Driver); err != nil {
 			return false, err

@@ -10,13 +10,13 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -106,10 +106,7 @@ func Setup(ctx context.Context, c Container, j Job) (Installed, error) {
 			return in, err
 		}
 	}
-	for _, engine := range in.Engines {
-		if engine != "docker" {
-			continue // podman reads CDI specifications, and needs no more
-		}
+	if slices.Contains(in.Engines, "docker") { // podman reads CDI specifications, and needs no more
 		added, err := addRuntime(ctx, c)
 		in.Runtime = in.Runtime || added
 		if err != nil {
@@ -143,7 +140,7 @@ func Current(c Container, had Installed, driver version.Driver) (ok bool, why st
 		return false, "NVIDIA's Container Toolkit is no longer in the container"
 	case !c.Privileged() && NoCgroupsMissing(c):
 		return false, noCgroups + " is not set in " + configFile
-	case contains(engines, "docker") && !hasRuntime(c):
+	case slices.Contains(engines, "docker") && !hasRuntime(c):
 		return false, "Docker has no runtime nvidia in " + daemonFile
 	case len(stale) > 0:
 		return false, stale[0] + " is of another driver"
@@ -151,15 +148,6 @@ func Current(c Container, had Installed, driver version.Driver) (ok bool, why st
 		return false, CDIFile + " is gone"
 	}
 	return true, ""
-}
-
-func contains(all []string, s string) bool {
-	for _, a := range all {
-		if a == s {
-			return true
-		}
-	}
-	return false
 }
 
 // Undo takes back what Setup has done; the packages are not its matter.
@@ -185,20 +173,16 @@ func run(ctx context.Context, c Container, argv ...string) (string, error) {
 		return "", err
 	}
 	if res.Code != 0 {
-		return "", fmt.Errorf("%s ends with status %d: %s", strings.Join(argv, " "), res.Code, complaint(res.Stderr))
+		return "", fmt.Errorf("%s ends with status %d: %s", strings.Join(argv, " "), res.Code, complaint(res))
 	}
 	return string(res.Stdout), nil
 }
 
 // complaint is the last error that nvidia-ctk logs, by msg="..." of its lines.
-func complaint(stderr []byte) string {
-	text := strings.TrimSpace(string(stderr))
-	last := text[strings.LastIndexByte(text, '\n')+1:]
+func complaint(res lxc.Result) string {
+	last := res.LastLine()
 	if _, msg, ok := strings.Cut(last, `level=error msg="`); ok {
-		last = strings.TrimSuffix(msg, `"`)
+		return strings.TrimSuffix(msg, `"`)
 	}
-	if last == "" {
-		last = "it says nothing"
-	}
-	return say.Clean(last, 300)
+	return last
 }

@@ -166,7 +166,7 @@ func (g guestFacts) mend() string {
 	switch {
 	case g.failure != nil:
 		what = g.failure.Hint
-	case !g.ran || g.last.Result != "failed" && g.last.Result != "refused":
+	case !g.ran || !g.last.Bad():
 		return ""
 	}
 	if g.waits() { // mending the cause need not end that time
@@ -201,9 +201,9 @@ func checkRuns(h *hostFacts, g *guestFacts, out *findings) {
 		out.add(Unknown, "", "the last run cannot be read: %v", g.lastError)
 	case !g.ran:
 		out.add(Unknown, "", "there is no record of a run on this node: it has not started here since it has the hookscript")
-	case g.last.Result == "failed":
+	case g.last.Result == hook.Failed:
 		out.add(Problem, fix, "the last run, at %s, failed: %s", when(g.last.At), g.last.Reason)
-	case g.last.Result == "refused":
+	case g.last.Result == hook.Refused:
 		out.add(Warning, fix, "the last run, at %s, was refused: %s", when(g.last.At), g.last.Reason)
 		return // what it was refused for may be told already
 	default:

@@ -48,7 +48,7 @@ type guestFacts struct {
 	lockError error
 
 	failure   *record.Failure
-	last      lastRun
+	last      hook.Trace
 	ran       bool
 	lastError error
 
@@ -64,15 +64,6 @@ type script struct {
 	exec   bool
 	noexec bool // its file system runs no programs
 	err    error
-}
-
-// lastRun is what this command reads of a trace.
-type lastRun struct {
-	At     time.Time `json:"at"`
-	Phase  string    `json:"phase"`
-	Result string    `json:"result"`
-	Reason string    `json:"reason"`
-	Hint   string    `json:"hint"`
 }
 
 // choose lists the containers to look at: those asked for, else those of this

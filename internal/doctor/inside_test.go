@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
@@ -68,7 +69,7 @@ func well(t *testing.T) (hostFacts, guestFacts) {
 		guest: &pve.Guest{VMID: 101, Node: "pve1", Conf: pve.Conf{VMID: 101, Section: next}}, live: next, next: next, state: pve.State{Hookscript: next.Hookscript, Dev: next.Dev},
 		hook: script{volume: pve.DefaultVolume, file: "/x", there: true, exec: true}, hookOurs: true,
 		hostHas: map[string]bool{"/dev/nvidia0": true, "/dev/nvidiactl": true, "/dev/nvidia-uvm": true},
-		ran:     true, last: lastRun{At: at, Result: "installed"},
+		ran:     true, last: hook.Trace{At: at, Result: "installed"},
 		inside: &insideFacts{
 			nodes:  []insideNode{{"/dev/nvidia0", device, 195, 0}, {"/dev/nvidiactl", device, 195, 255}, {"/dev/nvidia-uvm", device, 511, 0}},
 			found:  driver.Found{CUDA: module, NVML: module, Log: module},
@@ -87,7 +88,7 @@ func TestDriverThatIsSwitchedOffIsNoFault(t *testing.T) {
 	h, f := well(t)
 	f.settings.Wanted, f.settings.WhyNot = false, "enabled is false in x.toml:1"
 	f.inside.found, f.inside.record, f.inside.nodes = driver.Found{}, nil, nil
-	f.last = lastRun{At: f.now, Result: "failed"}
+	f.last = hook.Trace{At: f.now, Result: "failed"}
 	for _, hookscript := range []string{pve.DefaultVolume, ""} {
 		f.next.Hookscript, f.next.Dev = hookscript, nil
 		found := checkGuest(h, f)
@@ -231,7 +232,7 @@ func TestAfterAFailureThereIsOneAnswer(t *testing.T) {
 	h, f := well(t)
 	f.inside.found, f.inside.record = driver.Found{}, nil
 	f.failure = &record.Failure{Count: 1, At: f.now, Next: f.now.Add(time.Hour), Reason: "the disk is full", Hint: "make room"}
-	f.last = lastRun{At: f.now, Result: "refused", Reason: "not tried again", Hint: "make room; then at once: pve-nvidia-hook apply 101"}
+	f.last = hook.Trace{At: f.now, Result: "refused", Reason: "not tried again", Hint: "make room; then at once: pve-nvidia-hook apply 101"}
 	said := lines(checkGuest(h, f))
 	require.Contains(t, said, "it failed once, and the next attempt is at 2026-01-02 04:04: the disk is full | make room; then at once: pve-nvidia-hook apply 101\n", "as the hook says it")
 	require.Contains(t, said, "580.142 is wanted | see last-run\n")
@@ -249,7 +250,7 @@ func TestRefusalForAPinnedVersionIsOneFinding(t *testing.T) {
 	h, f := well(t)
 	f.settings.Driver.Version = "550.163.01"
 	f.inside.found, f.inside.record = driver.Found{}, nil
-	f.last = lastRun{At: f.now, Result: "refused", Reason: "driver 550.163.01 is wanted but the host's kernel module is 580.142"}
+	f.last = hook.Trace{At: f.now, Result: "refused", Reason: "driver 550.163.01 is wanted but the host's kernel module is 580.142"}
 	said := causes(checkGuest(h, f))
 	require.Equal(t, 1, strings.Count(said, "\n"), said)
 	require.Contains(t, said, "problem wanted-version: driver 550.163.01 is wanted")

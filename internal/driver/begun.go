@@ -43,7 +43,7 @@ func begin(c *lxc.Container, j Job) error {
 			files = append(files, f)
 		}
 	}
-	add(likelyLibdir(c, j.arch()), false)
+	add(LibraryFolder(c, j.arch()), false)
 	if dir := likelyLibdir32(c); dir != "" && j.wants(runfile.Compat32) {
 		add(dir, true)
 	}
@@ -110,11 +110,10 @@ func Left(c *lxc.Container, arch string) []string {
 	return slices.Compact(left)
 }
 
-// likelyLibdir is the library folder that an installer will choose: that of the
-// C library.
-func likelyLibdir(c *lxc.Container, arch string) string {
-	dirs := libdirs(c, arch)
-	for _, dir := range dirs {
+// LibraryFolder is the folder of a container's 64-bit libraries: that of its C
+// library, which an installer chooses too.
+func LibraryFolder(c *lxc.Container, arch string) string {
+	for _, dir := range libdirs(c, arch) {
 		for _, name := range []string{dir, strings.TrimPrefix(dir, "/usr")} { // merged or not
 			if _, err := c.Stat(name + "/libc.so.6"); err == nil {
 				return dir
@@ -127,7 +126,7 @@ func likelyLibdir(c *lxc.Container, arch string) string {
 // likelyLibdir32 is the same for 32-bit libraries, "" when there is none.
 func likelyLibdir32(c *lxc.Container) string {
 	for _, dir := range libdirs32 {
-		if _, err := c.Stat(dir + "/libc.so.6"); err == nil && dir != likelyLibdir(c, "x86_64") {
+		if _, err := c.Stat(dir + "/libc.so.6"); err == nil && dir != LibraryFolder(c, "x86_64") {
 			return dir
 		}
 	}

@@ -91,16 +91,6 @@ func messages(text string) []string {
 	return found
 }
 
-func lastLine(texts ...[]byte) string {
-	for _, text := range texts {
-		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-		if last := strings.TrimSpace(lines[len(lines)-1]); last != "" {
-			return say.Clean(last, 300)
-		}
-	}
-	return ""
-}
-
 // LogTail returns the last messages of the installer's log that say something,
 // its errors alone where it has any, at most n.
 func LogTail(c *lxc.Container, n int) []string {

@@ -119,11 +119,7 @@ func Differs(c *lxc.Container, in *record.Installed, wanted []string) string {
 		return fmt.Sprintf("the driver has the capabilities %s; %s are configured", strings.Join(in.Capabilities, ", "), strings.Join(wanted, ", "))
 	}
 	var cuda, nvml bool
-	names := make([]string, len(in.Files))
-	for i, f := range in.Files {
-		names[i] = f.Path
-	}
-	for i, found := range c.LstatAll(names) {
+	for i, found := range c.LstatAll(paths(in.Files)) {
 		f := in.Files[i]
 		switch base := path.Base(f.Path); {
 		case f.Link != "" && found.Err != nil:

@@ -1,25 +1,8 @@
 package driver
 
 import (
-	"path"
-
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 )
-
-// LibraryFolder is the folder of a container's 64-bit libraries, that of its C
-// library; "" when there is none.
-func LibraryFolder(c *lxc.Container, arch string) string {
-	dirs := libdirs(c, arch)
-	for _, dir := range dirs {
-		if _, err := c.Stat(path.Join(dir, "libc.so.6")); err == nil {
-			return dir
-		}
-	}
-	if len(dirs) > 0 {
-		return dirs[0]
-	}
-	return ""
-}
 
 // SharedBlockers looks for what keeps a container from using the shared driver:
 // less than Blockers, since no installer runs.

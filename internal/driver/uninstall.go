@@ -23,10 +23,10 @@ import (
 // one, and what is left of other versions than keep ("" keeps none). It never
 // touches kernel modules. A container without a driver is no error.
 //
-// Links that lead nowhere and files that an installer which was killed has not
-// noted go first: the uninstaller leaves them. Then the one that the driver
-// brought runs. An upgrade would run it
-// too, but with the unloading of the host's modules in it.
+// First go the links that lead nowhere, and the files that a killed installer has
+// not noted: the uninstaller leaves both. Then the driver's own uninstaller runs.
+// The installer of a new version would run it too, but would let it unload the
+// host's modules.
 func Uninstall(ctx context.Context, c *lxc.Container, arch string, in *record.Installed, keep version.Driver, timeout time.Duration, log say.Log) (err error) {
 	found, done := Look(c, arch), false
 	notes := readNoted(c)
@@ -42,8 +42,8 @@ func Uninstall(ctx context.Context, c *lxc.Container, arch string, in *record.In
 			return err
 		}
 	}
-	// The uninstaller knows only what its log lists. What the record names and
-	// what older ways of installing left would shadow the new libraries.
+	// The uninstaller knows only what its log lists. What the record names, and what
+	// older installers have left, would shadow the new libraries.
 	others := append(recorded(c, in, keep, done), notPackaged(ctx, c, Orphans(c, arch, keep), log)...)
 	if keep == "" && !done { // of an installation that was killed
 		others = append(others, logged...)
@@ -75,16 +75,12 @@ func recorded(c *lxc.Container, in *record.Installed, keep version.Driver, done 
 	if in == nil || in.Version == keep {
 		return nil
 	}
-	var names []string
-	for _, f := range in.Files {
-		if !done || strings.Contains(f.Path, string(in.Version)) {
-			names = append(names, f.Path)
-		}
-	}
+	files := slices.DeleteFunc(slices.Clone(in.Files), func(f record.File) bool {
+		return done && !strings.Contains(f.Path, string(in.Version))
+	})
 	var left []string
-	for i, found := range c.LstatAll(names) {
-		at := slices.IndexFunc(in.Files, func(f record.File) bool { return f.Path == names[i] })
-		f := in.Files[at]
+	for i, found := range c.LstatAll(paths(files)) {
+		f := files[i]
 		if found.Err == nil && found.Target == f.Link && (f.Link != "" || found.Mode.IsRegular() && found.Size == f.Size) {
 			left = append(left, f.Path)
 		}
@@ -184,7 +180,7 @@ func runUninstaller(ctx context.Context, c *lxc.Container, installed version.Dri
 	}
 	if result.Code != 0 {
 		// Not the end: the new version's installer removes by the same log.
-		log.Warnf("nvidia-uninstall %s ended with exit status %d: %s", installed, result.Code, lastLine(result.Stderr, result.Stdout))
+		log.Warnf("nvidia-uninstall %s ended with exit status %d: %s", installed, result.Code, result.LastLine())
 	}
 	return result.Code == 0, nil
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -197,12 +198,7 @@ func (s *seen) mapped(name string) {
 var deviceName = lazy.Regexp(`^/dev/nvidia[a-z0-9-]{0,20}(/nvidia-cap[0-9]{1,5})?$`)
 
 func (s *seen) device(name string) {
-	for _, d := range s.devices {
-		if d == name {
-			return
-		}
-	}
-	if len(s.devices) < fewMost {
+	if len(s.devices) < fewMost && !slices.Contains(s.devices, name) {
 		s.devices = append(s.devices, name)
 	}
 }

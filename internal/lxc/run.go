@@ -40,6 +40,17 @@ type Result struct {
 	Elapsed time.Duration
 }
 
+// LastLine is the last line that the command printed, on stderr if it printed there,
+// made harmless by say.Clean.
+func (r Result) LastLine() string {
+	for _, out := range [][]byte{r.Stderr, r.Stdout} {
+		if text := strings.TrimSpace(string(out)); text != "" {
+			return say.Clean(text[strings.LastIndexByte(text, '\n')+1:], 300)
+		}
+	}
+	return "it printed nothing"
+}
+
 const defaultKeep = 64 << 10
 
 // pipeWait is how long the end of the output is waited for when the command has
