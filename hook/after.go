@@ -15,8 +15,8 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
-// after has what runs in the container use the driver that was just installed. The
-// driver is good and recorded by now: what fails here is said, and fails nothing.
+// after makes the programs in the container use the driver that was just installed.
+// The driver is verified and recorded by now, so an error here is only logged.
 func (w *work) after(ctx context.Context) (note string) {
 	v, s := w.trace.Plan.Wanted, w.Settings
 	warn := func(err error) {
@@ -24,7 +24,7 @@ func (w *work) after(ctx context.Context) (note string) {
 			w.log.Fail(err)
 		}
 	}
-	// First what the others may read when they are started again.
+	// CDI specifications first: what is restarted below may read them.
 	made, err := docker.Refresh(ctx, w.container, v)
 	warn(err)
 	if len(made) > 0 {

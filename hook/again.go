@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// Again is what today's program makes of the facts of a kept trace.
+// Again is what this version of the program decides from the facts of a kept trace.
 type Again struct {
 	Plan    Plan
 	Changes []Change
-	// Otherwise is true when another thing would be done than was done then,
-	// false when only the words are others.
+	// Otherwise is true when something else would be done than was done then, and
+	// false when only the words differ.
 	Otherwise bool
-	// Undecided says why the run decided nothing that could be decided again.
+	// Undecided says why there is no decision to repeat, "" when there is one.
 	Undecided string
 }
 

@@ -13,11 +13,11 @@ import (
 // errGone means that the container's init process ended while it was worked on.
 var errGone = errors.New("the container stopped meanwhile")
 
-// aliveEvery is how often it is looked whether the container still runs.
+// aliveEvery is the time between two checks that the container still runs.
 const aliveEvery = 500 * time.Millisecond
 
-// whileAlive calls f with a context that ends when alive says no: nothing else
-// would end a download for a container that has stopped. Then the error is errGone.
+// whileAlive calls f with a context that ends when the container stops: nothing else
+// would end a download for it. Then the error is errGone.
 func whileAlive(ctx context.Context, alive func() bool, f func(context.Context) error) error {
 	limited, cancel := context.WithCancelCause(ctx)
 	ended := make(chan struct{})
@@ -37,15 +37,15 @@ func whileAlive(ctx context.Context, alive func() bool, f func(context.Context) 
 	}()
 	err := f(limited)
 	cancel(nil)
-	<-ended // alive is not called any more
+	<-ended // so that alive is not called any more
 	if err != nil && ctx.Err() == nil && (errors.Is(err, lxc.ErrNotRunning) || !alive()) {
 		return hint.Wrap(errGone, "the next start does it again")
 	}
 	return err
 }
 
-// interrupted is what a run was doing when it was told to end, or its time was
-// over. That its context ended is the library's way to say so.
+// interrupted is the error of a run that was told to end, or whose time was over. Its
+// text names what the run was doing, without the library's "context canceled".
 type interrupted struct{ error }
 
 func (i interrupted) Unwrap() error { return i.error }

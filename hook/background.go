@@ -15,18 +15,18 @@ import (
 // goes on.
 const EnvBackground = "PVE_NVIDIA_HOOK_BACKGROUND"
 
-// unitTries is how often a unit begins with a container that is started anew.
+// unitTries is how often a unit begins again for a container that was restarted.
 const unitTries = 3
 
-// inUnit has the lines of log found by journalctl -u. The journal asks the kernel
-// whose unit a process is in when it reads its line, and may come too late for the
-// last ones; it takes the word of root for it (add_matches_for_unit of systemd's
-// logs-show).
+// inUnit makes journalctl -u find the lines of log. The journal asks the kernel for
+// the unit of a process when it reads a line, which may be too late for the last
+// lines. So each line names the unit, and the journal believes root
+// (add_matches_for_unit of systemd's logs-show).
 func inUnit(log say.Log, vmid int) say.Log {
 	return log.With("object_systemd_unit", unit{vmid}.service())
 }
 
-// detaches settles whether work may be handed to a unit.
+// detaches reports whether a unit may do the work.
 func (r *run) detaches() bool {
 	return r.AtStart && !r.Unit && r.settings.Install.Background != "never" && haveSystemd()
 }
@@ -40,7 +40,7 @@ func (r *run) unitWorks(ctx context.Context) bool {
 	}
 	held, err := r.lock(ctx, 0)
 	if err == nil {
-		_ = held.Release() // it is about to begin or to end: the decision shows whether there is work
+		_ = held.Release() // the unit is about to begin or to end: the plan shows whether there is work
 		return false
 	}
 	return u.works(ctx)

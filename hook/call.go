@@ -18,8 +18,8 @@ const (
 	EnvHostRoot = "PVE_NVIDIA_HOOK_HOST_ROOT" // the host's facts are read below it
 )
 
-// Call is Proxmox's door: a VMID and a phase. It returns the exit status: 0 done
-// or nothing to do, 1 failed or refused, 2 wrong arguments.
+// Call does what a call by Proxmox VE asks: args are a VMID and a phase. It returns the
+// exit status: 0 done or nothing to do, 1 failed or refused, 2 wrong arguments.
 func Call(ctx context.Context, args []string) int {
 	log, err := say.New(os.Stderr, "text", "info")
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
-// conclude fills in the trace, keeps it, and says in one sentence what is true now.
+// conclude completes the trace, saves it, and says in one line how the run ended.
 func (r *run) conclude(ctx context.Context, err error) {
 	t := &r.trace
 	t.Seconds = time.Since(r.began).Seconds()
@@ -37,7 +37,7 @@ func (r *run) conclude(ctx context.Context, err error) {
 	}
 	t.cut(secrets(r.settings))
 	if t.Left == nil && r.init == 0 && !t.Unknown && t.Settings.Paths.State != "" {
-		// It was not looked at: what the last run left still stands.
+		// Nobody has looked at the container, so it has what the last run left.
 		var last Trace
 		if had, _ := r.runs().Last(t.VMID, &last); had {
 			t.Left = last.Left
@@ -56,8 +56,8 @@ func (r *run) conclude(ctx context.Context, err error) {
 	}
 }
 
-// sayEnd says in one line what is true after a run that went well. A driver whose
-// GPU is of no use in the container is not said to be well.
+// sayEnd says in one line how a run ended that did not fail. It warns when the GPU does
+// not work in the container.
 func (r *run) sayEnd() {
 	t := &r.trace
 	log := r.Log.With("result", string(t.Result)).With("version", string(t.Plan.Wanted))
@@ -74,8 +74,8 @@ func (r *run) sayEnd() {
 	log.With("hint", true).Info(devicesHint(t.VMID))
 }
 
-// remember keeps the trace, and the failure for the next start. What cannot be
-// kept is said and is no failure of the run.
+// remember saves the trace, and a failure for the next start. The run does not fail
+// when they cannot be saved.
 func (r *run) remember(err error) {
 	t := &r.trace
 	if t.Settings.Paths.State == "" {
@@ -132,8 +132,8 @@ func (r *run) summary() string {
 // Bad reports whether the run has failed or was refused.
 func (t Trace) Bad() bool { return t.Result == Failed || t.Result == Refused }
 
-// Say says how a run has ended with err, as far as that was not said yet, and what
-// is true now.
+// Say says that a run has ended with err, and in what state it has left the container.
+// A run that went well has said so itself.
 func (t Trace) Say(log say.Log, err error) {
 	switch {
 	case err == nil:
@@ -147,7 +147,7 @@ func (t Trace) Say(log say.Log, err error) {
 	}
 }
 
-// Truth says in one sentence what is true after a run that failed or was refused.
+// Truth says in what state a run that failed or was refused has left the container.
 func (t Trace) Truth() string {
 	has := ""
 	switch {

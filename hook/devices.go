@@ -12,8 +12,8 @@ import (
 )
 
 // lookDevices says what is wrong with the GPUs of the container, as the host sees
-// them: nodes that are of no use in it, and cards that are others than enable has
-// chosen. given is false when its configuration passes no GPU. No process is started.
+// them: device nodes that cannot work in it, and other cards than enable has chosen.
+// given is false when its configuration passes no GPU. No process is started.
 func (w *work) lookDevices() (faults []string, given bool) {
 	if w.Settings.GPUs == "none" {
 		return nil, true
@@ -65,5 +65,5 @@ func passesGPU(s pve.Section) bool {
 	})
 }
 
-// devicesHint is what to do about a container whose GPU is of no use.
+// devicesHint is what to do about a container in which the GPU does not work.
 func devicesHint(vmid int) string { return fmt.Sprintf("see pve-nvidia-hook doctor %d", vmid) }

@@ -15,8 +15,8 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
-// mountWait is how long a cache folder on a storage that Proxmox VE mounts is
-// waited for: after a boot that takes pvestatd some ten seconds.
+// mountWait is how long to wait for the storage of the cache. After a boot pvestatd
+// mounts it within some ten seconds.
 const mountWait = time.Minute
 
 // fetch makes the run file and its unpacked tree present in the cache, and keeps
@@ -38,8 +38,8 @@ func (r *run) fetch(ctx context.Context) (*cache.Entry, error) {
 	return entry, err
 }
 
-// initLives reports whether the container's init process is still there. Its
-// number may be another's by now: then the run file is fetched all the same.
+// initLives reports whether the container's init process is still there. Another
+// process may have its number by now: then the run file is fetched all the same.
 func (r *run) initLives() bool {
 	return r.init == 0 || !errors.Is(unix.Kill(r.init, 0), unix.ESRCH)
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
-// digest names the inputs on which a failure depends: as long as it stays the
-// same, trying again brings the same.
+// digest stands for all that a failure depends on: while it stays the same, another
+// try fails in the same way.
 func (w *work) digest(f Facts) string {
 	s := w.Settings.Redacted()
 	data, err := json.Marshal(struct {
@@ -40,7 +40,7 @@ func shortSum(data []byte) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// around is what people change to mend a failure: Proxmox's configuration of the
+// around lists what people change to mend a failure: Proxmox's configuration of the
 // container (devices, disk, memory), a run file put into the cache by hand, the
 // node's network, and in the container the device nodes, the packages, where
 // packages come from, and the free room.

@@ -9,8 +9,8 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/trust"
 )
 
-// measure tells Prometheus of the run. What cannot be told is said and is no
-// failure of the run.
+// measure writes the run's numbers for Prometheus. The run does not fail when they
+// cannot be written.
 func (r *run) measure() {
 	t := &r.trace
 	paths := t.Settings.Paths

@@ -25,9 +25,9 @@ type work struct {
 	container *lxc.Container
 	installed *record.Installed // the container's record as it was found
 	conf      *pve.Conf         // Proxmox VE's file of the container, see guestConf
-	lost      chan struct{}     // closed when the container's files hold a call for ever
+	lost      chan struct{}     // closed when a call on the container's files hangs for ever
 
-	next      record.Installed // the record to be
+	next      record.Installed // the record to be written
 	delivered string           // how the installer came into the container
 	rebooted  bool             // the container was told to reboot
 }
@@ -38,7 +38,7 @@ func (w *work) reconcile(ctx context.Context) error {
 	if err := w.look(ctx); err != nil {
 		return err
 	}
-	defer w.leave()
+	defer w.noteLeft()
 	w.decide(ctx)
 	if w.trace.Plan.Refused {
 		return w.refuse(ctx)
@@ -71,7 +71,7 @@ func (w *work) decide(ctx context.Context) {
 	}
 }
 
-// mine are the steps of a plan that this worker was ordered to do.
+// mine returns those steps of a plan that this worker has the order to do.
 func (w *work) mine(steps []Step) []Step {
 	driver, toolkit := parts(steps)
 	switch {
@@ -85,7 +85,7 @@ func (w *work) mine(steps []Step) []Step {
 	return driver
 }
 
-// refuse ends a run that may do nothing but take away what an earlier one left.
+// refuse ends a refused run. It still removes what an earlier run has left.
 func (w *work) refuse(ctx context.Context) error {
 	if !w.DryRun {
 		if err := w.tidy(ctx); err != nil {
@@ -123,8 +123,8 @@ func (w *work) doThese(ctx context.Context, steps []Step) error {
 	return nil
 }
 
-// explain says what an error of a step means when the caller has gone away
-// meanwhile.
+// explain marks the error of a step as an interruption when the caller has ended the
+// run.
 func (w *work) explain(ctx context.Context, err error) error {
 	switch {
 	case !w.container.Alive(), ctx.Err() == nil:
@@ -135,7 +135,7 @@ func (w *work) explain(ctx context.Context, err error) error {
 	return hint.Wrap(interrupted{err}, fmt.Sprintf("the next start, or pve-nvidia-hook apply %d, does it again", w.Settings.VMID))
 }
 
-// endedBy says why a run ended before its end, for whoever decides by that.
+// endedBy says why a run ended early, as Trace.Ended has it.
 func (w *work) endedBy(ctx context.Context, err error) string {
 	switch {
 	case errors.Is(err, lxc.ErrUnknown):
@@ -150,7 +150,7 @@ func (w *work) endedBy(ctx context.Context, err error) string {
 	return ""
 }
 
-// tidy ends and takes away what an earlier run that was killed has left in the
+// tidy ends the processes and removes the files that a killed run has left in the
 // container.
 func (w *work) tidy(ctx context.Context) error {
 	killed, err := w.container.KillStrays(ctx)
@@ -163,10 +163,10 @@ func (w *work) tidy(ctx context.Context) error {
 	return driver.Clear(ctx, w.container)
 }
 
-// leave notes what the run leaves in the container: for those who ask when it is
-// stopped, and for the next start. A failure of this run counts to that one as
-// long as it finds the container as it was left.
-func (w *work) leave() {
+// noteLeft notes what the run leaves in the container: for status while it is stopped,
+// and for the next start, which holds back a failed step only as long as it finds the
+// container as this run has left it.
+func (w *work) noteLeft() {
 	f := w.trace.Facts
 	if w.rebooted { // there is nothing to look at any more
 		has := hasOf(&w.next, w.next.Version)

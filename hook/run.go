@@ -46,16 +46,16 @@ type Request struct {
 	NoWait  bool `json:"no_wait,omitempty"`  // refuse at once when the container does not run
 }
 
-// run supervises one run on one container. It decides where the work is done and
-// keeps what came of it. It does not touch the container: a container can make
-// whoever reads its files wait for ever, so that is the worker's part.
+// run supervises one run on one container: it decides who does the work, and keeps the
+// outcome. It does not touch the container, which can make a reader of its files wait
+// for ever. That is the worker's part.
 type run struct {
 	Options
 	settings config.Settings
 	trace    Trace
 	began    time.Time
 	handed   bool   // a unit goes on with the work
-	queue    string // who would have to wait for the work here
+	queue    string // who would have to wait if the work were done here
 	init     int    // the container's init process, as the worker found it
 }
 
@@ -229,7 +229,7 @@ func (r *run) ask(ctx context.Context, o order) error {
 	return hint.Wrap(failure, failure.Advice)
 }
 
-// take adds what a worker tells to the trace. Facts and plan are those of the look.
+// take adds a worker's report to the trace. Facts and plan are those of the first look.
 func (r *run) take(told report) {
 	t := told.Trace
 	if r.trace.Facts.Now.IsZero() {

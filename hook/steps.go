@@ -17,7 +17,7 @@ import (
 
 func (w *work) step(ctx context.Context, step Step) (note string, err error) {
 	if w.Phase == PhaseUninstall {
-		return w.leaveStep(ctx, step)
+		return w.uninstallStep(ctx, step)
 	}
 	shared := w.trace.Facts.Container.Share
 	switch {
@@ -70,8 +70,8 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 	keep := w.trace.Plan.Wanted
 	err := driver.Uninstall(ctx, w.container, w.trace.Facts.Host.Arch, w.installed, keep, w.Settings.Install.Timeout, w.log)
 	if err != nil && ctx.Err() == nil && w.container.Alive() {
-		// The new driver follows in any case, else the container would have none.
-		// Its installer removes what is left of the old one.
+		// The new driver is installed in any case, else the container would have
+		// none. Its installer removes what is left of the old one.
 		w.log.Warnf("%v; the installation goes on and replaces what is left", err)
 		return "", nil
 	}
@@ -87,7 +87,7 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// forgetDriver keeps of the record to be what is not about a driver.
+// forgetDriver removes all that is about a driver from the record to be written.
 func (w *work) forgetDriver() {
 	w.next = record.Installed{Toolkit: w.next.Toolkit, Docker: w.next.Docker, Packages: w.next.Packages, Rebooted: w.next.Rebooted}
 }
@@ -106,8 +106,8 @@ func (w *work) replace(ctx context.Context) (string, error) {
 	return fmt.Sprintf("removed the distribution's driver packages (%s)", say.Count(len(names), "package")), nil
 }
 
-// claimNothing takes the driver out of the record; what is noted of the toolkits
-// stays, since nothing else tells what an uninstallation has to remove.
+// claimNothing takes the driver out of the container's record. What it notes of the
+// toolkits stays: nothing else tells an uninstallation what to remove.
 func (w *work) claimNothing() error {
 	if len(w.next.Toolkit)+len(w.next.Docker)+len(w.next.Packages) == 0 && w.next.Rebooted == "" {
 		return record.Remove(w.container)
@@ -140,21 +140,23 @@ func (w *work) install(ctx context.Context) (string, error) {
 	return fmt.Sprintf("nvidia-installer %s ran in the container, delivered by %s", w.trace.Plan.Wanted, delivered), nil
 }
 
-// blind tells that no GPU can answer nvidia-smi: it makes a node of its own in a
-// privileged container, and then says something else.
+// blind reports whether the container has no GPU for nvidia-smi to find. Then it is
+// not run: in a privileged container it makes a device node of its own, and fails for
+// another reason.
 func (w *work) blind() bool {
 	return w.trace.Facts.Container.NoGPU && !driver.AnyGPU(w.container)
 }
 
-// pin keeps the distribution's driver out. Without it the driver works as well.
+// pin makes the package tool keep the distribution's driver out. The driver works
+// without it too, so an error is only logged.
 func (w *work) pin() {
 	if err := cuda.Pin(w.container); err != nil {
 		w.log.Warnf("%v", err)
 	}
 }
 
-// pinLate does it where all else is in place: in containers that were brought into
-// line before this program did so, or where somebody has taken it away.
+// pinLate adds a missing pin where all else is in place: an older version of this
+// program did not add it, or somebody has removed it.
 func (w *work) pinLate() {
 	if w.DryRun || w.Phase != PhasePostStart || len(w.trace.Plan.Steps) > 0 || cuda.Pinned(w.container) {
 		return
@@ -163,7 +165,7 @@ func (w *work) pinLate() {
 	w.pin()
 }
 
-// verify decides: what the installer said proves nothing.
+// verify checks the installed driver: what the installer said proves nothing.
 func (w *work) verify(ctx context.Context) (string, error) {
 	p := w.trace.Plan
 	w.pin() // what is adopted was not installed here

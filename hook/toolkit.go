@@ -70,9 +70,9 @@ func cudaWant(s config.Settings, wanted version.Driver, arch string) cuda.Want {
 	}
 }
 
-// toolkit brings the wanted CUDA toolkit into the container. What it has put
-// there is recorded as it goes, so that a run that is killed or fails leaves a
-// note for the next one and for uninstall.
+// toolkit installs the wanted CUDA toolkit in the container. The record is written
+// after each part, so that the next run and uninstall know what a killed run has
+// installed.
 func (w *work) toolkit(ctx context.Context) (string, error) {
 	want := cudaWant(w.Settings, w.trace.Plan.Wanted, w.trace.Facts.Host.Arch)
 	want.Proxy = proxy(w.HostRoot, w.log)
@@ -107,7 +107,7 @@ func (w *work) toolkit(ctx context.Context) (string, error) {
 
 func (w *work) saveToolkit(in cuda.Installed) error { return w.save(&w.next.Toolkit, in) }
 
-// proxy is what downloads go through when the environment names none.
+// proxy is the proxy for downloads that Proxmox VE's datacenter.cfg names.
 func proxy(hostRoot string, log say.Log) string {
 	proxy, err := pve.HTTPProxy(hostRoot)
 	if err != nil {

@@ -20,8 +20,9 @@ var turnWait = 2 * time.Minute
 // the disk. With all at once the first would be done as late as the last.
 func turns() int { return min(max(runtime.NumCPU()/2, 2), 6) }
 
-// turn waits until few enough installations run on this node. Its wait does not
-// count against any time-out of the installation. A nil lock is a turn without one.
+// turn waits until few enough installations run on this node. The wait does not count
+// for the time-out of the installation. After turnWait it returns no lock: then one
+// more installation runs.
 func (r *run) turn(ctx context.Context) (*lock.Lock, error) {
 	began, said := time.Now(), false
 	for {

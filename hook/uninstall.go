@@ -95,8 +95,8 @@ func (f Facts) driver() version.Driver {
 	return f.Deep.Found.Log
 }
 
-// leaveStep does one step of an uninstallation.
-func (w *work) leaveStep(ctx context.Context, step Step) (string, error) {
+// uninstallStep does one step of an uninstallation.
+func (w *work) uninstallStep(ctx context.Context, step Step) (string, error) {
 	arch := w.trace.Facts.Host.Arch
 	switch step {
 	case StepDockerRemove:
@@ -106,7 +106,7 @@ func (w *work) leaveStep(ctx context.Context, step Step) (string, error) {
 	case StepPackagesRemove:
 		return w.removePackages(ctx)
 	case StepUninstall:
-		// From here on nothing is claimed. The toolkit, if any, is gone by now.
+		// From here on the record claims nothing. The toolkit, if any, is gone by now.
 		if err := record.Remove(w.container); err != nil {
 			return "", err
 		}

@@ -52,8 +52,8 @@ func talk(ctx context.Context) (*systemd.Conn, error) {
 	return conn, nil
 }
 
-// known reports whether systemd has such a unit, at the price of one stat: a
-// transient unit has its file there from start to end.
+// known reports whether systemd has such a unit. A transient unit has a file there
+// from its start to its end, and looking for it is quick.
 func (u unit) known() bool {
 	_, err := os.Stat("/run/systemd/transient/" + u.service())
 	return err == nil
@@ -127,7 +127,7 @@ func stateOf(ctx context.Context, conn *systemd.Conn, service string) string {
 	return word
 }
 
-// stateNow is stateOf for who has no connection yet.
+// stateNow is stateOf over a connection of its own.
 func stateNow(ctx context.Context, service string) (state string) {
 	withSystemd(ctx, func(ctx context.Context, conn *systemd.Conn) { state = stateOf(ctx, conn, service) })
 	return state

@@ -1,6 +1,6 @@
-// Package after lets what runs in a container have a driver that was just put
-// there: a program keeps the libraries with which it was started. Services are
-// restarted by the container's own systemd, commands of the user are run, or the
+// Package after makes the programs in a container use the driver that was just
+// installed there: a program keeps the libraries with which it was started. The
+// container's own systemd restarts services, commands of the user are run, or the
 // container is rebooted. Nothing here undoes or fails an installation.
 package after
 
@@ -113,7 +113,7 @@ func (d *Done) look(ctx context.Context, j Job) inuse.Use {
 	return use
 }
 
-// still says what uses another driver in spite of all.
+// still says what uses another driver in the end.
 func (d *Done) still(j Job) {
 	for _, h := range d.Old {
 		j.Log.Warnf("%s; restart it, or the container: pct reboot %d", h, j.VMID)
@@ -146,7 +146,7 @@ func (d *Done) withoutSystemd(c Container, j Job, use inuse.Use) {
 
 // Advice is for a container without systemd, whose programs were started before the driver was there.
 func Advice(vmid int, v version.Driver) string {
-	return fmt.Sprintf("the container has no systemd: its programs have driver %s after a reboot of it (pct reboot %d, or reboot = true below [after])", v, vmid)
+	return fmt.Sprintf("the container has no systemd: its programs use driver %s only after its reboot (pct reboot %d, or reboot = true below [after])", v, vmid)
 }
 
 // Systemd reports whether systemd is the container's init, as sd_booted(3) does.

@@ -188,6 +188,6 @@ func (d *Done) nested(ctx context.Context, c Container, use inuse.Use) {
 		}
 	}
 	if untried > 0 {
-		d.Failed = append(d.Failed, fmt.Sprintf("%d more of its containers are not restarted: the %s for all of them are over", untried, restartLimit))
+		d.Failed = append(d.Failed, fmt.Sprintf("%d more containers in it were not restarted: the time for all of them, %s, is over", untried, restartLimit))
 	}
 }

@@ -32,8 +32,8 @@ type containers struct {
 }
 
 func (a *app) containers(conf *config.Config) *containers {
-	// What is wrong with the settings of no container in particular is said in
-	// the row of each; where the files lie holds in any case.
+	// Mistakes in the settings are told in the row of each container. The folders are
+	// known in any case.
 	s, _ := conf.For(0)
 	guests, _ := pve.Guests(a.host.Root) // without Proxmox VE there are none
 	c := &containers{s.Paths.LXC, map[int]string{}, map[int]error{}, pve.Standings(a.host.Root, guests, conf)}
@@ -56,7 +56,7 @@ func (c *containers) followed() []int {
 	return slices.DeleteFunc(c.known(), func(id int) bool { return c.standing[id] != pve.Follows })
 }
 
-// there reports whether the node has the container.
+// there reports whether this node has the container.
 func (c *containers) there(vmid int) bool {
 	if _, ok := c.names[vmid]; ok {
 		return true
@@ -65,8 +65,8 @@ func (c *containers) there(vmid int) bool {
 	return err == nil
 }
 
-// missing says that the node has no such container, and which has it; nil when
-// this one has. An error names the VMID, as it may be about one of many.
+// missing is the error that this node does not have the container, and which node
+// has; nil when this one has it. It names the VMID, as it may be about one of many.
 func (c *containers) missing(vmid int) error {
 	switch away := c.others[vmid]; {
 	case c.there(vmid):

@@ -84,7 +84,7 @@ func Refresh(ctx context.Context, c Container, installed version.Driver) ([]stri
 	all := Stale(c, installed)
 	for i, file := range all {
 		if limited.Err() != nil {
-			failed = append(failed, fmt.Errorf("%d more CDI specifications are not made: the %s for all of them are over", len(all)-i, refreshLimit))
+			failed = append(failed, fmt.Errorf("%d more CDI specifications were not made: the time for all of them, %s, is over", len(all)-i, refreshLimit))
 			break
 		}
 		if !Present(c) {

@@ -67,10 +67,9 @@ func remove(c *lxc.Container, log say.Log, names []string) {
 	}
 }
 
-// recorded are the files of a record that are still as it names them. After the
-// driver's own uninstaller has done its work (done), that is only believed of
-// files with the version in their name: others may be what it has put back,
-// which was there before the driver came.
+// recorded are the files of a record that are still as it names them. When the
+// driver's own uninstaller has run (done), only files with the version in their name
+// count: others may be what it has put back, which was there before the driver.
 func recorded(c *lxc.Container, in *record.Installed, keep version.Driver, done bool) []string {
 	if in == nil || in.Version == keep {
 		return nil
@@ -88,10 +87,9 @@ func recorded(c *lxc.Container, in *record.Installed, keep version.Driver, done 
 	return left
 }
 
-// removeTraces takes away what an installation that was killed early leaves
-// where no uninstaller came to be: links that lead nowhere, and the log that
-// names what was begun. An installer needs that log to clean up, so it stays
-// when one is to follow.
+// removeTraces removes what is left of an installation that was killed before it had
+// an uninstaller: links that lead nowhere, and the log. It is not called when an
+// installer is to follow, which needs that log to clean up.
 func removeTraces(c *lxc.Container, arch string, log say.Log) {
 	removeFolders(c)
 	gone := []string{installerState + "/log", installerState + "/dirs", installerState}

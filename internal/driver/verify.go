@@ -17,9 +17,9 @@ import (
 )
 
 // Files checks that every file that a job promises is in the container with the
-// size that it has in the tree, and every link leads where it should, and returns
-// them: those of the manifest of which it is sure, and those that the installer
-// has noted down as installed.
+// size that it has in the tree, and that every link leads where it should. It returns
+// them: those of the manifest whose place is known, and those that the installer has
+// noted.
 func Files(c *lxc.Container, j Job) ([]record.File, error) {
 	m, err := j.Manifest()
 	if err != nil {
@@ -30,7 +30,7 @@ func Files(c *lxc.Container, j Job) ([]record.File, error) {
 		return nil, err
 	}
 	found := check{c: c, tree: j.Tree, m: m}
-	found.sure(dir, m.UserSpace(false, j.Options()...))
+	found.fixed(dir, m.UserSpace(false, j.Options()...))
 	if slices.Contains(j.capabilities(), runfile.Compat32) {
 		narrow := m.UserSpace(true, j.Options()...)
 		dir, err := libdir(c, libdirs32, m.Version)
@@ -38,7 +38,7 @@ func Files(c *lxc.Container, j Job) ([]record.File, error) {
 			return nil, hint.Errorf("set the container up for 32-bit programs first (on Debian: dpkg --add-architecture i386, then install libc6:i386), or take compat32 out of capabilities",
 				"the 32-bit libraries of driver %s are wanted but not installed", m.Version)
 		}
-		found.sure(dir, narrow)
+		found.fixed(dir, narrow)
 	}
 	found.noted()
 	if len(found.wrong) > 0 {
@@ -69,8 +69,8 @@ type check struct {
 	wrong []string
 }
 
-// sure looks at entries whose place is certain.
-func (k *check) sure(dir string, entries []runfile.Entry) {
+// fixed looks at the entries whose place is known.
+func (k *check) fixed(dir string, entries []runfile.Entry) {
 	for _, e := range entries {
 		dest, ok := k.m.InstalledAt(e, dir)
 		if !ok {
@@ -88,9 +88,8 @@ func (k *check) sure(dir string, entries []runfile.Entry) {
 // slim are folders that people empty to make a container smaller.
 var slim = []string{"/usr/share/doc/", "/usr/share/man/"}
 
-// noted looks at what the installer has noted down beside that: files whose place
-// the container decides. The notes are claims, so only names count that the
-// manifest has too.
+// noted looks at the other files that the installer has noted: their place depends on
+// the container. The notes are claims, so only names count that the manifest has too.
 func (k *check) noted() {
 	seen := map[string]bool{}
 	for _, f := range k.files {
@@ -181,9 +180,9 @@ func libdir(c *lxc.Container, dirs []string, v version.Driver) (string, error) {
 		"driver %s is not installed: there is no %s in %s", v, name, strings.Join(dirs, ", "))
 }
 
-// taken is how many bytes the driver takes that is removed before another is
+// taken is the size in bytes of the driver that is removed before another is
 // installed: the files of the record, and libraries that no record names, such as
-// those of an installation that was killed.
+// those of a killed installation.
 func taken(c *lxc.Container, arch string, in *record.Installed) int64 {
 	sizes := map[string]int64{} // -1: whatever it has
 	if in != nil {

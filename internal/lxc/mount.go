@@ -60,7 +60,7 @@ func (c *Container) UnmountTree(ctx context.Context, target string) error {
 		for range unmountMost {
 			fd, err := c.resolve(c.root, target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 			if err != nil {
-				return there(err)
+				return ignoreMissing(err)
 			}
 			ours, err := c.isOurs(fd)
 			if err == nil && ours {

@@ -25,7 +25,7 @@ func (c *Container) Remove(name string) error {
 				err = c.unlink(dir, last, unix.AT_REMOVEDIR)
 			}
 		}
-		return there(err)
+		return ignoreMissing(err)
 	}))
 }
 
@@ -35,11 +35,11 @@ func (c *Container) RemoveAll(name string) error {
 	return pathError("remove", name, c.as(func() error {
 		dir, last, err := c.parent(name)
 		if err != nil {
-			return there(err)
+			return ignoreMissing(err)
 		}
 		defer unix.Close(dir)
 		left := removeEntries
-		return there(c.removeAll(dir, last, removeDepth, &left))
+		return ignoreMissing(c.removeAll(dir, last, removeDepth, &left))
 	}))
 }
 
@@ -49,7 +49,7 @@ func (c *Container) removeAll(dir int, name string, depth int, left *int) error 
 	}
 	err := c.unlink(dir, name, 0)
 	if !errors.Is(err, unix.EISDIR) {
-		return there(err)
+		return ignoreMissing(err)
 	}
 	if depth == 0 {
 		return fmt.Errorf("folders nest deeper than %d", removeDepth)
@@ -61,7 +61,7 @@ func (c *Container) removeAll(dir int, name string, depth int, left *int) error 
 			unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_SYMLINKS)
 	})
 	if err != nil {
-		return there(err)
+		return ignoreMissing(err)
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
@@ -70,7 +70,7 @@ func (c *Container) removeAll(dir int, name string, depth int, left *int) error 
 			return err
 		}
 		if err = c.unlink(dir, name, unix.AT_REMOVEDIR); !errors.Is(err, unix.ENOTEMPTY) {
-			return there(err)
+			return ignoreMissing(err)
 		}
 	}
 	return err
@@ -129,8 +129,8 @@ func (c *Container) access(dir int, fn func() (int, error)) (int, error) {
 	return n, errors.Join(err, identity(nil, c.uid, c.gid))
 }
 
-// there drops the error that says that there was nothing.
-func there(err error) error {
+// ignoreMissing returns nil for an error that says that there is nothing.
+func ignoreMissing(err error) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}

@@ -9,8 +9,9 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 )
 
-// forRoot are those that say what is not true, or fail halfway, when they cannot
-// read or change the cluster file system, the state folder, the cache and containers.
+// forRoot are the commands that need root. Without it they could not read or change
+// the cluster file system, the state folder, the cache and containers: they would say
+// what is not true, or fail halfway.
 var forRoot = append([]string{"apply", "replay", "uninstall", "setup", "enable", "disable",
 	"cache fetch", "cache add", "cache verify", "cache prune"}, lookingInside...)
 
