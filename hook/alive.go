@@ -3,7 +3,6 @@ package hook
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
@@ -42,30 +41,4 @@ func whileAlive(ctx context.Context, alive func() bool, f func(context.Context) 
 		return hint.Wrap(errGone, "the next start does it again")
 	}
 	return err
-}
-
-// interrupted is the error of a run that was told to end, or whose time was over. Its
-// text names what the run was doing, without the library's "context canceled".
-type interrupted struct{ error }
-
-func (i interrupted) Unwrap() error { return i.error }
-
-func (i interrupted) Error() string {
-	text := i.error.Error()
-	for _, ended := range []error{context.Canceled, context.DeadlineExceeded} {
-		if text == ended.Error() {
-			return "interrupted"
-		}
-		text = strings.ReplaceAll(text, ": "+ended.Error(), "")
-	}
-	return "interrupted: " + text
-}
-
-// plainly says in plain words that an error comes from the end of ctx. A worker has
-// done so with its own.
-func plainly(ctx context.Context, err error) error {
-	if ctx.Err() == nil || errors.As(err, new(interrupted)) || errors.As(err, new(*failure)) || !errors.Is(err, ctx.Err()) {
-		return err
-	}
-	return interrupted{err}
 }

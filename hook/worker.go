@@ -52,35 +52,6 @@ type report struct {
 	Failure *failure `json:",omitempty"`
 }
 
-// failure is an error that came from another process.
-type failure struct {
-	Text, Advice string
-	Refused      bool // nothing was tried
-	Interrupted  bool // whoever waits for the run has ended it
-}
-
-func (f *failure) Error() string { return f.Text }
-
-// Is lets errors.Is find an interruption.
-func (f *failure) Is(target error) bool { return f.Interrupted && target == context.Canceled }
-
-func failureOf(err error) *failure {
-	if err == nil {
-		return nil
-	}
-	return &failure{err.Error(), hint.Of(err), errors.As(err, new(*refusal)), errors.Is(err, context.Canceled)}
-}
-
-// refusal marks an error before which nothing was tried.
-type refusal struct{ error }
-
-func (r *refusal) Unwrap() error { return r.error }
-
-func refused(err error) bool {
-	var f *failure
-	return errors.As(err, new(*refusal)) || errors.As(err, &f) && f.Refused
-}
-
 // runWorker has a worker do an order. The error is an ErrUnconcluded when there
 // is no report that can be trusted, else what is to be said besides it.
 func runWorker(ctx context.Context, o order, out io.Writer) (*report, error) {
