@@ -5,13 +5,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"math/bits"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -49,8 +49,8 @@ func (w *work) around(f Facts) []string {
 	add := func(what string, value any) { found = append(found, fmt.Sprint(what, " ", value)) }
 	// By content: the file is written anew at each stop.
 	for _, name := range []string{fmt.Sprintf("etc/pve/lxc/%d.conf", w.Settings.VMID), "etc/resolv.conf", "proc/net/route"} {
-		if text := readHost(w.host.Path(name)); text != nil {
-			add(name, shortSum(text))
+		if text, err := host.ReadSmall(w.host.Path(name)); err == nil {
+			add(name, shortSum([]byte(text)))
 		}
 	}
 	if wanted, refused := wantedVersion(w.Settings, f.Host); refused == nil {
@@ -78,18 +78,4 @@ func (w *work) around(f Facts) []string {
 		add("room", bits.Len64(uint64(free)>>26)) // 64 MiB
 	}
 	return found
-}
-
-// readHost reads a small file of the host, nil when it is not there.
-func readHost(name string) []byte {
-	file, err := os.Open(name)
-	if err != nil {
-		return nil
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, 1<<20))
-	if err != nil {
-		return nil
-	}
-	return text
 }

@@ -34,10 +34,9 @@ type Cmd struct {
 
 // Result is how a command ended.
 type Result struct {
-	Code    int // exit status; 128+n for a signal; 127 not found, 126 not executable
-	Stdout  []byte
-	Stderr  []byte
-	Elapsed time.Duration
+	Code   int // exit status; 128+n for a signal; 127 not found, 126 not executable
+	Stdout []byte
+	Stderr []byte
 }
 
 // LastLine is the last line that the command printed, on stderr if it printed there,
@@ -116,7 +115,6 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	// The kernel kills lxc-attach when the thread that started it ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	begin := time.Now()
 	limited, cancel := context.WithTimeoutCause(ctx, cmd.Timeout, fmt.Errorf("%w: %s", ErrDeadline, cmd.Timeout))
 	defer cancel()
 	attach, err := c.attachWithin(limited, cmd, leaf, v1, out)
@@ -151,7 +149,7 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 		_ = leaf.remove() // a daemon may run in it
 	}
 	out.finish()
-	res := Result{Code: -1, Stdout: out.stdout.tail(), Stderr: out.stderr.tail(), Elapsed: time.Since(begin)}
+	res := Result{Code: -1, Stdout: out.stdout.tail(), Stderr: out.stderr.tail()}
 	switch {
 	case why != nil:
 		return res, why
