@@ -41,18 +41,26 @@ var always = map[hook.Step]string{
 func inWords(t hook.Trace, p hook.Plan) []string {
 	var words []string
 	for _, step := range p.Steps {
-		words = append(words, cmp.Or(always[step], stepInWords(t, p, step), string(step)))
+		if w := cmp.Or(always[step], stepInWords(t, p, step)); w != "" {
+			words = append(words, w)
+		}
 	}
 	return words
 }
 
+// stepInWords says what a step does, "" when it does nothing.
 func stepInWords(t hook.Trace, p hook.Plan, step hook.Step) string {
-	s, leaving := t.Settings, t.Phase == hook.PhaseUninstall
+	s, c, leaving := t.Settings, t.Facts.Container, t.Phase == hook.PhaseUninstall
 	switch step {
 	case hook.StepFetch:
 		return fmt.Sprintf("take %s from the cache %s, after fetching, verifying and unpacking it if it is not there", cache.FileName(p.Wanted, t.Facts.Host.Arch), s.Cache.Dir)
+	case hook.StepShare:
+		return fmt.Sprintf("lead the container's programs to the shared driver %s: links, and a file for ldconfig", p.Wanted)
 	case hook.StepUninstall:
-		there := t.Facts.Container.Recorded
+		if c.SetUp && (leaving || !c.Share) {
+			return "take away what leads the container's programs to the shared driver"
+		}
+		there := c.Recorded
 		if there == "" && t.Facts.Deep != nil {
 			there = t.Facts.Deep.Found.Version()
 		}
@@ -60,13 +68,21 @@ func stepInWords(t hook.Trace, p hook.Plan, step hook.Step) string {
 		if there != "" {
 			old = "driver " + string(there)
 		}
-		return "remove " + old + " from the container, without touching kernel modules"
+		w := "remove " + old + " from the container, without touching kernel modules"
+		if c.Share && !leaving {
+			w = "see that the shared driver works in the container, then " + w
+		}
+		return w
 	case hook.StepInstall:
 		return fmt.Sprintf("run the installer of driver %s in the container (%s)", p.Wanted, delivery(s.Install.Deliver))
 	case hook.StepVerify:
 		switch {
 		case leaving:
 			return "check that nothing of a driver is left"
+		case c.Share && p.Verify == "files":
+			return ""
+		case c.Share:
+			return fmt.Sprintf("check that nvidia-smi of the shared driver says %s", p.Wanted)
 		case p.Verify == "files":
 			return "check that every file of the driver is there with its size"
 		}
@@ -83,7 +99,7 @@ func stepInWords(t hook.Trace, p hook.Plan, step hook.Step) string {
 		}
 		return "record in the container what is installed"
 	}
-	return ""
+	return string(step)
 }
 
 func delivery(deliver string) string {
