@@ -69,7 +69,7 @@ func changes(then, now Plan) []Change {
 	}
 	compare("refused", func(p Plan) string { return yes(p.Refused) })
 	compare("wanted", func(p Plan) string { return string(p.Wanted) })
-	compare("steps", func(p Plan) string { return strings.Trim(fmt.Sprint(p.Steps), "[]") })
+	compare("steps", func(p Plan) string { return strings.ReplaceAll(strings.Trim(fmt.Sprint(p.Steps), "[]"), " ", ", ") })
 	compare("verify", func(p Plan) string { return p.Verify })
 	compare("adopt", func(p Plan) string { return yes(p.Adopt) })
 	compare("held", func(p Plan) string { return yes(p.Held) })
