@@ -83,7 +83,7 @@ func TestServicesHaveTheDriverAfterAStart(t *testing.T) {
 	n.configure("[after]\nrestart = \"never\"\nrun = [[\"sh\", \"-c\", \"echo $0 >>/root/ran\", \"a b\"], [\"false\"]]\n")
 	said = g.postStart(0)
 	require.Contains(t, said, "plain.service still uses driver "+older+"; restart it, or the container: pct reboot 101")
-	require.Contains(t, said, "after.run: false ends with status 1")
+	require.Contains(t, said, "after.run: false: exit status 1")
 	require.Equal(t, "a b", g.sh("cat /root/ran"))
 	g.holds(newer)
 	require.Regexp(t, `(?m)^! 101 .*plain\.service still uses driver `+older, n.run(0, "status", "101"))

@@ -82,7 +82,7 @@ func (r *run) split(ctx context.Context) (here, later []Step) {
 func (r *run) handOver(ctx context.Context) error {
 	program, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find this program for the background: %w", err)
+		return fmt.Errorf("find the path of this program: %w", err)
 	}
 	file := envFile(r.settings.Paths.Run, r.trace.VMID)
 	if err := writeEnv(file, os.Environ()); err != nil {
@@ -98,7 +98,7 @@ func (r *run) handOver(ctx context.Context) error {
 		return err
 	}
 	if !started {
-		r.Log.Infof("unit %s is at work already", u.name())
+		r.Log.Infof("unit %s is already running", u.name())
 	}
 	r.handed = true
 	return nil

@@ -61,7 +61,7 @@ func (r *run) notify(ctx context.Context) {
 	case t.Plan.Held, t.Bad() && t.Reason == was.Told, !t.Bad() && was.Told == "":
 		return
 	case len(was.Sent) >= mailsMost:
-		r.Log.Infof("root is not mailed: it got %d mails about this container in a day", mailsMost)
+		r.Log.Infof("no mail is sent to root: it got %d mails about this container within a day", mailsMost)
 		return
 	}
 	if _, err := os.Stat(mailer); errors.Is(err, fs.ErrNotExist) {

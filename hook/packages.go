@@ -40,7 +40,7 @@ func (w *work) packages(ctx context.Context) (string, error) {
 	}
 	had, err := recorded[cuda.Installed](w.next.Packages)
 	if err != nil {
-		w.log.Warnf("%v; it counts for nothing", err)
+		w.log.Warnf("%v; that part is ignored", err)
 	}
 	save := func(in cuda.Installed) error { return w.save(&w.next.Packages, in) }
 	in, err := cuda.AddPackages(ctx, w.container, cuda.Want{

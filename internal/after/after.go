@@ -169,7 +169,7 @@ func Commands(ctx context.Context, c Container, run [][]string, limit time.Durat
 		case res.Code == 127:
 			failed = append(failed, hint.Errorf("see run below [after]", "after.run: there is no %s in the container", name))
 		case res.Code != 0:
-			failed = append(failed, fmt.Errorf("after.run: %s ends with status %d: %s", name, res.Code, res.LastLine()))
+			failed = append(failed, fmt.Errorf("after.run: %s: %w", name, res.Err()))
 		}
 		if ctx.Err() != nil || errors.Is(err, lxc.ErrNotRunning) {
 			break
@@ -195,9 +195,9 @@ func Reboot(ctx context.Context, c Container) error {
 	case errors.Is(err, lxc.ErrNotRunning):
 		return nil
 	case err == nil && res.Code == 127:
-		err = errors.New("it has no program reboot")
+		err = errors.New("it has no reboot program")
 	case err == nil && res.Code != 0:
-		err = fmt.Errorf("%s ends with status %d: %s", strings.Join(argv, " "), res.Code, res.LastLine())
+		err = fmt.Errorf("%s: %w", strings.Join(argv, " "), res.Err())
 	}
 	if err != nil {
 		return hint.Wrap(fmt.Errorf("reboot the container from inside: %w", err), "pct reboot VMID on the host")

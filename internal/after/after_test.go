@@ -239,7 +239,7 @@ func TestCommandsOfTheUser(t *testing.T) {
 	}, time.Second)
 	require.Equal(t, "a b $HOME\nlast\n", g.read("root/ran"))
 	require.ErrorContains(t, err, "there is no /root/nowhere in the container")
-	require.ErrorContains(t, err, "sh -c echo no GPU >&2; exit 3 ends with status 3: no GPU")
+	require.ErrorContains(t, err, "sh -c echo no GPU >&2; exit 3: exit status 3: no GPU")
 	require.ErrorIs(t, err, lxc.ErrDeadline)
 	require.NotContains(t, g.run("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"), "sleep 1000")
 	require.NoError(t, Commands(t.Context(), g.in, nil, time.Second))
@@ -263,7 +263,7 @@ func TestTheContainerRebootsFromInside(t *testing.T) {
 	t.Run("application", func(t *testing.T) {
 		g := start(t, lab.Spec{VMID: 102})
 		err := Reboot(t.Context(), g.in)
-		require.ErrorContains(t, err, "it has no program reboot")
+		require.ErrorContains(t, err, "it has no reboot program")
 		// What the reboot of sysvinit and busybox does when told -f: reboot(2), number 169.
 		g.write("usr/local/bin/reboot", "#!/usr/bin/perl\nsyscall(169, 0xfee1dead, 672274793, 0x1234567, 0); die $!;\n")
 		reboots(g)

@@ -95,8 +95,8 @@ func (s service) programs() []string {
 func show(ctx context.Context, c Container, names ...string) ([]service, error) {
 	args := append([]string{"systemctl", "show", "--no-pager", "--property=Id,LoadState,ActiveState,Result,ExecStart", "--"}, names...)
 	res, err := c.Run(ctx, lxc.Cmd{Args: args, Env: []string{"LC_ALL=C"}, Timeout: showLimit, Keep: 4 << 20})
-	if err == nil && res.Code != 0 {
-		err = fmt.Errorf("systemctl show ends with status %d: %s", res.Code, res.LastLine())
+	if err == nil {
+		err = res.Err()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ask the container's systemd for its services: %w", err)

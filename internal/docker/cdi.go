@@ -109,7 +109,7 @@ func generate(ctx context.Context, c Container, file string, installed version.D
 		if text, rerr := c.ReadFile(file, cdiLimit); rerr != nil {
 			err = rerr
 		} else if stale(string(text), installed) {
-			err = errors.New("it names libraries of another driver still")
+			err = errors.New("it still names libraries of another driver")
 		}
 	}
 	if err != nil {

@@ -117,7 +117,7 @@ func Setup(ctx context.Context, c Container, j Job) (Installed, error) {
 		j.Log.Infof("the container has neither Docker nor podman yet: the toolkit is set up for them at the next start after they are installed")
 	}
 	if !j.GPU {
-		j.Log.Infof("no CDI specification is made: no GPU has answered")
+		j.Log.Infof("no CDI specification is made, since nvidia-smi was not run")
 		in.OK = true
 		return in, nil
 	}
@@ -173,7 +173,7 @@ func run(ctx context.Context, c Container, argv ...string) (string, error) {
 		return "", err
 	}
 	if res.Code != 0 {
-		return "", fmt.Errorf("%s ends with status %d: %s", strings.Join(argv, " "), res.Code, complaint(res))
+		return "", fmt.Errorf("%s: exit status %d: %s", strings.Join(argv, " "), res.Code, complaint(res))
 	}
 	return string(res.Stdout), nil
 }

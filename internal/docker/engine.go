@@ -60,7 +60,7 @@ func addRuntime(ctx context.Context, c Container) (added bool, err error) {
 		return false, fmt.Errorf("add NVIDIA's runtime to Docker's configuration: %w", err)
 	}
 	if !hasRuntime(c) {
-		return false, errors.New("add NVIDIA's runtime to Docker's configuration: nvidia-ctk has not done it")
+		return false, errors.New("add NVIDIA's runtime to Docker's configuration: nvidia-ctk has not added it")
 	}
 	return true, reload(ctx, c)
 }
@@ -73,7 +73,7 @@ func removeRuntime(ctx context.Context, c Container) error {
 		return err
 	}
 	if conf["default-runtime"] == runtime {
-		return hint.Errorf("take default-runtime out of it, and the runtime nvidia", "%s names nvidia as its default: it is left as it is", daemonFile)
+		return hint.Errorf("take default-runtime out of it, and the runtime nvidia", "%s names nvidia as the default runtime, so it is not changed", daemonFile)
 	}
 	runtimes, _ := conf["runtimes"].(map[string]any)
 	if runtimes[runtime] == nil {

@@ -207,7 +207,7 @@ func TestAToolkitOfTheUsersOwnFollowsToo(t *testing.T) {
 	require.NoError(t, os.Remove(filepath.Join(g.Root, "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1")))
 	was := g.read("/run/cdi/mine.json")
 	_, err = Refresh(ctx, g.in, "595.1")
-	require.ErrorContains(t, err, "make the CDI specification /run/cdi/mine.json: /usr/bin/nvidia-ctk cdi generate --output=/run/cdi/mine.json ends with status 1: failed to generate CDI spec")
+	require.ErrorContains(t, err, "make the CDI specification /run/cdi/mine.json: /usr/bin/nvidia-ctk cdi generate --output=/run/cdi/mine.json: exit status 1: failed to generate CDI spec")
 	require.Equal(t, was, g.read("/run/cdi/mine.json"))
 
 	// One who broke Docker's configuration is told so, and it is not touched.

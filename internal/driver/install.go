@@ -96,7 +96,7 @@ func enough(c *lxc.Container, name string, need int64, what string) error {
 	need = max(need, 0)
 	free, err := c.Free(name)
 	if err != nil {
-		return fmt.Errorf("ask for the room on the container's disk: %w", err)
+		return fmt.Errorf("read the free space of the container's disk: %w", err)
 	}
 	if free < uint64(need)+spare {
 		return hint.Errorf(fmt.Sprintf("make room in the container or enlarge its disk by at least %s (pct resize)", say.Bytes(need+spare-int64(free))),

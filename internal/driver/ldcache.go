@@ -113,7 +113,7 @@ func inLoaderCache(raw []byte, name, arch string) ([]string, error) {
 		raw = raw[end:]
 	}
 	if !bytes.HasPrefix(raw, []byte(cacheMagic)) {
-		return nil, errors.New("it has an unknown form")
+		return nil, errors.New("its format is not known")
 	}
 	if len(raw) < cacheHeader {
 		return nil, errors.New("it is cut off in its header")

@@ -28,7 +28,7 @@ func initPid(ctx context.Context, lxcPath, name string) (int, error) {
 	case asked == nil:
 		return pid, nil
 	case errors.Is(asked, errImpostor), errors.Is(asked, errUnseen):
-		return 0, hint.Wrap(asked, "look for who has it: ss -xlp | grep "+name+"/command")
+		return 0, hint.Wrap(asked, "see which process has it: ss -xlp | grep "+name+"/command")
 	}
 	ctx, cancel := context.WithTimeout(ctx, infoLimit)
 	defer cancel()

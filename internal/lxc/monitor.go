@@ -29,7 +29,7 @@ const cgroupMost = unix.PathMax
 // errImpostor means that the process which listens at a container's command socket
 // is not its monitor. LXC's own programs do not check that, so they must not be
 // used then either. It is an ErrNotRunning too.
-var errImpostor = fmt.Errorf("%w: its command socket is another's", ErrNotRunning)
+var errImpostor = fmt.Errorf("%w: its command socket belongs to another process", ErrNotRunning)
 
 // errNobody means that nobody listens there, or no longer.
 var errNobody = fmt.Errorf("%w: nobody listens at its command socket", ErrNotRunning)
@@ -189,7 +189,7 @@ func receive(fd int, data []byte) (seen bool, err error) {
 func checkMonitor(oob []byte) error {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil || len(messages) != 1 {
-		return errors.New("it is not known who has answered")
+		return errors.New("it does not say who has answered")
 	}
 	sender, err := unix.ParseUnixCredentials(&messages[0])
 	if err != nil {

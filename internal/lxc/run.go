@@ -33,6 +33,14 @@ type Result struct {
 	Stderr []byte
 }
 
+// Err is nil for exit status 0. Else it names the status and the last line.
+func (r Result) Err() error {
+	if r.Code == 0 {
+		return nil
+	}
+	return fmt.Errorf("exit status %d: %s", r.Code, r.LastLine())
+}
+
 // LastLine is the last line that the command printed, on stderr if it printed there,
 // made harmless by say.Clean.
 func (r Result) LastLine() string {
