@@ -91,7 +91,7 @@ func (r *run) handOver(ctx context.Context) error {
 	u := unit{r.trace.VMID}
 	started, err := u.start(ctx, file, program, strconv.Itoa(r.trace.VMID), string(r.trace.Phase))
 	if err != nil && ctx.Err() != nil {
-		// Whoever stops the hook means all of its work.
+		// The caller stops the hook, and so the unit too.
 		u.stop(context.WithoutCancel(ctx))
 	}
 	if err != nil {
@@ -128,7 +128,7 @@ func (r *run) follows() string {
 	return "what its libraries need of the distribution"
 }
 
-// queued says who would have to wait for a hook that takes long, "" when nobody
+// queued says what would have to wait for a hook that takes long, "" when nothing
 // has to: Proxmox VE starts the guests of a booting node one after another (PVE
 // 8) or few at once, and its HA manager has four workers for all its services.
 // The container itself runs by now and gains nothing by our waiting.

@@ -34,8 +34,8 @@ type State struct {
 	Devices []string // what is wrong with its GPUs
 }
 
-// Glance looks at a container without changing anything, waiting for nobody and
-// starting no process in it. It needs of o Config and Host.
+// Glance looks at a container. It changes nothing, takes no lock and starts no process
+// in the container. It needs of o Config and Host.
 func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 	settings, err := o.Config.For(vmid)
 	w := &work{order: order{Settings: settings, HostRoot: o.Host.Root}, host: o.Host}
@@ -51,8 +51,7 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 		err = errors.Join(err, lastErr)
 	}
 	f := Facts{Now: time.Now()}
-	// Also with mistakes in its settings it is told whether it runs: then a start
-	// has been refused, or apply is to say so.
+	// This is told in spite of mistakes in its settings.
 	var opened error
 	if w.container, opened = lxc.Open(ctx, settings.Paths.LXC, vmid); opened == nil {
 		defer w.container.Close()

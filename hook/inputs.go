@@ -47,7 +47,7 @@ func shortSum(data []byte) string {
 func (w *work) around(f Facts) []string {
 	var found []string
 	add := func(what string, value any) { found = append(found, fmt.Sprint(what, " ", value)) }
-	// By content: the file is written anew at each stop.
+	// By content, since Proxmox VE writes the file again at each stop.
 	for _, name := range []string{fmt.Sprintf("etc/pve/lxc/%d.conf", w.Settings.VMID), "etc/resolv.conf", "proc/net/route"} {
 		if text, err := host.ReadSmall(w.host.Path(name)); err == nil {
 			add(name, shortSum([]byte(text)))

@@ -57,7 +57,7 @@ func (w *work) reconcile(ctx context.Context) error {
 	return w.do(ctx, steps)
 }
 
-// decide makes the plan. What is dear to find out is looked at only when there is
+// decide makes the plan. The facts that take time are gathered only when there is
 // something to do.
 func (w *work) decide(ctx context.Context) {
 	decide := Decide

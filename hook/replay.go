@@ -42,7 +42,7 @@ func (t Trace) Again() Again {
 		now = unwanted(t.Settings)
 	}
 	if now.Deeper {
-		// Then nothing was to be done, so nobody looked for what is in the way.
+		// The run had nothing to do, so it did not look for what is in the way.
 		now.Steps = []Step{StepFetch, StepInstall, StepVerify, StepRecord}
 	}
 	a := Again{Plan: now, Changes: changes(t.Plan, now)}

@@ -78,8 +78,8 @@ func newRun(e Event, o Options) *run {
 	return r
 }
 
-// supervise is one run, concluded before the container's lock is given back: whoever
-// waits for the lock finds the outcome of this run.
+// supervise does one run and concludes it before it gives the container's lock back:
+// the next run finds the outcome of this one.
 func (r *run) supervise(ctx context.Context) (Trace, error) {
 	held, err := r.bring(ctx)
 	err = plainly(ctx, err)
@@ -115,8 +115,8 @@ func (r *run) bring(ctx context.Context) (held *lock.Lock, err error) {
 	}
 	for tries := 1; ; tries++ {
 		err := r.work(ctx)
-		// In a unit the container may have been started anew meanwhile. The hook of
-		// that start has found the unit at work and left it to it.
+		// The container of a unit may have been started again meanwhile. The hook of
+		// that start has found the unit at work, and has left the work to it.
 		if !r.Unit || r.trace.Ended != EndedStopped || tries == unitTries || ctx.Err() != nil {
 			return held, err
 		}
@@ -264,5 +264,5 @@ func lockFile(s config.Settings, vmid int) string {
 
 func (r *run) runs() record.Runs { return record.Runs{State: r.settings.Paths.State} }
 
-// unwanted is the plan for a container in which nobody wants a driver.
+// unwanted is the plan for a container that is to have no driver.
 func unwanted(s config.Settings) Plan { return Plan{Why: "no driver is wanted: " + s.WhyNot} }

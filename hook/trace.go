@@ -99,8 +99,8 @@ func hasOf(in *record.Installed, mounted version.Driver) Has {
 	return has
 }
 
-// secrets are the parts of the configured URLs that nobody may read: a trace is
-// shown to others when something does not work.
+// secrets are the secret parts of the configured URLs: people show a trace to others
+// when something does not work.
 func secrets(s config.Settings) []string {
 	var found []string
 	for _, text := range append([]string{s.CUDA.RepoURL}, s.Driver.URLs...) {

@@ -39,8 +39,8 @@ func haveSystemd() bool {
 	return err == nil
 }
 
-// talk connects with systemd: directly, which needs no message bus, or by the
-// bus, should a systemd to come have no socket of its own.
+// talk connects with systemd: directly, which needs no message bus, or by the bus, in
+// case a future systemd has no private socket.
 func talk(ctx context.Context) (*systemd.Conn, error) {
 	conn, err := systemd.NewSystemdConnectionContext(ctx)
 	if err != nil {

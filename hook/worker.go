@@ -39,21 +39,20 @@ type order struct {
 	Format   string
 	Request
 
-	// What the run file's fetch has brought, for partDriver. Its lock is held by
-	// whoever gave the order.
+	// For partDriver: what was fetched. The supervisor holds its lock.
 	Tree   string
 	Report runfile.Report
 }
 
-// report is what a worker tells at its end.
+// report is what a worker hands back at its end.
 type report struct {
 	Trace   Trace    // its part of it
 	Init    int      // the container's init process, 0 when it was not found
 	Failure *failure `json:",omitempty"`
 }
 
-// runWorker has a worker do an order. The error is an ErrUnconcluded when there
-// is no report that can be trusted, else what is to be said besides it.
+// runWorker makes a worker do an order. The error is an ErrUnconcluded when there is no
+// report that can be trusted. Any other error is a warning beside the report.
 func runWorker(ctx context.Context, o order, out io.Writer) (*report, error) {
 	text, err := json.Marshal(o)
 	if err != nil {
@@ -70,8 +69,7 @@ func runWorker(ctx context.Context, o order, out io.Writer) (*report, error) {
 	return told, err
 }
 
-// readReport reads what a worker has told. Its exit status must be the one that
-// follows from it.
+// readReport reads a worker's report. The exit status must agree with it.
 func readReport(said worker.Report) (*report, error) {
 	var told report
 	d := json.NewDecoder(bytes.NewReader(said.Told))
@@ -82,8 +80,8 @@ func readReport(said worker.Report) (*report, error) {
 	return &told, nil
 }
 
-// Work is the worker's main function: it reads an order, does it and tells what
-// came of it. It returns the exit status.
+// Work is the worker's main function: it reads an order, does it and reports. It
+// returns the exit status.
 func Work(ctx context.Context) int {
 	var o order
 	if err := json.NewDecoder(os.Stdin).Decode(&o); err != nil {
@@ -114,8 +112,8 @@ func Work(ctx context.Context) int {
 // errStuck means that a system call on the container's files does not return.
 var errStuck = errors.New("a system call on the container's files does not return")
 
-// soon is how long a reconciliation may take to end after it was told to. After
-// that this process ends in any case, and has a report to leave before.
+// soon is how long the work may take to end after a signal. Then this process ends in
+// any case, and leaves its report before.
 const soon = 1700 * time.Millisecond
 
 // carryOut does the order. When a call hangs in the container it is left behind.

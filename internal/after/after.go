@@ -26,14 +26,14 @@ type Container interface {
 	Pid() int
 }
 
-// Log takes what is said meanwhile.
+// Log takes the messages.
 type Log interface {
 	Infof(format string, args ...any)
 	Warnf(format string, args ...any)
 }
 
 // restartLimit is for the restart of all services together. systemd gives each one
-// 90 s to end; the start of a container shall not wait for more than one of them.
+// 90 s to end, and the start of a container must not wait for more than one of them.
 var restartLimit = 100 * time.Second
 
 // settle is how long after a restart a service must still be there. One of type
@@ -62,7 +62,7 @@ type Done struct {
 }
 
 // Restart restarts what needs the driver that was just installed, says so, and says
-// what still uses another one. Nothing is restarted that needs no GPU, but for j.Units.
+// what still uses another one. Except for j.Units, only what needs a GPU is restarted.
 func Restart(ctx context.Context, c Container, j Job) Done {
 	var d Done
 	use := d.look(ctx, j)
@@ -134,8 +134,8 @@ func (j Job) waiting(d Done) {
 	}
 }
 
-// withoutSystemd: there is nobody to ask for a restart. In a container made from an
-// OCI image the application is init, and was started before the driver was there.
+// withoutSystemd is for a container in which nothing can be restarted. In one made from
+// an OCI image the application is init, and was started before the driver was there.
 func (d *Done) withoutSystemd(c Container, j Job, use inuse.Use) {
 	d.Old = use.Old()
 	d.still(j)

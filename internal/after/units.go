@@ -164,7 +164,7 @@ func (d *Done) restart(ctx context.Context, c Container, units []string) {
 }
 
 // nested restarts containers of engines in the container that use another driver.
-// What they mount is prepared anew at each start. restartLimit is for all of them.
+// What they mount is prepared at each start. restartLimit is for all of them.
 func (d *Done) nested(ctx context.Context, c Container, use inuse.Use) {
 	limited, cancel := context.WithTimeout(ctx, restartLimit)
 	defer cancel()

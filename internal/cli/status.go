@@ -150,7 +150,7 @@ func judge(s state, known *containers) (ok bool, reason string) {
 	case known.others[s.vmid] != nil && !s.Running:
 		return false, known.others[s.vmid].Error()
 	case !known.there(s.vmid) && !s.Running:
-		// A configuration may name one that is still to be made.
+		// A configuration may name a container before it is made.
 		return s.Last == nil && standing != 0, "there is no such container on this node"
 	case !s.Settings.Wanted && s.Has.Driver != "":
 		return true, s.Plan.Why + "; the driver in it is not updated"

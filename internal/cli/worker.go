@@ -9,8 +9,8 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
-// lookingInside are the commands that look into many containers. A container can
-// make whoever reads its files wait for ever, so a worker runs them as a whole.
+// lookingInside are the commands that look into many containers. A container can make
+// a reader of its files wait for ever, so a worker runs these commands as a whole.
 var lookingInside = []string{"status", "doctor"}
 
 // lookInWorker is false in a test that calls a command in its own process.

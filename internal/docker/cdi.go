@@ -73,8 +73,8 @@ func stale(text string, installed version.Driver) bool {
 // refreshLimit is for all specifications together: genuine containers have one or two.
 var refreshLimit = 2 * ctkLimit
 
-// Refresh makes CDI specifications anew that are of another driver than the
-// installed one, whoever has made them, and returns those that it made. The error
+// Refresh replaces the CDI specifications that are of another driver than the installed
+// one, also those that others have made, and returns those that it made. The error
 // names those that are still stale, and what to do.
 func Refresh(ctx context.Context, c Container, installed version.Driver) ([]string, error) {
 	var made []string

@@ -91,8 +91,8 @@ type Job struct {
 }
 
 // Setup configures the engines that are there for the toolkit, which is there
-// already. What it returns is to be kept, after an error too. It may be called again
-// at any time, and changes what is not as it should be.
+// already. The caller keeps what it returns, after an error too. It can be called again
+// at any time, and changes only what is not as it should be.
 func Setup(ctx context.Context, c Container, j Job) (Installed, error) {
 	in := j.Had
 	in.OK, in.Engines = false, Engines(c)

@@ -96,8 +96,8 @@ func removeRuntime(ctx context.Context, c Container) error {
 	return reload(ctx, c)
 }
 
-// reload is for a Docker that runs: dockerd reads the runtimes again when told so
-// (dockerd(8), "Configuration reload behavior").
+// reload makes a running dockerd read the runtimes again (dockerd(8), "Configuration
+// reload behavior").
 func reload(ctx context.Context, c Container) error {
 	if info, err := c.Stat("/run/systemd/system"); err != nil || !info.Mode.IsDir() {
 		return hint.Errorf("send dockerd a SIGHUP in the container, or reboot it", "Docker's configuration was changed, and the container has no systemd to tell it")

@@ -108,7 +108,7 @@ func enough(c *lxc.Container, name string, need int64, what string) error {
 // InstallerLog is nvidia-installer's log in the container.
 const InstallerLog = "/var/log/nvidia-installer.log"
 
-// debugLines says what a program writes, but for empty lines.
+// debugLines logs what a program prints, without empty lines.
 func debugLines(log say.Log, who string) func(string) {
 	return func(line string) {
 		if strings.TrimSpace(line) != "" {

@@ -21,7 +21,7 @@ import (
 const smiTimeout = 90 * time.Second
 
 // SMI asks nvidia-smi in the container for the driver's version and compares it
-// with what is wanted. Each of its known failures has an explanation of its own.
+// with what is wanted. The error explains each known failure.
 func SMI(ctx context.Context, c *lxc.Container, want version.Driver) error {
 	return SMIOf(ctx, c, "nvidia-smi", want)
 }

@@ -36,7 +36,7 @@ type Options struct {
 	Timeout time.Duration // how long to wait; 0: try once
 	Holder  string        // for what, such as "container 101"; written into the file by an exclusive holder, "" writes nothing
 
-	// OnWait is called when the wait begins (but for a lock that is free again
+	// OnWait is called when the wait begins (not for a lock that is free again
 	// after 10 ms) and every 10 s, with the holder in words: "pid 123 on node1
 	// for container 101 since 12:01:02".
 	OnWait func(holder string, waited time.Duration)

@@ -93,7 +93,7 @@ func (c *Container) attach(cmd Cmd, leaf leaf, v1 []hierarchy, out *output) (*ex
 // it go on. It must be called on the thread that started the process.
 func enterStopped(pid int, v1 []hierarchy) error {
 	for {
-		// The exit status of one that has died is left to whoever waits for it.
+		// WNOWAIT keeps the exit status of a process that has died for Wait.
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT, nil)
 		if !errors.Is(err, unix.EINTR) {
 			break

@@ -79,7 +79,7 @@ func unified() (root, name string, err error) {
 
 // hierarchies returns the unified hierarchy and, where the node has them, those of
 // cgroup v1. lxc-attach enters no cgroup when the command is to stay in the leaf, so
-// whoever starts it must enter those of v1: they carry limits and device rules.
+// it must be put into those of v1 before: they carry limits and device rules.
 func (c *Container) hierarchies() (v2 hierarchy, v1 []hierarchy, err error) {
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {

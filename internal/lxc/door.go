@@ -10,8 +10,8 @@ import (
 )
 
 // Every path below a container's root is resolved in this file, and used with the
-// identity of the container's root. Code elsewhere goes one step further at most: from
-// a folder that was resolved here to a name in it, which it does not follow.
+// identity of the container's root. Other code only opens a name in a folder that was
+// resolved here, and does not follow it if it is a link.
 
 // resolve opens a name below dir. The kernel resolves it: absolute links and
 // ".." stay inside dir, and the magic links of /proc, which would lead out, are

@@ -16,7 +16,7 @@ import (
 // stuckAfter is much longer than a system call on a file takes, even on a slow disk.
 var stuckAfter = 20 * time.Second
 
-// lostAfter times stuckAfter is how long a call may hang before it is given up.
+// A call that hangs for lostAfter times stuckAfter is given up.
 const lostAfter = 3
 
 // call is a running system call on the container's files.

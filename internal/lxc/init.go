@@ -64,10 +64,10 @@ func initPid(ctx context.Context, lxcPath, name string) (int, error) {
 
 // pin opens what stands for the init process.
 //
-// Its process id may have died and been given to another process since LXC told
-// it. A pidfd and an open /proc/PID stay with one process. They show that this one
-// is the init of a pid namespace, has a mount namespace of its own, and still lives
-// after its root was opened.
+// Since LXC told the process id, that process may have died, and another may have the
+// number. A pidfd and an open /proc/PID stay with one process. They show that this one
+// is the init of a pid namespace, has its own mount namespace, and is still alive after
+// its root was opened.
 func (c *Container) pin() error {
 	gone := func(err error) error {
 		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {

@@ -31,7 +31,7 @@ const cgroupMost = unix.PathMax
 // used then either. It is an ErrNotRunning too.
 var errImpostor = fmt.Errorf("%w: its command socket belongs to another process", ErrNotRunning)
 
-// errNobody means that nobody listens there, or no longer.
+// errNobody means that no process listens there, or not any more.
 var errNobody = fmt.Errorf("%w: nobody listens at its command socket", ErrNotRunning)
 
 // errUnseen means that nothing is known about the listener, since it has not
@@ -42,7 +42,7 @@ var errUnseen = errors.New("its command socket does not answer")
 // when it has none.
 var errHungUp = errors.New("no answer")
 
-// unseen is an error from before it is known who has answered.
+// unseen is an error that comes before the sender of an answer is known.
 func unseen(err error) error {
 	for _, gone := range []error{unix.ECONNREFUSED, unix.ECONNRESET, unix.EPIPE, errHungUp} {
 		if errors.Is(err, gone) {

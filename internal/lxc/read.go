@@ -69,8 +69,8 @@ func (c *Container) OpenFile(name string) (*File, error) {
 			return err
 		}
 		defer unix.Close(fd)
-		// It is opened only now that it is known to be a regular file. Opening a
-		// device or a FIFO can wait or do something.
+		// Only a regular file is opened: to open a device or a FIFO can wait or do
+		// something.
 		if err := regular(fd); err != nil {
 			return err
 		}

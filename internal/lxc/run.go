@@ -92,7 +92,7 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
 	}
-	// lxc-attach asks at the monitor's socket too, and believes whoever answers.
+	// lxc-attach asks at the monitor's socket too, and believes any answer.
 	switch pid, err := askInitPid(c.lxcPath, c.name); {
 	case err == nil && pid != c.pid, errors.Is(err, errImpostor), errors.Is(err, errNobody):
 		return Result{}, ErrNotRunning

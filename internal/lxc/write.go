@@ -149,8 +149,8 @@ func (c *Container) mkdirAll(name string, mode uint32) error {
 		return err
 	}
 	defer unix.Close(dir)
-	// As the umask of whoever called the hook is unknown, the mode is set
-	// afterwards too, at what is a folder of this name by then.
+	// The umask of the hook's caller is unknown, so the mode is set afterwards too, on
+	// the folder that has this name by then.
 	if err := unix.Mkdirat(dir, last, mode); err != nil {
 		if errors.Is(err, unix.EEXIST) { // made meanwhile, or a link that leads nowhere
 			fd, err := c.resolve(c.root, name+"/", unix.O_PATH|unix.O_DIRECTORY, 0)
