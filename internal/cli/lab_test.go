@@ -33,20 +33,22 @@ func statusOf(t *testing.T, r *rig.Rig) map[int]statusRow {
 	return by
 }
 
-func TestApplyBringsRunningContainersIntoLine(t *testing.T) {
-	l := labtest.Open(t)
-	samples, bin := t.TempDir(), t.TempDir()
-	for _, v := range []string{"550.163.01", "580.142"} {
+// newRig makes the surroundings of a node whose kernel module has the first of the
+// versions. run runs the program there and expects an exit status.
+func newRig(t *testing.T, l *lab.Lab, versions ...string) (r *rig.Rig, run func(code int, args ...string) string) {
+	t.Helper()
+	samples := t.TempDir()
+	for _, v := range versions {
 		_, err := fakerun.Write(samples, fakerun.Spec{Version: v})
 		require.NoError(t, err)
 	}
-	program, err := rig.Build(t.Context(), bin)
+	program, err := rig.Build(t.Context(), t.TempDir())
 	require.NoError(t, err)
-	r, err := rig.New(t.TempDir(), program, l.Path, samples)
+	r, err = rig.New(t.TempDir(), program, l.Path, samples)
 	require.NoError(t, err)
 	t.Cleanup(r.Close)
-	require.NoError(t, r.Module("550.163.01"))
-	run := func(code int, args ...string) string {
+	require.NoError(t, r.Module(versions[0]))
+	return r, func(code int, args ...string) string {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
@@ -55,6 +57,11 @@ func TestApplyBringsRunningContainersIntoLine(t *testing.T) {
 		require.Equal(t, code, said.Code, said.Text)
 		return said.Text
 	}
+}
+
+func TestApplyBringsRunningContainersIntoLine(t *testing.T) {
+	l := labtest.Open(t)
+	r, run := newRig(t, l, "550.163.01", "580.142")
 	labtest.StartIn(t, l, lab.Spec{VMID: 101})
 	bad := labtest.StartIn(t, l, lab.Spec{VMID: 102})
 	stopped := labtest.StartIn(t, l, lab.Spec{VMID: 103})
@@ -93,7 +100,7 @@ func TestApplyBringsRunningContainersIntoLine(t *testing.T) {
 
 	// One that fails fails the whole, and the others are done all the same.
 	require.NoError(t, r.Module("580.142"))
-	_, err = bad.Attach(t.Context(), "sh", "-c", "echo rc=1 >/etc/sample-nvidia-installer")
+	_, err := bad.Attach(t.Context(), "sh", "-c", "echo rc=1 >/etc/sample-nvidia-installer")
 	require.NoError(t, err)
 	said = run(1, "apply", "--all")
 	require.Contains(t, said, "2 containers: 1 installed, 1 failed (102)\n")
@@ -128,24 +135,7 @@ func TestApplyBringsRunningContainersIntoLine(t *testing.T) {
 // What nobody wants any more is not brought back, however often the timer runs.
 func TestApplyAllLeavesAloneWhatDoesNotFollow(t *testing.T) {
 	l := labtest.Open(t)
-	samples := t.TempDir()
-	_, err := fakerun.Write(samples, fakerun.Spec{Version: "580.142"})
-	require.NoError(t, err)
-	program, err := rig.Build(t.Context(), t.TempDir())
-	require.NoError(t, err)
-	r, err := rig.New(t.TempDir(), program, l.Path, samples)
-	require.NoError(t, err)
-	t.Cleanup(r.Close)
-	require.NoError(t, r.Module("580.142"))
-	run := func(code int, args ...string) string {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-		defer cancel()
-		said, err := r.Run(ctx, args...)
-		require.NoError(t, err)
-		require.Equal(t, code, said.Code, said.Text)
-		return said.Text
-	}
+	r, run := newRig(t, l, "580.142")
 	conf := func(vmid, text string) {
 		name := r.Path("host/etc/pve/nodes/pve1/lxc", vmid+".conf")
 		require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))

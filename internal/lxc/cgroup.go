@@ -78,17 +78,18 @@ func unified() (root, name string, err error) {
 }
 
 // hierarchies returns the unified hierarchy and, where the node has them, those of
-// cgroup v1. lxc-attach enters no cgroup when the command is to stay in the leaf, so
+// cgroup v1 behind it. lxc-attach enters no cgroup when the command is to stay in the leaf, so
 // it must be put into those of v1 before: they carry limits and device rules.
-func (c *Container) hierarchies() (v2 hierarchy, v1 []hierarchy, err error) {
+func (c *Container) hierarchies() ([]hierarchy, error) {
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
-		return v2, nil, err
+		return nil, err
 	}
 	root2, name2, err := unified()
 	if err != nil {
-		return v2, nil, err
+		return nil, err
 	}
+	all := make([]hierarchy, 1)
 	for line := range strings.Lines(string(text)) {
 		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3) // NUMBER:CONTROLLERS:PATH, cgroups(7)
 		if len(fields) != 3 {
@@ -108,18 +109,18 @@ func (c *Container) hierarchies() (v2 hierarchy, v1 []hierarchy, err error) {
 		}
 		switch {
 		case fields[0] == "0" && err == nil:
-			v2 = h
+			all[0] = h
 		case errors.Is(err, errHungUp) && fields[0] != "0": // LXC does not use it
 		case err != nil:
-			return v2, nil, err
+			return nil, err
 		default:
-			v1 = append(v1, h)
+			all = append(all, h)
 		}
 	}
-	if v2.limits == "" {
-		return v2, nil, errors.New("/proc/self/cgroup names no cgroup v2")
+	if all[0].limits == "" {
+		return nil, errors.New("/proc/self/cgroup names no cgroup v2")
 	}
-	return v2, v1, nil
+	return all, nil
 }
 
 // frozen reports whether the processes in the container's own cgroup are frozen, by

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -78,36 +79,17 @@ func (c *Container) Run(ctx context.Context, cmd Cmd) (Result, error) {
 }
 
 func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
-	if len(cmd.Args) == 0 || cmd.Timeout <= 0 {
-		return Result{}, errors.New("no command or no timeout")
-	}
-	for _, kv := range cmd.Env {
-		if strings.IndexByte(kv, '=') < 1 {
-			return Result{}, errors.New("a variable without name or value")
-		}
-	}
-	if err := c.alive(); err != nil {
+	if err := c.runnable(ctx, cmd); err != nil {
 		return Result{}, err
 	}
-	if err := ctx.Err(); err != nil {
-		return Result{}, err
-	}
-	// lxc-attach asks at the monitor's socket too, and believes any answer.
-	switch pid, err := askInitPid(c.lxcPath, c.name); {
-	case err == nil && pid != c.pid, errors.Is(err, errImpostor), errors.Is(err, errNobody):
-		return Result{}, ErrNotRunning
-	case errors.Is(err, errUnseen):
-		return Result{}, err
-	}
-	v2, v1, err := c.hierarchies()
+	all, err := c.hierarchies()
 	if err != nil {
 		return Result{}, c.orGone(err)
 	}
-	leaf, err := newLeaf(v2)
+	leaf, err := newLeaf(all[0])
 	if err != nil {
 		return Result{}, c.orGone(err)
 	}
-	all := append([]hierarchy{v2}, v1...)
 	defer func() {
 		if !c.Alive() {
 			c.prune(all)
@@ -119,43 +101,19 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 	defer runtime.UnlockOSThread()
 	limited, cancel := context.WithTimeoutCause(ctx, cmd.Timeout, fmt.Errorf("%w: %s", ErrDeadline, cmd.Timeout))
 	defer cancel()
-	attach, err := c.attachWithin(limited, cmd, leaf, v1, out)
+	attach, err := c.attachWithin(limited, cmd, leaf, all[1:], out)
 	if err != nil {
 		return Result{}, errors.Join(c.orFrozen(c.orGone(err), all), leaf.end(context.Background()))
 	}
-	ended := make(chan error, 1)
-	go func() {
-		// It is waited for when it was moved: until then its number can be no
-		// other's, such as that of a process of the container in the same leaf.
-		leave(attach.Process.Pid, leaf, all)
-		ended <- attach.Wait()
-	}()
-	var why error
-	select {
-	case err = <-ended:
-	case <-limited.Done():
-		why = c.orFrozen(context.Cause(limited), all)
-	}
-	switch {
-	case why != nil:
-		why = errors.Join(why, leaf.end(context.Background()))
-		time.AfterFunc(200*time.Millisecond, func() { _ = attach.Process.Kill() }) // if it has not seen the end
-		select {
-		case <-ended:
-		case <-time.After(500 * time.Millisecond):
-			why = errors.Join(why, fmt.Errorf("lxc-attach (process %d) does not end", attach.Process.Pid))
-		}
-	case cmd.Reap:
+	err = c.await(limited, attach, leaf, all)
+	if err == nil && cmd.Reap {
 		_ = leaf.end(context.Background()) // the next KillStrays names what does not end
-	default:
-		_ = leaf.remove() // a daemon may run in it
+	} else {
+		_ = leaf.remove() // unless a daemon runs in it
 	}
 	out.finish()
 	res := Result{Code: -1, Stdout: out.stdout.tail(), Stderr: out.stderr.tail()}
-	switch {
-	case why != nil:
-		return res, why
-	case attach.ProcessState == nil:
+	if err != nil {
 		return res, err
 	}
 	res.Code = attach.ProcessState.ExitCode()
@@ -163,6 +121,60 @@ func (c *Container) run(ctx context.Context, cmd Cmd) (Result, error) {
 		res.Code = 128 + int(status.Signal())
 	}
 	return c.judge(res)
+}
+
+// runnable checks the command, and that lxc-attach would enter this container.
+func (c *Container) runnable(ctx context.Context, cmd Cmd) error {
+	if len(cmd.Args) == 0 || cmd.Timeout <= 0 {
+		return errors.New("no command or no timeout")
+	}
+	for _, kv := range cmd.Env {
+		if strings.IndexByte(kv, '=') < 1 {
+			return errors.New("a variable without name or value")
+		}
+	}
+	if err := c.alive(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// lxc-attach asks at the monitor's socket too, and believes any answer.
+	switch pid, err := askInitPid(c.lxcPath, c.name); {
+	case err == nil && pid != c.pid, errors.Is(err, errImpostor), errors.Is(err, errNobody):
+		return ErrNotRunning
+	case errors.Is(err, errUnseen):
+		return err
+	}
+	return nil
+}
+
+// await waits for the end of lxc-attach. When ctx ends first, everything in the leaf is
+// ended, and the error says why.
+func (c *Container) await(ctx context.Context, attach *exec.Cmd, leaf leaf, all []hierarchy) error {
+	ended := make(chan error, 1)
+	go func() {
+		// It is waited for when it was moved: until then its number can be no
+		// other's, such as that of a process of the container in the same leaf.
+		leave(attach.Process.Pid, leaf, all)
+		ended <- attach.Wait()
+	}()
+	select {
+	case err := <-ended:
+		if attach.ProcessState != nil {
+			return nil // its exit status tells the rest
+		}
+		return err
+	case <-ctx.Done():
+	}
+	why := errors.Join(c.orFrozen(context.Cause(ctx), all), leaf.end(context.Background()))
+	time.AfterFunc(200*time.Millisecond, func() { _ = attach.Process.Kill() }) // if it has not seen the end
+	select {
+	case <-ended:
+	case <-time.After(500 * time.Millisecond):
+		why = errors.Join(why, fmt.Errorf("lxc-attach (process %d) does not end", attach.Process.Pid))
+	}
+	return why
 }
 
 // orGone returns err, or ErrNotRunning when the container is the reason for it.
