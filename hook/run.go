@@ -29,7 +29,7 @@ type Options struct {
 	Level    string    // of the log, for the worker
 	Format   string    // of the log: text | json
 	Out      io.Writer // takes the worker's lines, whole ones; nil: stderr of this process
-	Terminal bool      // a person watches: show progress bars
+	Terminal bool      // a person watches: show how far a download is
 	Unit     bool      // this is the systemd unit in which the work of a start goes on
 	Request
 }

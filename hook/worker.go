@@ -69,7 +69,8 @@ func runWorker(ctx context.Context, o order, out io.Writer) (*report, error) {
 	return told, err
 }
 
-// readReport reads a worker's report. The exit status must agree with it.
+// readReport reads what a worker has told. Its exit status must be the one that
+// follows from it.
 func readReport(said worker.Report) (*report, error) {
 	var told report
 	d := json.NewDecoder(bytes.NewReader(said.Told))
