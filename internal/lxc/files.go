@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -18,13 +17,6 @@ type Info struct {
 	Size int64       // bytes
 	Rdev uint64      // of a device node
 	Time int64       // of the last change of the content, in ns since 1970
-}
-
-// Entry is what LstatAll tells of one name.
-type Entry struct {
-	Info
-	Target string // of a symbolic link, as it is written there
-	Err    error  // satisfies errors.Is(err, fs.ErrNotExist) when nothing is there
 }
 
 // Stat follows symbolic links, inside the container's root only.
@@ -68,53 +60,15 @@ func entryOf(fd int) (e Entry, err error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return e, err
 	}
-	e.Info = Info{Mode: fileMode(st.Mode), Size: st.Size, Rdev: uint64(st.Rdev), Time: st.Mtim.Nano()}
+	e.Info = info(st)
 	if e.Mode&fs.ModeSymlink != 0 {
 		e.Target, err = readlinkAt(fd, "")
 	}
 	return e, err
 }
 
-// LstatAll is Lstat of many names, and Readlink of those that are links. The names
-// are clean absolute paths. Names in the same folder should follow one another: the
-// folder is opened once for them. For the seventy files of a driver that takes a tenth
-// of the system calls.
-func (c *Container) LstatAll(names []string) []Entry {
-	all := make([]Entry, len(names))
-	err := c.as(func() error {
-		dir, folder := -1, ""
-		defer func() { unix.Close(dir) }()
-		for i, name := range names {
-			in, last := path.Split(name)
-			if !path.IsAbs(name) || path.Clean(name) != name || last == "" {
-				all[i].Err = unix.EINVAL
-				continue
-			}
-			if in != folder {
-				unix.Close(dir)
-				folder = ""
-				// The kernel follows links on the way, but stays inside the root. The
-				// last name is not followed.
-				if dir, all[i].Err = c.resolve(c.root, in, unix.O_PATH|unix.O_DIRECTORY, 0); all[i].Err != nil {
-					continue
-				}
-				folder = in
-			}
-			fd, err := c.below(dir, last, unix.O_PATH|unix.O_NOFOLLOW, 0)
-			if err == nil {
-				all[i], err = entryOf(fd)
-			}
-			all[i].Err = err
-		}
-		return nil
-	})
-	for i, name := range names {
-		if err != nil {
-			all[i] = Entry{Err: err}
-		}
-		all[i].Err = pathError("lstat", name, all[i].Err)
-	}
-	return all
+func info(st unix.Stat_t) Info {
+	return Info{Mode: fileMode(st.Mode), Size: st.Size, Rdev: uint64(st.Rdev), Time: st.Mtim.Nano()}
 }
 
 // ReadDir returns the names in a folder, sorted, and an error when there are more than most.
