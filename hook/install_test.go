@@ -115,7 +115,7 @@ func TestWhereATreeCannotBeMountedTheRunFileIsCopied(t *testing.T) {
 	g := n.start(lab.Spec{})
 	said := g.postStart(0)
 	require.Contains(t, said, "copying the unpacked run file instead of mounting it: ")
-	require.Contains(t, said, "no mount is possible that the container cannot misuse: overlay of "+n.Cache())
+	require.Contains(t, said, "no mount is available that is safe from the container: overlay of "+n.Cache())
 	require.Contains(t, said, "delivered by push")
 	g.holds(newer)
 }

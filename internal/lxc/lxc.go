@@ -27,4 +27,4 @@ var ErrDeadline = errors.New("deadline exceeded")
 
 // ErrNoMount means that the kernel or a file system refuses the mount that
 // MountTree needs. The caller copies instead.
-var ErrNoMount = errors.New("no mount is possible that the container cannot misuse")
+var ErrNoMount = errors.New("no mount is available that is safe from the container")
