@@ -301,7 +301,9 @@ func TestToolkitInARealContainer(t *testing.T) {
 			line, _ := os.ReadFile(name)
 			require.NotContains(t, string(line), "sleep\x001234")
 		}
-		// Uninstalling heals as well.
+		// Uninstalling heals as well, also when dpkg was ended while it unpacked.
+		b.in("dpkg", "--purge", "cuda-toolkit-12-8", "libnvjitlink-12-8", "cuda-toolkit-config-common")
+		b.in("sed", "-i", "/^Package: cuda-nvcc-12-8$/,/^$/s/^Status: .*/Status: install reinstreq half-installed/", "/var/lib/dpkg/status")
 		b.in("touch", "/run/go")
 		b.remove()
 		b.in("rm", "/run/go")

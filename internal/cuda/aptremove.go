@@ -68,7 +68,23 @@ func (a *apt) purge(ctx context.Context, names []string) error {
 	return err
 }
 
-func (a *apt) begin(ctx context.Context) error { return a.ready(ctx) }
+// begin has dpkg remove what we brought and it cannot finish: apt would insist on
+// installing that anew.
+func (a *apt) begin(ctx context.Context) error {
+	if err := a.ready(ctx); err != nil {
+		return err
+	}
+	broken, err := a.states(ctx, func(state string) bool { return state[1] == 'H' || strings.HasSuffix(state, "R") })
+	broken = slices.DeleteFunc(broken, func(n string) bool { return !slices.Contains(a.in.Added, n) })
+	if err != nil || len(broken) == 0 {
+		return err
+	}
+	out, err := a.change(ctx, append([]string{"dpkg", "--purge", "--force-remove-reinstreq", "--force-depends"}, broken...)...)
+	if err == nil && out.code != 0 {
+		err = hint.Errorf("see what this says in the container: dpkg --audit", "dpkg cannot remove %s in the container: %s", shortList(broken), out.tail(3))
+	}
+	return err
+}
 
 // end removes fetched packages, up to 3 GB of them, that a run that was cut off
 // has left. The index of the repository goes with apt's next update.
