@@ -1,11 +1,9 @@
 package worker
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"os"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -16,10 +14,8 @@ import (
 // has pidfds: that takes as long as the rest.
 type process struct {
 	pid   int
+	fd    *os.File                // its pidfd
 	ended chan syscall.WaitStatus // gets how it ended
-
-	mu   sync.Mutex
-	over bool // the pid may be another's by now
 }
 
 // start runs this program again.
@@ -37,36 +33,40 @@ func start(args []string, stdin, stdout, stderr, report *os.File) (*process, err
 	// What a worker does is done by system calls and other programs. With one
 	// processor the start of Go's runtime takes half the time.
 	env := append(os.Environ(), env+"=1", "GOMAXPROCS=1")
+	fd := -1
 	pid, err := syscall.ForkExec(program, append([]string{os.Args[0]}, args...), &syscall.ProcAttr{
 		Env:   env,
 		Files: []uintptr{stdin.Fd(), stdout.Fd(), stderr.Fd(), report.Fd()},
-		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, PidFD: &fd},
 	})
 	if err != nil {
 		return nil, err
 	}
-	p := &process{pid: pid, ended: make(chan syscall.WaitStatus, 1)}
+	_ = unix.SetNonblock(fd, true) // so that waiting takes no thread
+	p := &process{pid: pid, fd: os.NewFile(uintptr(fd), "worker"), ended: make(chan syscall.WaitStatus, 1)}
 	go p.wait()
 	return p, nil
 }
 
+// wait gives ended the status of the process when it has ended.
 func (p *process) wait() {
-	for errors.Is(unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.fd.Close()
 	var how syscall.WaitStatus
-	_, _ = syscall.Wait4(p.pid, &how, 0, nil) // returns at once
-	p.over = true
+	over := func(uintptr) bool {
+		pid, err := syscall.Wait4(p.pid, &how, syscall.WNOHANG, nil)
+		return pid == p.pid || err != nil && err != syscall.EINTR
+	}
+	// A pidfd can be read from when its process has ended.
+	if conn, err := p.fd.SyscallConn(); err != nil || conn.Read(over) != nil {
+		_, _ = syscall.Wait4(p.pid, &how, 0, nil)
+	}
 	p.ended <- how
 }
 
 // signal sends a signal to the worker as long as it is there.
 func (p *process) signal(s unix.Signal) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.over {
-		_ = unix.Kill(p.pid, s)
+	if conn, err := p.fd.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { _ = unix.PidfdSendSignal(int(fd), s, nil, 0) })
 	}
 }
 
