@@ -54,11 +54,7 @@ type report struct {
 // runWorker makes a worker do an order. The error is an ErrUnconcluded when there is no
 // report that can be trusted. Any other error is a warning beside the report.
 func runWorker(ctx context.Context, o order, out io.Writer) (*report, error) {
-	text, err := json.Marshal(o)
-	if err != nil {
-		return nil, worker.Unconcluded(err.Error())
-	}
-	said, err := worker.Do(ctx, worker.Job{Args: []string{WorkerCommand}, Stdin: text, Out: out})
+	said, err := worker.Do(ctx, worker.Job{Args: []string{WorkerCommand}, Order: o, Out: out})
 	if errors.Is(err, worker.ErrUnconcluded) {
 		return nil, err
 	}

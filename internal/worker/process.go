@@ -70,29 +70,6 @@ func (p *process) signal(s unix.Signal) {
 	}
 }
 
-// inputMost is how much a pipe takes without a reader (pipe(7)).
-const inputMost = 64 << 10
-
-// input is a pipe that holds text, or nothing.
-func input(text []byte) (*os.File, error) {
-	if text == nil {
-		return os.Open(os.DevNull)
-	}
-	if len(text) > inputMost {
-		return nil, fmt.Errorf("%d bytes for stdin of a worker, %d at most", len(text), inputMost)
-	}
-	read, write, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer write.Close()
-	if _, err := write.Write(text); err != nil {
-		read.Close()
-		return nil, err
-	}
-	return read, nil
-}
-
 // ending says in words how a process ended.
 func ending(how syscall.WaitStatus) string {
 	if how.Signaled() {

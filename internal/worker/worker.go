@@ -64,7 +64,7 @@ func Unconcluded(what string) error { return unconcluded{errors.New(what)} }
 // Job is what a worker is to do.
 type Job struct {
 	Args  []string  // of the command line; nil: those of this process
-	Stdin []byte    // what it finds on stdin
+	Order any       // what it finds on stdin, as JSON; nil: nothing
 	Out   io.Writer // takes what it prints, whole lines; nil: stdout and stderr of this process do
 }
 
@@ -99,7 +99,7 @@ func Do(ctx context.Context, job Job) (Report, error) {
 		return notBegun(err)
 	}
 	defer report.Close()
-	stdin, err := input(job.Stdin)
+	stdin, order, err := os.Pipe()
 	if err != nil {
 		theirs.Close()
 		return notBegun(err)
@@ -115,8 +115,15 @@ func Do(ctx context.Context, job Job) (Report, error) {
 	stdin.Close()
 	relays.started()
 	if err != nil {
+		order.Close()
 		return notBegun(err)
 	}
+	go func() { // while it starts
+		defer order.Close()
+		if job.Order != nil {
+			_ = json.NewEncoder(order).Encode(job.Order) // one that comes in part is none
+		}
+	}()
 	defer context.AfterFunc(ctx, func() { p.signal(unix.SIGTERM) })()
 
 	said := make(chan Report, 1)
