@@ -57,7 +57,7 @@ func (r *run) get(ctx context.Context) (*cache.Entry, error) {
 		Holder:      fmt.Sprintf("container %d", r.trace.VMID),
 	}
 	if r.Terminal {
-		c.Bar = os.Stderr
+		c.Terminal = os.Stderr
 	}
 	return c.Get(ctx, cache.Want{
 		Version:         r.trace.Plan.Wanted,

@@ -28,7 +28,7 @@ type Cache struct {
 	Proxy         string        // http(s) proxy URL when the environment names none
 	Log           Log           // nil: nothing is said
 	Holder        string        // "container 101", written into the lock file beside pid and host
-	Bar           io.Writer     // a terminal for a progress bar; nil: a line to Log every few seconds
+	Terminal      io.Writer     // shows how far a download is; nil: a line to Log every few seconds
 
 	pace pace
 	dial func(ctx context.Context, network, address string) (net.Conn, error) // nil: net.Dialer's

@@ -108,13 +108,18 @@ func TestProgressIsALineEveryFewSecondsOffATerminal(t *testing.T) {
 	require.Equal(t, "800 kB of 2.5 MB, 0.4 MB/s", m.line(800_000, 2*time.Second), "as the sizes of cache list")
 }
 
-func TestProgressIsABarOnATerminal(t *testing.T) {
+func TestProgressIsOneLineOnATerminal(t *testing.T) {
 	c, said := newCache(t)
 	var tty bytes.Buffer
-	c.Bar = &tty
-	s := serve(t, true).offer(v1, sample(t, v1))
-	get(t, c, want(v1, s.template()))
-	require.Contains(t, tty.String(), runName)
-	require.NotContains(t, said.text(), "MB/s")
-	require.True(t, strings.Contains(tty.String(), "\r"))
+	c.Terminal = &tty
+	m := c.newMeter("x.run", 394e6, 0)
+	for range 2 {
+		m.start, m.said = time.Now().Add(-2*time.Second), time.Now().Add(-time.Second)
+		m.add(120e6)
+		m.add(121e6) // too soon
+	}
+	m.end()
+	shown := "\r\x1b[Kfetching x.run: 120 of 394 MB, 60 MB/s"
+	require.Equal(t, shown+shown+"\r\x1b[K", tty.String())
+	require.Empty(t, said.text())
 }

@@ -2,21 +2,28 @@ package cache
 
 import (
 	"fmt"
+	"io"
 	"time"
-
-	"github.com/schollz/progressbar/v3"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
-const sayEvery = 5 * time.Second
+// How often it is said how far a download is.
+const (
+	sayEvery  = 5 * time.Second
+	showEvery = 100 * time.Millisecond // on a terminal
+)
 
-// meter shows how far a download is: a bar on a terminal, else a line every few seconds.
+// clearLine takes back the last line of a terminal.
+const clearLine = "\r\x1b[K"
+
+// meter shows how far a download is: in one line on a terminal, which is written
+// over, else in a line every few seconds.
 type meter struct {
 	file  string
 	total int64 // -1: unknown
 	log   Log
-	bar   *progressbar.ProgressBar
+	tty   io.Writer // nil: log
 	start time.Time
 	said  time.Time
 	first int64 // bytes that an earlier run fetched
@@ -24,31 +31,26 @@ type meter struct {
 }
 
 func (c *Cache) newMeter(file string, total, have int64) *meter {
-	m := &meter{file: file, total: total, log: c.log(), start: time.Now(), said: time.Now(), first: have}
-	if c.Bar != nil {
-		m.bar = progressbar.NewOptions64(total,
-			progressbar.OptionSetWriter(c.Bar),
-			progressbar.OptionSetDescription(file),
-			progressbar.OptionShowBytes(true),
-			progressbar.OptionSetWidth(20),
-			progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionClearOnFinish())
-	}
-	return m
+	return &meter{file: file, total: total, log: c.log(), tty: c.Terminal, start: time.Now(), said: time.Now(), first: have}
 }
 
 // add says how many bytes there are by now.
 func (m *meter) add(done int64) {
 	m.last = done
-	if m.bar != nil {
-		_ = m.bar.Set64(done)
-		return
+	every := sayEvery
+	if m.tty != nil {
+		every = showEvery
 	}
-	if time.Since(m.said) < sayEvery {
+	if time.Since(m.said) < every {
 		return
 	}
 	m.said = time.Now()
-	m.log.Infof("fetching %s: %s", m.file, m.line(done-m.first, time.Since(m.start)))
+	line := fmt.Sprintf("fetching %s: %s", m.file, m.line(done-m.first, time.Since(m.start)))
+	if m.tty != nil {
+		fmt.Fprint(m.tty, clearLine+line)
+		return
+	}
+	m.log.Infof("%s", line)
 }
 
 // line is "120 of 394 MB, 35 MB/s".
@@ -67,9 +69,9 @@ func (m *meter) line(fetched int64, in time.Duration) string {
 	}
 }
 
-// end takes the bar away. It does nothing on nil.
+// end takes the line on a terminal away. It does nothing on nil.
 func (m *meter) end() {
-	if m != nil && m.bar != nil {
-		_ = m.bar.Clear()
+	if m != nil && m.tty != nil {
+		fmt.Fprint(m.tty, clearLine)
 	}
 }

@@ -45,7 +45,7 @@ func (a *app) openCache(holder string) (*cache.Cache, config.Settings, *config.C
 	}
 	c := &cache.Cache{Dir: s.Cache.Dir, LockTimeout: s.Cache.LockTimeout, Log: a.log, Holder: holder}
 	if isTerminal(os.Stderr) {
-		c.Bar = os.Stderr
+		c.Terminal = os.Stderr
 	}
 	if c.Proxy, err = pve.HTTPProxy(a.host.Root); err != nil {
 		a.log.Warnf("%v", err)
