@@ -34,7 +34,7 @@ type Trace struct {
 	At       time.Time       `json:"at"`
 	VMID     int             `json:"vmid"`
 	Phase    Phase           `json:"phase"`
-	Settings config.Settings `json:"settings"` // without credentials
+	Settings config.Settings `json:"settings,omitzero"` // without credentials
 	Facts    Facts           `json:"facts"`
 	Plan     Plan            `json:"plan"`
 	Steps    []Outcome       `json:"steps,omitempty"`

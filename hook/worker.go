@@ -41,7 +41,7 @@ type order struct {
 
 	// For partDriver: what was fetched. The supervisor holds its lock.
 	Tree   string
-	Report runfile.Report
+	Report runfile.Report `json:",omitzero"`
 }
 
 // report is what a worker hands back at its end.
