@@ -1,7 +1,6 @@
 package hook
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,28 +53,20 @@ type report struct {
 // runWorker makes a worker do an order. The error is an ErrUnconcluded when there is no
 // report that can be trusted. Any other error is a warning beside the report.
 func runWorker(ctx context.Context, o order, out io.Writer) (*report, error) {
-	said, err := worker.Do(ctx, worker.Job{Args: []string{WorkerCommand}, Order: o, Out: out})
-	if errors.Is(err, worker.ErrUnconcluded) {
+	var told *report
+	said, err := worker.Do(ctx, worker.Job{Args: []string{WorkerCommand}, Order: o, Told: &told, Out: out})
+	switch {
+	case errors.Is(err, worker.ErrUnconcluded):
 		return nil, err
-	}
-	told, wrong := readReport(said)
-	if wrong != nil {
-		return nil, wrong
+	case !told.fits(said.Status):
+		return nil, worker.Unconcluded("the worker process exited without a report")
 	}
 	return told, err
 }
 
-// readReport reads what a worker has told. Its exit status must be the one that
-// follows from it.
-func readReport(said worker.Report) (*report, error) {
-	var told report
-	d := json.NewDecoder(bytes.NewReader(said.Told))
-	d.DisallowUnknownFields()
-	if d.Decode(&told) != nil || (said.Status != 0) != (told.Failure != nil) {
-		return nil, worker.Unconcluded("the worker process exited without a report")
-	}
-	return &told, nil
-}
+// fits reports whether a worker has told something, and has ended with the status
+// that follows from it.
+func (r *report) fits(status int) bool { return r != nil && (status != 0) == (r.Failure != nil) }
 
 // Work is the worker's main function: it reads an order, does it and reports. It
 // returns the exit status.
@@ -96,10 +87,7 @@ func Work(ctx context.Context) int {
 		log = inUnit(log, o.Settings.VMID)
 	}
 	told := o.carryOut(ctx, log)
-	if err := worker.Tell(told); err != nil {
-		log.Fail(err)
-		return 1
-	}
+	worker.Tell(told)
 	if told.Failure != nil {
 		return 1
 	}

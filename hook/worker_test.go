@@ -2,7 +2,6 @@ package hook
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,28 +16,32 @@ import (
 )
 
 func TestAWorkerIsBelievedWhatItTells(t *testing.T) {
-	told := func(r report) json.RawMessage {
-		text, err := json.Marshal(r)
+	text := func(status int, told any) string {
+		text, err := json.Marshal(worker.Report{Status: status, Told: told, Done: true})
 		require.NoError(t, err)
-		return text
+		return string(text)
 	}
-	well, failed := told(report{Init: 7}), told(report{Failure: &failure{Text: "no"}})
+	well, failed := report{Init: 7}, report{Failure: &failure{Text: "no"}}
 	for name, c := range map[string]struct {
-		report   worker.Report
+		report   string
 		believed bool
 	}{
-		"all is well":               {worker.Report{Told: well}, true},
-		"it has failed":             {worker.Report{Status: 1, Told: failed}, true},
-		"nothing told":              {worker.Report{}, false},
-		"nothing told of a failure": {worker.Report{Status: 1}, false},
-		"no report":                 {worker.Report{Told: json.RawMessage(`"x"`)}, false},
-		"another report":            {worker.Report{Told: json.RawMessage(`{"vmid":101}`)}, false},
-		"a status that is not its":  {worker.Report{Status: 1, Told: well}, false},
-		"nor this one":              {worker.Report{Told: failed}, false},
+		"all is well":               {text(0, well), true},
+		"it has failed":             {text(1, failed), true},
+		"nothing told":              {text(0, nil), false},
+		"null told":                 {`{"Status":0,"Told":null,"Done":true}`, false},
+		"nothing told of a failure": {text(1, nil), false},
+		"no report":                 {text(0, "x"), false},
+		"another report":            {text(0, map[string]int{"vmid": 101}), false},
+		"more than a report":        {`{"Status":0,"Told":{"Init":7},"Done":true,"More":1}`, false},
+		"half a report":             {text(0, well)[:20], false},
+		"a status that is not its":  {text(1, well), false},
+		"nor this one":              {text(0, failed), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := readReport(c.report)
-			require.Equal(t, !c.believed, errors.Is(err, worker.ErrUnconcluded))
+			var told *report
+			said, err := worker.ReadReport(strings.NewReader(c.report), &told)
+			require.Equal(t, c.believed, err == nil && told.fits(said.Status))
 		})
 	}
 }

@@ -42,14 +42,11 @@ func init() {
 	}
 }
 
-// Tell sets what a worker says of its work besides its exit status.
-func Tell(work any) error {
-	text, err := json.Marshal(work)
-	told.Store(json.RawMessage(text))
-	return err
-}
+// Tell sets what a worker says of its work besides its exit status, as JSON. It is
+// read at the end.
+func Tell(work any) { told.Store(&work) }
 
-var told atomic.Value // json.RawMessage
+var told atomic.Pointer[any]
 
 // Exit ends this process. A worker leaves its report first, in case it cannot end,
 // and lets go of what the caller has handed down.
@@ -66,8 +63,11 @@ func exit(code int, done bool) {
 				_ = unix.Dup3(int(null.Fd()), fd, 0)
 			}
 		}
-		last, _ := told.Load().(json.RawMessage)
-		_ = json.NewEncoder(os.NewFile(reportFd, "report")).Encode(Report{code, last, done})
+		last := Report{Status: code, Done: done}
+		if work := told.Load(); work != nil {
+			last.Told = *work
+		}
+		_ = json.NewEncoder(os.NewFile(reportFd, "report")).Encode(last)
 	}
 	os.Exit(code)
 }

@@ -65,23 +65,28 @@ func Unconcluded(what string) error { return unconcluded{errors.New(what)} }
 type Job struct {
 	Args  []string  // of the command line; nil: those of this process
 	Order any       // what it finds on stdin, as JSON; nil: nothing
+	Told  any       // a pointer to what takes what it tells, see Tell
 	Out   io.Writer // takes what it prints, whole lines; nil: stdout and stderr of this process do
 }
 
 // Report is what a worker says at its end.
 type Report struct {
-	Status int             // its exit status
-	Told   json.RawMessage `json:",omitempty"` // see Tell
-	Done   bool            // it was not stopped before its end
+	Status int  // its exit status
+	Told   any  `json:",omitempty"` // see Tell
+	Done   bool // it was not stopped before its end
 }
 
 // reportMost is how many bytes are read of a report. What a worker says has been in
 // a container's hands.
 const reportMost = 4 << 20
 
-func readReport(r io.Reader) (Report, error) {
-	var said Report
-	err := json.NewDecoder(io.LimitReader(r, reportMost)).Decode(&said)
+// ReadReport reads a report, and what the worker tells into told, a pointer.
+// What neither has a field for is an error.
+func ReadReport(r io.Reader, told any) (Report, error) {
+	said := Report{Told: told}
+	d := json.NewDecoder(io.LimitReader(r, reportMost))
+	d.DisallowUnknownFields()
+	err := d.Decode(&said)
 	return said, err
 }
 
@@ -129,7 +134,7 @@ func Do(ctx context.Context, job Job) (Report, error) {
 	said := make(chan Report, 1)
 	go func() {
 		defer close(said)
-		last, err := readReport(report)
+		last, err := ReadReport(report, job.Told)
 		if err != nil {
 			report.Close() // else it would wait for somebody to read the rest
 			return

@@ -31,7 +31,8 @@ func TestMain(m *testing.M) {
 		work(os.Args[2])
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	report, err := Do(ctx, Job{})
+	var told json.RawMessage
+	report, err := Do(ctx, Job{Told: &told})
 	cancel()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "watch:", err)
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 	if errors.Is(err, ErrUnconcluded) {
 		os.Exit(1)
 	}
-	fmt.Print(string(report.Told))
+	fmt.Print(string(told))
 	os.Exit(report.Status)
 }
 
@@ -58,16 +59,16 @@ func work(what string) {
 		}
 		Exit(0)
 	case "tells":
-		_ = Tell(map[string]string{"result": "installed"})
+		Tell(map[string]string{"result": "installed"})
 		Exit(1)
 	case "ends otherwise":
 		_ = json.NewEncoder(os.NewFile(reportFd, "")).Encode(Report{Done: true})
 		os.Exit(66)
 	case "is stopped":
-		_ = Tell("half of it")
+		Tell("half of it")
 		Break(1)
 	case "tells without end":
-		_ = Tell(strings.Repeat("x", 2*reportMost))
+		Tell(strings.Repeat("x", 2*reportMost))
 		Exit(0)
 	case "exits by itself":
 		os.Exit(5)
