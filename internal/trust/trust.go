@@ -24,7 +24,7 @@ func Dir(path string) error {
 		return err
 	}
 	starts := []string{real}
-	for next := path; next != ""; {
+	for next := path; next != "" && filepath.Clean(next) != real; { // real has no link in it
 		if starts = append(starts, next); len(starts) > linksMost {
 			return fmt.Errorf("%s: more than %d links", path, linksMost)
 		}
