@@ -1,6 +1,7 @@
 package lxc
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -92,14 +93,15 @@ func (c *Container) ReadFile(name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
+	var data bytes.Buffer
+	data.Grow(int(min(f.Size(), limit)) + bytes.MinRead) // so that it is read at once
+	if _, err := data.ReadFrom(io.LimitReader(f, limit+1)); err != nil {
 		return nil, pathError("read", name, err)
 	}
-	if int64(len(data)) > limit {
+	if int64(data.Len()) > limit {
 		return nil, pathError("read", name, fmt.Errorf("larger than %d bytes", limit))
 	}
-	return data, nil
+	return data.Bytes(), nil
 }
 
 // regular refuses what is no regular file, and those of the kernel's own file
