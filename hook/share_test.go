@@ -252,27 +252,33 @@ func TestContainerRootCanChangeNothingOfTheSharedDriver(t *testing.T) {
 // Root of a privileged container could answer for each open on a mount that it shares
 // with others, or not answer. fanotify_init(2) with FAN_CLASS_CONTENT and
 // fanotify_mark(2) of the whole file system with FAN_OPEN_PERM, by their numbers on x86_64.
+// The owner of a file could do so by a lease on it (F_SETLEASE of fcntl(2)), for 45 seconds:
+// so the files of the mount must not belong to root of an unprivileged container.
 func TestAContainerHoldsUpNobodyElsesOpens(t *testing.T) {
 	bothKinds(t, func(t *testing.T, spec lab.Spec) {
 		n := sharing(t, older)
 		n.run(0, "101", "pre-start")
 		g := n.start(n.mounting(spec))
 		const hold = `my $d = "/usr/lib/pve-nvidia-hook/driver";
+open(my $f, "<", "$d/lib/libcuda.so.1"); $SIG{IO} = "IGNORE";
+my $leased = fcntl($f, 1024, 1);
 my $fd = syscall(300, 0x4, 0);
 my $marked = $fd >= 0 && syscall(301, $fd, 0x101, 0x10000, -100, $d) == 0;
-open(my $r, ">", "/root/ready"); print $r ($marked ? "marked" : "refused"); close $r;
+open(my $r, ">", "/root/ready"); print $r ($leased ? "leased " : "refused "), ($marked ? "marked" : "refused"); close $r;
 sleep 600;`
 		require.NoError(t, os.WriteFile(g.file("root/hold"), []byte(hold), 0o644))
 		require.NoError(t, os.Chmod(g.file("root/hold"), 0o644))
 		g.sh("perl /root/hold >/dev/null 2>&1 & for i in $(seq 100); do [ -s /root/ready ] && break; sleep 0.1; done")
-		want := "refused"
+		want := "refused refused"
 		if spec.Privileged {
-			want = "marked"
+			want = "leased marked"
 		}
 		require.Equal(t, want, g.sh("cat /root/ready"))
-		out, err := command("timeout", "-s", "KILL", "5", "head", "-c", "4", n.Path("run/driver/lib/libcuda.so.1"))
-		require.NoError(t, err, "an open on the host waits for the container")
-		require.Equal(t, "\x7fELF", out)
+		for _, name := range []string{n.Path("run/driver/lib/libcuda.so.1"), n.Path("run/driver/lib/libnvidia-ml.so.1")} {
+			out, err := command("timeout", "-s", "KILL", "5", "head", "-c", "4", name)
+			require.NoError(t, err, "an open on the host waits for the container")
+			require.Equal(t, "\x7fELF", out)
+		}
 		require.NoError(t, g.Stop())
 	})
 }

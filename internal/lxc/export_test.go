@@ -11,3 +11,10 @@ func StuckAfter(d time.Duration) (restore func()) {
 
 // Waits is for tests.
 var Waits = waits
+
+// OnAnOlderKernel has mounts on the host exchanged as before Linux 6.5.
+func OnAnOlderKernel() (restore func()) {
+	was := moveMountBeneath
+	moveMountBeneath = 1 << 30
+	return func() { moveMountBeneath = was }
+}

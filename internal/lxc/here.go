@@ -28,8 +28,9 @@ func MountHere(ctx context.Context, tree, target string) error {
 	return nil
 }
 
-// moveMountBeneath is MOVE_MOUNT_BENEATH of linux/mount.h, since Linux 6.5.
-const moveMountBeneath = 0x200
+// moveMountBeneath is MOVE_MOUNT_BENEATH of linux/mount.h, since Linux 6.5. A test
+// sets a flag that every kernel refuses, as older ones refuse this one.
+var moveMountBeneath = 0x200
 
 // exchange puts a mount at target and takes away those of ours that are there. A new
 // kernel does both with no moment in between at which nothing is mounted.
