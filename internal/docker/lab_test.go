@@ -45,11 +45,17 @@ func (g *guest) Warnf(f string, args ...any) { g.said = append(g.said, fmt.Sprin
 
 func start(t *testing.T) *guest {
 	t.Helper()
+	g := startWith(t)
+	g.driver("580.95.05")
+	return g
+}
+
+// startWith starts a guest without a driver.
+func startWith(t *testing.T, config ...string) *guest {
+	t.Helper()
 	labtest.Program(t, "gcc")
 	l := labtest.Open(t)
-	tool := filepath.Join(t.TempDir(), "nvidia-ctk")
-	command(t, "go", "build", "-modfile=../../packaging/ctk.mod", "-o", tool, "github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-ctk")
-	var nodes []string
+	nodes := config
 	for _, name := range []string{"nvidia0", "nvidiactl", "nvidia-uvm"} {
 		nodes = append(nodes, "lxc.mount.entry = /dev/null dev/"+name+" none bind,create=file")
 	}
@@ -60,25 +66,36 @@ func start(t *testing.T) *guest {
 	t.Cleanup(func() { in.Close() })
 	g.in = in
 	require.False(t, Present(in))
-	command(t, "cp", tool, filepath.Join(g.Root, ctk))
-	// Of the libraries of this program nvidia-ctk needs libc alone.
-	g.driver("580.95.05")
+	g.tool("nvidia-ctk")
 	return g
+}
+
+// tool builds a program of the toolkit into the container. Of the libraries there it
+// needs libc alone.
+func (g *guest) tool(name string) {
+	g.t.Helper()
+	command(g.t, "go", "build", "-modfile=../../packaging/ctk.mod", "-o", filepath.Join(g.Root, "usr/bin", name),
+		"github.com/NVIDIA/nvidia-container-toolkit/cmd/"+name)
 }
 
 func (g *guest) driver(version string) {
 	g.t.Helper()
-	dir := filepath.Join(g.Root, "usr/lib/x86_64-linux-gnu")
+	libraries(g.t, filepath.Join(g.Root, "usr/lib/x86_64-linux-gnu"), version)
+	_, err := g.Attach(g.t.Context(), "ldconfig")
+	require.NoError(g.t, err)
+}
+
+// libraries puts the stand-ins of a version into a folder, in the place of those of another.
+func libraries(t *testing.T, dir, version string) {
+	t.Helper()
 	for _, lib := range []string{"libcuda.so", "libnvidia-ml.so"} {
 		was, _ := filepath.Glob(filepath.Join(dir, lib+".*"))
 		for _, name := range was {
-			require.NoError(g.t, os.Remove(name))
+			require.NoError(t, os.Remove(name))
 		}
-		command(g.t, "gcc", "-shared", "-fPIC", `-DVERSION="`+version+`"`, "-Wl,-soname,"+lib+".1", "-o", filepath.Join(dir, lib+"."+version), "testdata/nvml.c")
-		require.NoError(g.t, os.Symlink(lib+"."+version, filepath.Join(dir, lib+".1")))
+		command(t, "gcc", "-shared", "-fPIC", `-DVERSION="`+version+`"`, "-Wl,-soname,"+lib+".1", "-o", filepath.Join(dir, lib+"."+version), "testdata/nvml.c")
+		require.NoError(t, os.Symlink(lib+"."+version, filepath.Join(dir, lib+".1")))
 	}
-	_, err := g.Attach(g.t.Context(), "ldconfig")
-	require.NoError(g.t, err)
 }
 
 func (g *guest) write(name, text string) {
