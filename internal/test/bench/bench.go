@@ -25,6 +25,7 @@ func parts() []part {
 		{"skip", skip},
 		{"warm", warm},
 		{"capabilities", capabilities},
+		{"start", begin},
 		{"cold", cold},
 		{"together", together},
 		{"crowd", crowd},

@@ -138,6 +138,15 @@ func (s *stand) guest(ctx context.Context, config ...string) (*lab.Container, er
 }
 
 func (s *stand) guestOf(ctx context.Context, spec lab.Spec) (*lab.Container, error) {
+	c, err := s.make(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.Start(ctx)
+}
+
+// make makes a fresh container that does not run.
+func (s *stand) make(ctx context.Context, spec lab.Spec) (*lab.Container, error) {
 	s.vmid++
 	spec.VMID = s.vmid
 	if !s.quick { // which spares a smoke test the half minute that a base root takes
@@ -152,7 +161,7 @@ func (s *stand) guestOf(ctx context.Context, spec lab.Spec) (*lab.Container, err
 			return nil, err
 		}
 	}
-	return c, c.Start(ctx)
+	return c, nil
 }
 
 // onTmpfs makes a folder that lies in memory, as /run does on every node.
