@@ -274,7 +274,10 @@ sleep 600;`
 			want = "leased marked"
 		}
 		require.Equal(t, want, g.sh("cat /root/ready"))
-		for _, name := range []string{n.Path("run/driver/lib/libcuda.so.1"), n.Path("run/driver/lib/libnvidia-ml.so.1")} {
+		names, err := filepath.Glob(n.Path("cache/*.share.*/lib/libcuda.so.1"))
+		require.NoError(t, err)
+		require.Len(t, names, 1)
+		for _, name := range append(names, n.Path("run/driver/lib/libcuda.so.1"), n.Path("run/driver/lib/libnvidia-ml.so.1")) {
 			out, err := command("timeout", "-s", "KILL", "5", "head", "-c", "4", name)
 			require.NoError(t, err, "an open on the host waits for the container")
 			require.Equal(t, "\x7fELF", out)

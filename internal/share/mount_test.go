@@ -10,8 +10,10 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 )
 
@@ -81,6 +83,39 @@ func TestALayoutInUseStaysAsItIs(t *testing.T) {
 	after, err := os.Stat(Dir(tree, "pve1"))
 	require.NoError(t, err)
 	require.True(t, os.SameFile(before, after))
+}
+
+// Root of a privileged container may open files by their handles (CAP_DAC_READ_SEARCH).
+// With a descriptor of the mount that would reach any file of the file system below.
+func TestTheMountOpensNothingByItsHandle(t *testing.T) {
+	run, cache := runFolder(t), t.TempDir()
+	tree := unpacked(t, cache, "580.142")
+	require.NoError(t, Mount(t.Context(), run, tree, "pve1", "x86_64"))
+	own := t.TempDir() // as a privileged container has it
+	require.NoError(t, unix.Mount("overlay", own, "overlay", unix.MS_RDONLY, "lowerdir="+Point(run)+":"+lxc.EmptyLayer))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(own, 0)) })
+	secret := filepath.Join(cache, "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("x"), 0o600))
+	opens := func(name, at string) error {
+		handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, name, 0)
+		if err != nil {
+			return err
+		}
+		dir, err := unix.Open(at, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		require.NoError(t, err)
+		defer unix.Close(dir)
+		fd, err := unix.OpenByHandleAt(dir, handle, unix.O_RDONLY)
+		if err == nil {
+			unix.Close(fd)
+		}
+		return err
+	}
+	require.NoError(t, opens(secret, cache), "the file system of the cache has handles")
+	for _, at := range []string{Point(run), own} {
+		for _, name := range []string{secret, filepath.Join(tree, ".manifest"), filepath.Join(at, "lib/libcuda.so.580.142")} {
+			require.Error(t, opens(name, at), "%s by way of %s", name, at)
+		}
+	}
 }
 
 // The unit that brings containers into line has a mount namespace of its own.
