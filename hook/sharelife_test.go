@@ -146,6 +146,23 @@ while (1) { wait() > 0 or sleep 1 }
 	})
 }
 
+// One that ends without libcuda would never live until post-start: its environment has to
+// name the folder, and then its very first start has the driver too.
+func TestAnApplicationThatEndsWithoutLibcudaFindsItByItsEnvironment(t *testing.T) {
+	n := sharing(t, older)
+	n.run(0, "101", "pre-start")
+	spec := n.mounting(lab.Spec{})
+	spec.ExtraConfig = append(spec.ExtraConfig, "lxc.environment = LD_LIBRARY_PATH=/usr/lib/pve-nvidia-hook/driver/lib")
+	made, err := n.lab.Container(t.Context(), spec)
+	require.NoError(t, err)
+	g := &guest{made, n}
+	const app = "#!/usr/bin/perl\nrequire DynaLoader;\nDynaLoader::dl_load_file(\"libcuda.so.1\") or exit 1;\nwhile (1) { wait() > 0 or sleep 1 }\n"
+	require.NoError(t, os.WriteFile(g.file("usr/local/sbin/lab-init"), []byte(app), 0o755))
+	require.NoError(t, g.Start(t.Context()))
+	g.postStart(0)
+	g.sharesVersion(older)
+}
+
 // archive is what vzdump keeps of a container's disk: its root, and nothing that is mounted in it.
 func (g *guest) archive() string {
 	g.node.t.Helper()
