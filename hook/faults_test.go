@@ -79,7 +79,7 @@ func TestFaultCacheIsReadOnlyOrCannotBeMade(t *testing.T) {
 	moved := strings.Replace(string(text), n.Cache(), n.Path("disk/cache"), 1)
 	require.NoError(t, os.WriteFile(n.Path("config.toml"), []byte(moved), 0o644))
 	readOnly(unix.MS_RDONLY)
-	g.failsThenHeals("make the cache folder", func() { readOnly(0) })
+	g.failsThenHeals("cache folder "+n.Path("disk/cache")+": mkdir ", func() { readOnly(0) })
 
 	// What a read-only cache holds is used; what it lacks is refused.
 	readOnly(unix.MS_RDONLY)
