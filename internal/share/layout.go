@@ -93,7 +93,7 @@ func build(tree, dir, arch string) error {
 	if whole(tree, dir, files, l) {
 		return nil
 	}
-	made := dir + ".new"
+	made := dir + endNew
 	if err := os.RemoveAll(made); err != nil {
 		return err
 	}
@@ -170,6 +170,9 @@ func whole(tree, dir string, files []file, l Layout) bool {
 	return true
 }
 
+// endNew is the ending of a layout that is being made.
+const endNew = ".new"
+
 // Dir is where a node lays out a tree. Each node of a cluster that shares the cache
 // has its own, so that no other takes it away.
 func Dir(tree, node string) string { return tree + ".share." + node }
@@ -177,15 +180,15 @@ func Dir(tree, node string) string { return tree + ".share." + node }
 // Prune removes the layouts of this node whose tree is gone and that were not mounted
 // since the boot, and what a broken-off Build has left.
 func Prune(cacheDir, run, node string) error {
-	dirs, err := filepath.Glob(filepath.Join(cacheDir, "NVIDIA-Linux-*.share."+node))
-	if err != nil {
-		return err
-	}
 	var errs []error
-	for _, dir := range dirs {
-		_, err := os.Lstat(strings.TrimSuffix(dir, ".share."+node))
-		if errors.Is(err, fs.ErrNotExist) && !inUse(run, dir) {
-			errs = append(errs, os.RemoveAll(dir))
+	for _, ending := range []string{Dir("", node), Dir("", node) + endNew} {
+		dirs, err := filepath.Glob(filepath.Join(cacheDir, "NVIDIA-Linux-*"+ending))
+		errs = append(errs, err)
+		for _, dir := range dirs {
+			_, err := os.Lstat(strings.TrimSuffix(dir, ending))
+			if errors.Is(err, fs.ErrNotExist) && !inUse(run, dir) {
+				errs = append(errs, os.RemoveAll(dir))
+			}
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

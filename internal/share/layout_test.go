@@ -192,3 +192,15 @@ func TestPruneKeepsWhatIsMountedAndWhatIsOfOthers(t *testing.T) {
 	require.NoDirExists(t, dir)
 	require.DirExists(t, other)
 }
+
+func TestPruneRemovesWhatAKilledBuildHasLeft(t *testing.T) {
+	cache, run := t.TempDir(), t.TempDir()
+	tree, dir := laidOut(t, cache, "580.142")
+	left := dir + ".new"
+	require.NoError(t, os.Rename(dir, left))
+	require.NoError(t, Prune(cache, run, "pve1"))
+	require.DirExists(t, left, "its tree is there: the next one that lays it out takes care of it")
+	require.NoError(t, os.RemoveAll(tree))
+	require.NoError(t, Prune(cache, run, "pve1"))
+	require.NoDirExists(t, left)
+}

@@ -42,8 +42,9 @@ func Lock(ctx context.Context, run string, o lock.Options) (*lock.Lock, error) {
 // lxc.ErrNoMount (wrapped) where the kernel makes no such mount.
 func Mount(ctx context.Context, run, tree, node, arch string) error {
 	dir := Dir(tree, node)
-	// Never changed under a container that runs.
-	if !inUse(run, dir) {
+	// Never changed under a container that runs. One that somebody has removed is made
+	// again: who has it mounted keeps what it has of the old one.
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) || !inUse(run, dir) {
 		if err := Build(tree, dir, arch); err != nil {
 			return err
 		}

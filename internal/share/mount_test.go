@@ -118,6 +118,20 @@ func TestTheMountOpensNothingByItsHandle(t *testing.T) {
 	}
 }
 
+// The cache was emptied by hand while containers ran with what was in it.
+func TestALayoutThatIsGoneIsMadeAgain(t *testing.T) {
+	run, cache := runFolder(t), t.TempDir()
+	tree := unpacked(t, cache, "580.142")
+	require.NoError(t, Mount(t.Context(), run, tree, "pve1", "x86_64"))
+	require.NoError(t, os.RemoveAll(tree))
+	require.NoError(t, os.RemoveAll(Dir(tree, "pve1")))
+	require.False(t, IsReady(run, "580.142"))
+	unpacked(t, cache, "580.142")
+	require.NoError(t, Mount(t.Context(), run, tree, "pve1", "x86_64"))
+	require.True(t, IsReady(run, "580.142"))
+	require.FileExists(t, filepath.Join(Point(run), "bin/nvidia-smi"))
+}
+
 // The unit that brings containers into line has a mount namespace of its own.
 func TestTheMountIsMadeForAllAlsoFromAnotherNamespace(t *testing.T) {
 	if run := os.Getenv("SHARE_TEST_RUN"); run != "" {
