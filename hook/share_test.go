@@ -14,7 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 )
@@ -44,7 +43,7 @@ func (n *node) shares(yes bool) {
 	_ = os.Symlink("nodes/pve1/lxc", n.Path("host/etc/pve/lxc"))
 	text := "hostname: ct\nunprivileged: 1\ndev0: /dev/nvidia0,mode=0666\n"
 	if yes {
-		text += pve.ShareEntry(n.Path("run/driver"), lxc.EmptyLayer, false) + "\n"
+		text += pve.ShareEntry(n.Path("run/driver"), n.Path("run/driver-folders"), false) + "\n"
 	}
 	require.NoError(n.t, os.WriteFile(filepath.Join(dir, "101.conf"), []byte(text), 0o644))
 }
@@ -52,7 +51,7 @@ func (n *node) shares(yes bool) {
 // mounting is the kind of container with the entry, as LXC gets it of Proxmox.
 func (n *node) mounting(spec lab.Spec) lab.Spec {
 	spec.VMID = 101
-	spec.ExtraConfig = append(spec.ExtraConfig, strings.Replace(pve.ShareEntry(n.Path("run/driver"), lxc.EmptyLayer, spec.Privileged), ":", " =", 1))
+	spec.ExtraConfig = append(spec.ExtraConfig, strings.Replace(pve.ShareEntry(n.Path("run/driver"), n.Path("run/driver-folders"), spec.Privileged), ":", " =", 1))
 	return spec
 }
 
@@ -284,6 +283,28 @@ sleep 600;`
 		}
 		require.NoError(t, g.Stop())
 	})
+}
+
+// A process can list a folder into memory that it never lets the kernel write, and so
+// holds the folder's lock. It must be that of a folder of the container's own overlay.
+func TestAContainerHoldsNoFolderOfTheSharedDriver(t *testing.T) {
+	n := sharing(t, older)
+	n.run(0, "101", "pre-start")
+	g := n.start(n.mounting(lab.Spec{Privileged: true}))
+	t.Cleanup(func() { _ = g.Stop() }) // else what hangs would hold up the end of the test
+	for _, dir := range []string{"lib", "bin", "."} {
+		require.NoError(t, g.HoldFolder(t.Context(), "/usr/lib/pve-nvidia-hook/driver/"+dir))
+		look := exec.Command("stat", n.Path("run/driver/"+dir+"/no-such-name"))
+		require.NoError(t, look.Start())
+		ended := make(chan error, 1)
+		go func() { ended <- look.Wait() }()
+		select {
+		case <-ended:
+		case <-time.After(5 * time.Second):
+			t.Fatalf("a look at %s on the host waits for the container", dir)
+		}
+	}
+	require.Equal(t, "held", g.sh("timeout -s KILL 1 ls /usr/lib/pve-nvidia-hook/driver/lib >/dev/null 2>&1 || echo held"))
 }
 
 // A service of multi-user.target maps libcuda in its first second. Only at the very

@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 )
@@ -52,7 +51,7 @@ func TestSixtyContainersAtOnceHaveTheSharedDriverBeforeInit(t *testing.T) {
 	var guests []*guest
 	for i := range crowd {
 		spec := lab.Spec{Privileged: i%2 == 1}
-		entry := pve.ShareEntry(n.Path("run/driver"), lxc.EmptyLayer, spec.Privileged)
+		entry := pve.ShareEntry(n.Path("run/driver"), n.Path("run/driver-folders"), spec.Privileged)
 		require.NoError(t, os.WriteFile(n.confFile(201+i), []byte("hostname: ct\ndev0: /dev/nvidia0,mode=0666\n"+entry+"\n"), 0o644))
 		made, err := n.lab.Container(t.Context(), n.asConfigured(201+i, spec))
 		require.NoError(t, err)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
@@ -58,7 +57,7 @@ func setShare(ctx context.Context, root string, settings []config.Settings, type
 		}
 		entry, did, would := "", "removed", "would remove"
 		if *want {
-			entry, did, would = pve.ShareEntry(share.Point(s.Paths.Run), lxc.EmptyLayer, !g.Conf.Unprivileged), "set", "would set"
+			entry, did, would = pve.ShareEntry(share.Point(s.Paths.Run), share.Folders(s.Paths.Run), !g.Conf.Unprivileged), "set", "would set"
 		}
 		done, err := pve.SetShareEntry(ctx, root, g, entry, dryRun)
 		if err != nil || !done {

@@ -31,7 +31,7 @@ func TestTheEnginesTakeASharedDriverThatBelongsToNobody(t *testing.T) {
 	require.NoError(t, lxc.MountHere(t.Context(), layout, point))
 	t.Cleanup(func() { require.NoError(t, lxc.UnmountHere(context.Background(), point)) })
 
-	g := startWith(t, strings.Replace(pve.ShareEntry(point, lxc.EmptyLayer, false), ":", " =", 1))
+	g := startWith(t, strings.Replace(pve.ShareEntry(point, point+"-folders", false), ":", " =", 1))
 	g.tool("nvidia-cdi-hook")
 	libcuda := record.Shared + "/lib/libcuda.so.580.95.05"
 	require.Equal(t, "65534\n", g.run("stat", "-c", "%u", libcuda))

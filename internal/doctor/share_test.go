@@ -8,8 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/share"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 )
 
@@ -19,7 +19,9 @@ func TestTheNextStartHasWhatASharedDriverNeeds(t *testing.T) {
 	labtest.Need(t) // the kernel's overlay
 	// Nothing is mounted there in a test; only its name counts.
 	run := fmt.Sprintf("/run/pve-nvidia-hook-doctor-%d", os.Getpid())
-	entry := func(privileged bool) string { return pve.ShareEntry(run+"/driver", lxc.EmptyLayer, privileged) + "\n" }
+	entry := func(privileged bool) string {
+		return pve.ShareEntry(share.Point(run), share.Folders(run), privileged) + "\n"
+	}
 	for name, c := range map[string]struct{ set, conf, want string }{
 		"all is well":   {"", goodConf + entry(false), "101 ok share: its next start makes driver 580.142 ready to share"},
 		"not shared":    {"", goodConf, ""},

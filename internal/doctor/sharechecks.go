@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/share"
@@ -40,7 +39,7 @@ func checkShare(h *hostFacts, g *guestFacts, out *findings) {
 		out.add(Problem, hint.Of(g.shareError), "%v", g.shareError)
 	}
 	if g.guest != nil {
-		want := pve.ShareEntry(share.Point(g.settings.Paths.Run), lxc.EmptyLayer, !g.guest.Conf.Unprivileged)
+		want := pve.ShareEntry(share.Point(g.settings.Paths.Run), share.Folders(g.settings.Paths.Run), !g.guest.Conf.Unprivileged)
 		switch g.next.ShareEntry() {
 		case want:
 		case "":

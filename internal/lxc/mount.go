@@ -148,9 +148,9 @@ func CanMount(tree string) error {
 // mountSource is what our overlays name as their source.
 const mountSource = "pve-nvidia-hook"
 
-// EmptyLayer is an empty folder below every overlay of ours. MountHere makes it. It
-// stays: one that is removed can no longer be listed, and with it the whole.
-const EmptyLayer = "/run/pve-nvidia-hook/empty"
+// emptyLayer is an empty folder below every overlay of ours. It stays: one that is
+// removed can no longer be listed, and with it the whole.
+const emptyLayer = "/run/pve-nvidia-hook/empty"
 
 // overlay makes a mount that is attached nowhere yet, with a superblock of its
 // own. A bind mount, however read-only and id-mapped, has the host's superblock.
@@ -173,7 +173,7 @@ func overlay(tree string, over ...string) (*os.File, error) {
 		return fail("lower layer", unix.EOPNOTSUPP)
 	}
 	// There must be two layers.
-	if err := os.MkdirAll(EmptyLayer, 0o755); err != nil {
+	if err := os.MkdirAll(emptyLayer, 0o755); err != nil {
 		return fail("second layer", err)
 	}
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
@@ -188,7 +188,7 @@ func overlay(tree string, over ...string) (*os.File, error) {
 	}
 	err = errors.Join(
 		unix.FsconfigSetString(fs, "source", mountSource),
-		unix.FsconfigSetString(fs, "lowerdir", layers+EmptyLayer),
+		unix.FsconfigSetString(fs, "lowerdir", layers+emptyLayer),
 		unix.FsconfigSetString(fs, "nfs_export", "off"), // no open by file handle
 	)
 	if err == nil {

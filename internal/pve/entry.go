@@ -27,12 +27,13 @@ import (
 //
 // Root of a privileged container has the host's capabilities: on a mount that it
 // shared with others it could hold up each open of a file (fanotify, leases). So it gets
-// an overlay of its own over the mount; empty is the folder that an overlay needs as its
-// second layer.
-func ShareEntry(point, empty string, privileged bool) string {
+// an overlay of its own over the mount. folders is the second layer, which has each
+// folder of the mount, empty: the kernel lists a folder that only one layer has by
+// that layer's own folder, whose lock the container could then hold for ever.
+func ShareEntry(point, folders string, privileged bool) string {
 	target := strings.TrimPrefix(record.Shared, "/")
 	if privileged {
-		return fmt.Sprintf("lxc.mount.entry: overlay %s overlay ro,nosuid,nodev,lowerdir=%s:%s,create=dir,optional 0 0", target, point, empty)
+		return fmt.Sprintf("lxc.mount.entry: overlay %s overlay ro,nosuid,nodev,lowerdir=%s:%s,create=dir,optional 0 0", target, point, folders)
 	}
 	return fmt.Sprintf("lxc.mount.entry: %s %s none bind,ro,create=dir,optional 0 0", point, target)
 }

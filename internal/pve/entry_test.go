@@ -17,9 +17,9 @@ import (
 const line = "lxc.mount.entry: /run/pve-nvidia-hook/driver usr/lib/pve-nvidia-hook/driver none bind,ro,create=dir,optional 0 0"
 
 func TestTheEntryHasTheFormOfTheContract(t *testing.T) {
-	require.Equal(t, line, ShareEntry("/run/pve-nvidia-hook/driver", "/run/pve-nvidia-hook/empty", false))
-	own := ShareEntry("/run/pve-nvidia-hook/driver", "/run/pve-nvidia-hook/empty", true)
-	require.Contains(t, own, " overlay ro,nosuid,nodev,lowerdir=/run/pve-nvidia-hook/driver:/run/pve-nvidia-hook/empty,create=dir,optional 0 0")
+	require.Equal(t, line, ShareEntry("/run/pve-nvidia-hook/driver", "/run/pve-nvidia-hook/driver-folders", false))
+	own := ShareEntry("/run/pve-nvidia-hook/driver", "/run/pve-nvidia-hook/driver-folders", true)
+	require.Contains(t, own, " overlay ro,nosuid,nodev,lowerdir=/run/pve-nvidia-hook/driver:/run/pve-nvidia-hook/driver-folders,create=dir,optional 0 0")
 	require.True(t, isShareEntry(own))
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
@@ -21,6 +22,10 @@ const notesDir = "shared"
 // Point is where a node mounts the shared driver; run is the run folder (paths.run).
 // Containers name it in their configuration, so it is the same for all versions.
 func Point(run string) string { return filepath.Join(run, "driver") }
+
+// Folders is where the folders of the shared driver lie once more, empty: the second
+// layer of the overlay of a privileged container (pve.ShareEntry).
+func Folders(run string) string { return filepath.Join(run, "driver-folders") }
 
 // Mounted is what the node has mounted for containers that start now; false when
 // there is nothing.
@@ -52,6 +57,9 @@ func Mount(ctx context.Context, run, tree, node, arch string) error {
 	if err := note(run, dir); err != nil {
 		return err
 	}
+	if err := makeFolders(dir, Folders(run)); err != nil {
+		return fmt.Errorf("make the folders of the shared driver: %w", err)
+	}
 	if err := trust.MakeDir(Point(run), 0o755); err != nil {
 		return fmt.Errorf("mount the shared driver: %w", err)
 	}
@@ -79,6 +87,16 @@ func note(run, dir string) error {
 		return fmt.Errorf("note the shared driver's layout: %w", err)
 	}
 	return nil
+}
+
+// makeFolders makes below to the folders of a layout. Those of an earlier one stay.
+func makeFolders(dir, to string) error {
+	return filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return mkdirAll(filepath.Join(to, strings.TrimPrefix(name, dir)))
+	})
 }
 
 // inUse tells whether a layout was mounted since the boot; true where that cannot be

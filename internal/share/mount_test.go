@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 )
 
@@ -92,7 +91,7 @@ func TestTheMountOpensNothingByItsHandle(t *testing.T) {
 	tree := unpacked(t, cache, "580.142")
 	require.NoError(t, Mount(t.Context(), run, tree, "pve1", "x86_64"))
 	own := t.TempDir() // as a privileged container has it
-	require.NoError(t, unix.Mount("overlay", own, "overlay", unix.MS_RDONLY, "lowerdir="+Point(run)+":"+lxc.EmptyLayer))
+	require.NoError(t, unix.Mount("overlay", own, "overlay", unix.MS_RDONLY, "lowerdir="+Point(run)+":"+Folders(run)))
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(own, 0)) })
 	secret := filepath.Join(cache, "secret")
 	require.NoError(t, os.WriteFile(secret, []byte("x"), 0o600))

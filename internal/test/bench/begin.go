@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 )
@@ -66,7 +65,7 @@ func begin(ctx context.Context, s *stand) (section, error) {
 			}
 			spec := lab.Spec{}
 			if way.deliver == "share" {
-				spec.ExtraConfig = []string{strings.Replace(pve.ShareEntry(s.Path("run/driver"), lxc.EmptyLayer, false), ":", " =", 1)}
+				spec.ExtraConfig = []string{strings.Replace(pve.ShareEntry(s.Path("run/driver"), s.Path("run/driver-folders"), false), ":", " =", 1)}
 			}
 			c, err := s.make(ctx, spec)
 			if err != nil {
