@@ -307,6 +307,29 @@ func TestAContainerHoldsNoFolderOfTheSharedDriver(t *testing.T) {
 	require.Equal(t, "held", g.sh("timeout -s KILL 1 ls /usr/lib/pve-nvidia-hook/driver/lib >/dev/null 2>&1 || echo held"))
 }
 
+// LXC itself makes the folder for the mount, and follows links of the container then.
+func TestALinkInTheWayOfTheMountGetsAnEmptyFolderAtMost(t *testing.T) {
+	bothKinds(t, func(t *testing.T, spec lab.Spec) {
+		n := sharing(t, older)
+		n.run(0, "101", "pre-start")
+		made, err := n.lab.Container(t.Context(), n.mounting(spec))
+		require.NoError(t, err)
+		g := &guest{made, n}
+		hosts := n.Path("hosts")
+		require.NoError(t, os.Mkdir(hosts, 0o755))
+		require.NoError(t, os.Chmod(hosts, 0o777))
+		require.NoError(t, os.Symlink(hosts, g.file("usr/lib/pve-nvidia-hook")))
+		require.NoError(t, g.Start(t.Context()))
+		require.Contains(t, g.postStart(1), "the shared driver is not mounted in the container")
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		require.NoError(t, err)
+		require.NotContains(t, string(mounts), hosts)
+		found, err := command("find", hosts, "-mindepth", "1")
+		require.NoError(t, err)
+		require.Contains(t, []string{"", hosts + "/driver\n"}, found)
+	})
+}
+
 // A service of multi-user.target maps libcuda in its first second. Only at the very
 // first start it may be earlier than the set-up.
 func TestServicesFindTheSharedDriverAtOnce(t *testing.T) {
