@@ -109,5 +109,6 @@ func inUse(run, dir string) bool {
 // IsReady tells whether containers that start now get this version.
 func IsReady(run string, v version.Driver) bool {
 	l, ok := Mounted(run)
-	return ok && l.Version == v
+	_, err := os.Lstat(Folders(run))
+	return ok && l.Version == v && err == nil
 }

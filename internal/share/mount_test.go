@@ -60,6 +60,9 @@ func TestTheMountIsReadOnlyAndFollowsTheVersion(t *testing.T) {
 
 	require.NoError(t, Mount(t.Context(), run, unpacked(t, cache, "580.142"), "pve1", "x86_64"))
 	require.True(t, IsReady(run, "580.142"))
+	require.DirExists(t, filepath.Join(Folders(run), "lib/gbm"))
+	require.NoError(t, os.RemoveAll(Folders(run)))
+	require.False(t, IsReady(run, "580.142"), "a privileged container needs its second layer")
 	require.FileExists(t, filepath.Join(bound, "lib/libcuda.so.550.163.01"))
 	require.Len(t, mountsAt(t, Point(run)), 1, "the old one does not lie below")
 	require.True(t, inUse(run, Dir(filepath.Join(cache, "NVIDIA-Linux-x86_64-550.163.01"), "pve1")))
