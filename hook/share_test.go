@@ -16,16 +16,14 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 )
 
 // sharing is a node whose container 101 has the entry of the shared driver in its
 // configuration file.
 func sharing(t *testing.T, module string) *node {
 	n := newNode(t, module)
-	t.Cleanup(func() {
-		for unix.Unmount(n.Path("run/driver"), unix.MNT_DETACH) == nil {
-		}
-	})
+	t.Cleanup(func() { labtest.Unmount(n.Path("run/driver")) })
 	// As /run is: root of an unprivileged container looks for the mount by its path.
 	for dir := n.Dir; dir != os.TempDir(); dir = filepath.Dir(dir) {
 		require.NoError(t, os.Chmod(dir, 0o755))

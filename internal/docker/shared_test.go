@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,7 +28,7 @@ func TestTheEnginesTakeASharedDriverThatBelongsToNobody(t *testing.T) {
 	require.NoError(t, os.Mkdir(point, 0o755))
 	libraries(t, filepath.Join(layout, "lib"), "580.95.05")
 	require.NoError(t, lxc.MountHere(t.Context(), layout, point))
-	t.Cleanup(func() { require.NoError(t, lxc.UnmountHere(context.Background(), point)) })
+	t.Cleanup(func() { labtest.Unmount(point) })
 
 	g := startWith(t, strings.Replace(pve.ShareEntry(point, point+"-folders", false), ":", " =", 1))
 	g.tool("nvidia-cdi-hook")

@@ -51,22 +51,7 @@ func exchange(mount int, target string) error {
 	return unix.MoveMount(mount, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-// UnmountHere takes away what MountHere has mounted at target; nothing there is no
-// error. Whoever uses it keeps it.
-func UnmountHere(ctx context.Context, target string) error {
-	err := inHostNamespace(ctx, func() error {
-		n, err := countHere(target)
-		if err != nil {
-			return err
-		}
-		return unmountHere(target, n)
-	})
-	if err != nil {
-		return fmt.Errorf("unmount %s: %w", target, err)
-	}
-	return nil
-}
-
+// unmountHere takes the upper n mounts at target away. Whoever uses one keeps it.
 func unmountHere(target string, n int) error {
 	for range n {
 		if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {

@@ -135,13 +135,6 @@ func CheckNode(root string) error {
 	return hint.Errorf("look at systemctl status pve-cluster", "the cluster file system is not mounted: %s is not there", dir)
 }
 
-// Use says which guest names a hookscript, and where in its configuration.
-type Use struct {
-	Guest
-	Volume string
-	Where  string // "" live, "pending" or "snapshot NAME"
-}
-
 // WhichHere is the hint to a number that no container of this node has.
 const WhichHere = "pct list shows the containers of this node; for LXC without Proxmox set paths.lxc"
 
@@ -154,32 +147,6 @@ func (g Guest) NotHere(local string) error {
 		return hint.Errorf("run it on "+g.Node, "container %s is on node %s, this is %s", g, g.Node, local)
 	}
 	return nil
-}
-
-// Uses lists the guests of the cluster, VMs too, that name this program's hookscript on any storage.
-func Uses(list []Guest) []Use {
-	var uses []Use
-	for _, g := range list {
-		hooks := g.Conf.Hookscripts()
-		for _, volume := range sortedKeys(hooks) {
-			if !Ours(volume) {
-				continue
-			}
-			for _, where := range hooks[volume] {
-				uses = append(uses, Use{g, volume, where})
-			}
-		}
-	}
-	return uses
-}
-
-// String is such as "101 (web) on pve1, snapshot before-upgrade".
-func (u Use) String() string {
-	text := fmt.Sprintf("%s on %s", u.Guest, u.Node)
-	if u.Where != "" {
-		text += ", " + u.Where
-	}
-	return text
 }
 
 // String is such as "101 (web)".

@@ -69,14 +69,6 @@ func Mount(ctx context.Context, run, tree, node, arch string) error {
 	return nil
 }
 
-// Unmount takes the mount away. Containers that run keep theirs.
-func Unmount(ctx context.Context, run string) error {
-	if err := lxc.UnmountHere(ctx, Point(run)); err != nil {
-		return fmt.Errorf("unmount the shared driver: %w", err)
-	}
-	return nil
-}
-
 // note remembers that a layout was mounted.
 func note(run, dir string) error {
 	notes := filepath.Join(run, notesDir)
