@@ -88,6 +88,13 @@ const (
 	StepPackages  Step = "packages" // of the distribution that the driver's libraries need
 	StepDocker    Step = "docker"   // the Container Toolkit is set up
 	StepReboot    Step = "reboot"   // of the container, from inside
+
+	StepShare Step = "share" // the container's programs are led to the shared driver
+
+	// Of an uninstallation only.
+	StepToolkitRemove  Step = "remove-toolkit"
+	StepDockerRemove   Step = "remove-docker"   // what was set up for Docker and podman
+	StepPackagesRemove Step = "remove-packages" // those that were installed for the driver
 )
 
 // Plan is what a decision comes to: a refusal, or steps, or neither: then all

@@ -22,9 +22,6 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
-// StepShare leads a container's programs to the shared driver.
-const StepShare Step = "share"
-
 // Shares tells whether a container is to have the shared driver: its configuration
 // file mounts it, or its settings say so.
 func Shares(h host.Host, s config.Settings) bool {

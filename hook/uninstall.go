@@ -17,15 +17,6 @@ import (
 // PhaseUninstall stands in the trace of an uninstallation. Proxmox has no such phase.
 const PhaseUninstall Phase = "uninstall"
 
-// StepToolkitRemove takes the CUDA toolkit out of the container.
-const StepToolkitRemove Step = "remove-toolkit"
-
-// StepDockerRemove takes back what was set up for Docker and podman.
-const StepDockerRemove Step = "remove-docker"
-
-// StepPackagesRemove takes away the packages that were installed for the driver.
-const StepPackagesRemove Step = "remove-packages"
-
 // DecideUninstall says what is to be taken out of a container. It reads nothing
 // but its arguments.
 func DecideUninstall(_ config.Settings, f Facts) Plan {
