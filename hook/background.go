@@ -18,24 +18,24 @@ const EnvBackground = "PVE_NVIDIA_HOOK_BACKGROUND"
 // unitTries is how often a unit begins again for a container that was restarted.
 const unitTries = 3
 
-// inUnit makes journalctl -u find the lines of log. The journal asks the kernel for
+// namingUnit makes journalctl -u find the lines of log. The journal asks the kernel for
 // the unit of a process when it reads a line, which may be too late for the last
 // lines. So each line names the unit, and the journal believes root
 // (add_matches_for_unit of systemd's logs-show).
-func inUnit(log say.Log, vmid int) say.Log {
+func namingUnit(log say.Log, vmid int) say.Log {
 	return log.With("object_systemd_unit", unit{vmid}.service())
 }
 
-// detaches reports whether a unit may do the work.
-func (r *run) detaches() bool {
-	return r.AtStart && !r.Unit && r.settings.Install.Background != "never" && haveSystemd()
+// mayUseUnit reports whether a unit may do the work.
+func (r *run) mayUseUnit() bool {
+	return r.AtStart && !r.InUnit && r.settings.Install.Background != "never" && haveSystemd()
 }
 
 // unitWorks reports whether the unit of an earlier start is still at work. Its lock is
 // not waited for, since that would hold up the start of the container.
 func (r *run) unitWorks(ctx context.Context) bool {
 	u := unit{r.trace.VMID}
-	if !r.detaches() || !u.known() {
+	if !r.mayUseUnit() || !u.known() {
 		return false
 	}
 	held, err := r.lock(ctx, 0)
@@ -46,9 +46,9 @@ func (r *run) unitWorks(ctx context.Context) bool {
 	return u.works(ctx)
 }
 
-// parts splits the steps of a plan at the first that needs the network: the driver
-// is recorded before one is tried.
-func parts(steps []Step) (driver, toolkit []Step) {
+// driverAndToolkit splits the steps of a plan at the first that needs the container's
+// network. The driver is recorded before that one is tried.
+func driverAndToolkit(steps []Step) (driver, toolkit []Step) {
 	if at := slices.IndexFunc(steps, func(s Step) bool { return s == StepPackages || s == StepToolkit || s == StepDocker }); at >= 0 {
 		return steps[:at], steps[at:]
 	}
@@ -59,8 +59,8 @@ func parts(steps []Step) (driver, toolkit []Step) {
 // the unit does.
 func (r *run) split(ctx context.Context) (here, later []Step) {
 	steps := r.trace.Plan.Steps
-	if !r.detaches() {
-		if r.AtStart && !r.Unit && r.settings.Install.Background == "always" {
+	if !r.mayUseUnit() {
+		if r.AtStart && !r.InUnit && r.settings.Install.Background == "always" {
 			r.Log.Infof("systemd does not run here, so the work is done in the foreground")
 		}
 		return steps, nil
@@ -74,7 +74,7 @@ func (r *run) split(ctx context.Context) (here, later []Step) {
 	if how == "always" {
 		return nil, steps
 	}
-	return parts(steps) // the toolkit means minutes of downloads, the driver takes seconds
+	return driverAndToolkit(steps) // the toolkit means minutes of downloads, the driver takes seconds
 }
 
 // handOver starts the unit, in which this program decides again and does what

@@ -18,7 +18,7 @@ func TestTheToolkitIsAPartOfItsOwn(t *testing.T) {
 		{slices.Concat(driver, toolkit), driver, toolkit},
 		{nil, nil, nil},
 	} {
-		gotDriver, gotToolkit := parts(c.plan)
+		gotDriver, gotToolkit := driverAndToolkit(c.plan)
 		require.Equal(t, c.driver, gotDriver, c.plan)
 		require.Equal(t, c.toolkit, gotToolkit, c.plan)
 	}

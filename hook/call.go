@@ -33,7 +33,7 @@ func Call(ctx context.Context, args []string) int {
 	log.ToJournal()
 	c := call{Event: e, log: log.For(e.VMID), host: host.Host{Root: os.Getenv(EnvHostRoot)}, unit: os.Getenv(EnvBackground) != ""}
 	if c.unit {
-		c.log = inUnit(c.log, e.VMID)
+		c.log = namingUnit(c.log, e.VMID)
 	}
 	c.config, c.mistake = LoadConfig(os.Getenv(EnvConfig))
 	status := 0
@@ -89,8 +89,8 @@ func (c *call) postStart(ctx context.Context) int {
 		c.log.Info(Trace{Seconds: time.Since(began).Seconds()}.Truth())
 		return 1
 	}
-	t, err := PostStart(ctx, c.Event, Options{Config: c.config, Host: c.host, Log: c.log, Unit: c.unit, Request: Request{AtStart: true}})
-	t.Say(inUnit(c.log, c.VMID), err)
+	t, err := PostStart(ctx, c.Event, Options{Config: c.config, Host: c.host, Log: c.log, InUnit: c.unit, Request: Request{AtStart: true}})
+	t.Say(namingUnit(c.log, c.VMID), err)
 	if t.Bad() {
 		if c.unit && t.Ended != "" {
 			return 0 // the container stopped, or somebody ended it: no failure to look at

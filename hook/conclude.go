@@ -48,7 +48,7 @@ func (r *run) conclude(ctx context.Context, err error) {
 	}
 	r.remember(err)
 	r.notify(ctx)
-	if err == nil && !r.Unit && !r.handed {
+	if err == nil && !r.InUnit && !r.handed {
 		unit{t.VMID}.forget(ctx)
 	}
 	if err == nil {

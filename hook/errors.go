@@ -57,9 +57,9 @@ func failureOf(err error) *failure {
 	return &failure{err.Error(), hint.Of(err), errors.As(err, new(*refusal)), errors.Is(err, context.Canceled)}
 }
 
-// plainly says in plain words that an error comes from the end of ctx. A worker has
-// done so with its own.
-func plainly(ctx context.Context, err error) error {
+// asInterrupted marks an error that comes from the end of ctx. A worker has marked its
+// own errors already.
+func asInterrupted(ctx context.Context, err error) error {
 	if ctx.Err() == nil || errors.As(err, new(interrupted)) || errors.As(err, new(*failure)) || !errors.Is(err, ctx.Err()) {
 		return err
 	}

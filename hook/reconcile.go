@@ -46,7 +46,7 @@ func (w *work) reconcile(ctx context.Context) error {
 	if len(w.trace.Plan.Steps) > 0 && w.trace.Facts.Inputs == "" {
 		w.trace.Facts.Inputs = w.digest(w.trace.Facts) // in case it fails
 	}
-	steps := w.mine(w.trace.Plan.Steps)
+	steps := w.orderedSteps(w.trace.Plan.Steps)
 	if len(steps) == 0 {
 		w.pinLate()
 		return nil
@@ -71,9 +71,9 @@ func (w *work) decide(ctx context.Context) {
 	}
 }
 
-// mine returns those steps of a plan that this worker has the order to do.
-func (w *work) mine(steps []Step) []Step {
-	driver, toolkit := parts(steps)
+// orderedSteps returns those steps of a plan that this worker has the order to do.
+func (w *work) orderedSteps(steps []Step) []Step {
+	driver, toolkit := driverAndToolkit(steps)
 	switch {
 	case w.Part == partLook:
 		return nil
@@ -101,10 +101,10 @@ func (w *work) do(ctx context.Context, steps []Step) error {
 	if w.installed != nil {
 		w.next = *w.installed
 	}
-	return whileAlive(ctx, w.container.Alive, func(ctx context.Context) error { return w.doThese(ctx, steps) })
+	return whileAlive(ctx, w.container.Alive, func(ctx context.Context) error { return w.doSteps(ctx, steps) })
 }
 
-func (w *work) doThese(ctx context.Context, steps []Step) error {
+func (w *work) doSteps(ctx context.Context, steps []Step) error {
 	for _, step := range steps {
 		began := time.Now()
 		note, err := w.step(ctx, step)

@@ -30,7 +30,7 @@ type Options struct {
 	Format   string    // of the log: text | json
 	Out      io.Writer // takes the worker's lines, whole ones; nil: stderr of this process
 	Terminal bool      // a person watches: show how far a download is
-	Unit     bool      // this is the systemd unit in which the work of a start goes on
+	InUnit   bool      // this is the systemd unit in which the work of a start goes on
 	Request
 }
 
@@ -55,7 +55,7 @@ type run struct {
 	trace    Trace
 	began    time.Time
 	handed   bool   // a unit goes on with the work
-	queue    string // who would have to wait if the work were done here
+	queue    string // what would have to wait if the work were done here
 	init     int    // the container's init process, as the worker found it
 }
 
@@ -81,17 +81,17 @@ func newRun(e Event, o Options) *run {
 // supervise does one run and concludes it before it gives the container's lock back:
 // the next run finds the outcome of this one.
 func (r *run) supervise(ctx context.Context) (Trace, error) {
-	held, err := r.bring(ctx)
-	err = plainly(ctx, err)
+	held, err := r.lockAndRun(ctx)
+	err = asInterrupted(ctx, err)
 	r.conclude(ctx, err)
 	_ = held.Release() // the kernel gives it back in any case
 	return r.trace, err
 }
 
-// bring reads the settings, takes the container's lock and does the run. Two runs on
+// lockAndRun reads the settings, takes the container's lock and does the run. Two runs on
 // one container never overlap. Proxmox VE's own lock does not see to that: backups and
 // migrations call hooks without it.
-func (r *run) bring(ctx context.Context) (held *lock.Lock, err error) {
+func (r *run) lockAndRun(ctx context.Context) (held *lock.Lock, err error) {
 	if r.settings, err = r.Config.For(r.trace.VMID); err != nil {
 		return nil, &refusal{err}
 	}
@@ -103,7 +103,7 @@ func (r *run) bring(ctx context.Context) (held *lock.Lock, err error) {
 		r.trace.Plan = unwanted(r.settings)
 		return nil, nil
 	}
-	if r.Unit {
+	if r.InUnit {
 		_ = os.Remove(envFile(r.settings.Paths.Run, r.trace.VMID)) // it has been read
 	}
 	if r.handed = r.unitWorks(ctx); r.handed {
@@ -114,16 +114,16 @@ func (r *run) bring(ctx context.Context) (held *lock.Lock, err error) {
 		return nil, err
 	}
 	for tries := 1; ; tries++ {
-		err := r.work(ctx)
+		err := r.runOnce(ctx)
 		// The container of a unit may have been started again meanwhile. The hook of
 		// that start has found the unit at work, and has left the work to it.
-		if !r.Unit || r.trace.Ended != EndedStopped || tries == unitTries || ctx.Err() != nil {
+		if !r.InUnit || r.trace.Ended != EndedStopped || tries == unitTries || ctx.Err() != nil {
 			return held, err
 		}
 		ended := r.trace
 		r.trace = newRun(Event{ended.VMID, ended.Phase}, r.Options).trace
 		r.trace.Settings = ended.Settings
-		if r.ask(ctx, order{Part: partLook}) != nil {
+		if r.inWorker(ctx, order{Part: partLook}) != nil { // it does not run
 			r.trace = ended
 			return held, err
 		}
@@ -131,7 +131,8 @@ func (r *run) bring(ctx context.Context) (held *lock.Lock, err error) {
 	}
 }
 
-func (r *run) work(ctx context.Context) error {
+// runOnce has a worker look, then has done what the plan says: here, or by the unit.
+func (r *run) runOnce(ctx context.Context) error {
 	// These are known also when the worker leaves no report.
 	r.trace.Facts.Host, _ = lookHost(r.Host)
 	r.trace.Plan.Wanted, _ = wantedVersion(r.settings, r.trace.Facts.Host)
@@ -142,7 +143,7 @@ func (r *run) work(ctx context.Context) error {
 			r.Log.Fail(err)
 		}
 	}
-	if err := r.ask(ctx, order{Part: partLook}); err != nil || r.DryRun || len(r.trace.Plan.Steps) == 0 {
+	if err := r.inWorker(ctx, order{Part: partLook}); err != nil || r.DryRun || len(r.trace.Plan.Steps) == 0 {
 		return err
 	}
 	here, later := r.split(ctx)
@@ -155,14 +156,14 @@ func (r *run) work(ctx context.Context) error {
 		here, later = later, nil
 	}
 	r.Log.Infof("%s", r.trace.Plan.Why)
-	driver, toolkit := parts(here)
+	driver, toolkit := driverAndToolkit(here)
 	if len(driver) > 0 {
-		if err := r.driver(ctx, driver); err != nil {
+		if err := r.driverPart(ctx, driver); err != nil {
 			return err
 		}
 	}
 	if len(toolkit) > 0 {
-		return r.ask(ctx, order{Part: partToolkit})
+		return r.inWorker(ctx, order{Part: partToolkit})
 	}
 	if len(later) > 0 {
 		then := fmt.Sprintf("the driver is in place; pve-nvidia-hook apply %d does the rest, and background = \"never\" works without systemd", r.trace.VMID)
@@ -171,9 +172,9 @@ func (r *run) work(ctx context.Context) error {
 	return nil
 }
 
-// driver fetches the run file, then has the worker do the steps that need it, when
+// driverPart fetches the run file, then has the worker do the steps that need it, when
 // it is this container's turn.
-func (r *run) driver(ctx context.Context, steps []Step) error {
+func (r *run) driverPart(ctx context.Context, steps []Step) error {
 	do := order{Part: partDriver}
 	if steps[0] == StepFetch {
 		began := time.Now()
@@ -194,12 +195,12 @@ func (r *run) driver(ctx context.Context, steps []Step) error {
 		return err
 	}
 	defer turn.Release()
-	return r.ask(ctx, do)
+	return r.inWorker(ctx, do)
 }
 
-// ask has the worker do a part of the run and takes over its trace. The error is
+// inWorker has a worker do a part of the run and adds its trace. The error is
 // the worker's, or says that it left no report.
-func (r *run) ask(ctx context.Context, o order) error {
+func (r *run) inWorker(ctx context.Context, o order) error {
 	limit := 4*r.settings.Install.Timeout + 5*time.Minute
 	if o.Part == partLook {
 		limit = lookLimit
@@ -207,10 +208,10 @@ func (r *run) ask(ctx context.Context, o order) error {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	o.Phase, o.Settings, o.HostRoot = r.trace.Phase, r.settings, r.Host.Root
-	o.Level, o.Format, o.Unit, o.Request = r.Level, r.Format, r.Unit, r.Request
+	o.Level, o.Format, o.InUnit, o.Request = r.Level, r.Format, r.InUnit, r.Request
 	told, err := runWorker(limited, o, r.Out)
 	if told != nil {
-		r.take(*told)
+		r.addReport(*told)
 	}
 	switch {
 	case errors.Is(err, worker.ErrUnconcluded):
@@ -229,8 +230,8 @@ func (r *run) ask(ctx context.Context, o order) error {
 	return hint.Wrap(failure, failure.Advice)
 }
 
-// take adds a worker's report to the trace. Facts and plan are those of the first look.
-func (r *run) take(told report) {
+// addReport adds a worker's report to the trace. Facts and plan are those of the first look.
+func (r *run) addReport(told report) {
 	t := told.Trace
 	if r.trace.Facts.Now.IsZero() {
 		r.trace.Facts, r.trace.Plan = t.Facts, t.Plan

@@ -33,7 +33,7 @@ type order struct {
 	Phase    Phase
 	Settings config.Settings
 	HostRoot string
-	Unit     bool
+	InUnit   bool
 	Level    string
 	Format   string
 	Request
@@ -83,8 +83,8 @@ func Work(ctx context.Context) int {
 		log.ToJournal()
 	}
 	log = log.For(o.Settings.VMID)
-	if o.Unit {
-		log = inUnit(log, o.Settings.VMID)
+	if o.InUnit {
+		log = namingUnit(log, o.Settings.VMID)
 	}
 	told := o.carryOut(ctx, log)
 	worker.Tell(told)
@@ -129,7 +129,7 @@ func (o order) carryOut(ctx context.Context, log say.Log) report {
 
 // report reconciles and says how that ended.
 func (w *work) report(ctx context.Context) report {
-	err := plainly(ctx, w.reconcile(ctx))
+	err := asInterrupted(ctx, w.reconcile(ctx))
 	w.trace.Ended = w.endedBy(ctx, err)
 	r := report{Trace: w.trace, Failure: failureOf(err)}
 	if w.container != nil {

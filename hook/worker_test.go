@@ -90,16 +90,16 @@ func TestARunWithoutAReportIsConcludedWithWhatIsKnown(t *testing.T) {
 func TestPartsOfARunMakeOneTrace(t *testing.T) {
 	look := Trace{Facts: Facts{Now: time.Unix(1, 0)}, Plan: Plan{Why: "not there", Steps: []Step{StepFetch, StepInstall, StepToolkit}}}
 	r := newRun(Event{101, PhasePostStart}, Options{})
-	r.take(report{Trace: look, Init: 7})
+	r.addReport(report{Trace: look, Init: 7})
 	require.Equal(t, look.Plan, r.trace.Plan)
 	r.trace.Steps = []Outcome{{Step: StepFetch}}
-	r.take(report{Trace: Trace{Facts: Facts{Now: time.Unix(2, 0)}, Plan: look.Plan, Steps: []Outcome{{Step: StepInstall}}, Left: &Has{Driver: "1"}}, Init: 7})
-	r.take(report{Trace: Trace{Facts: Facts{Now: time.Unix(3, 0)}, Plan: Plan{Why: "no toolkit"}, Steps: []Outcome{{Step: StepToolkit}}, Left: &Has{Driver: "1", Toolkit: "12.8"}}, Init: 7})
+	r.addReport(report{Trace: Trace{Facts: Facts{Now: time.Unix(2, 0)}, Plan: look.Plan, Steps: []Outcome{{Step: StepInstall}}, Left: &Has{Driver: "1"}}, Init: 7})
+	r.addReport(report{Trace: Trace{Facts: Facts{Now: time.Unix(3, 0)}, Plan: Plan{Why: "no toolkit"}, Steps: []Outcome{{Step: StepToolkit}}, Left: &Has{Driver: "1", Toolkit: "12.8"}}, Init: 7})
 	require.Equal(t, look.Plan, r.trace.Plan)
 	require.Equal(t, []Outcome{{Step: StepFetch}, {Step: StepInstall}, {Step: StepToolkit}}, r.trace.Steps)
 	require.Equal(t, "12.8", r.trace.Left.Toolkit)
 	// A worker that hangs has seen nothing.
-	r.take(report{Trace: Trace{Unknown: true}, Failure: &failure{Text: "stuck"}})
+	r.addReport(report{Trace: Trace{Unknown: true}, Failure: &failure{Text: "stuck"}})
 	require.Equal(t, look.Plan, r.trace.Plan)
 	require.True(t, r.trace.Unknown)
 }
