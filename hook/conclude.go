@@ -85,7 +85,7 @@ func (r *run) remember(err error) {
 		r.Log.Warnf("%v", saved)
 	}
 	r.measure()
-	inputs := t.After
+	inputs := t.InputsAfter
 	if inputs == "" {
 		inputs = t.Facts.Inputs
 	}

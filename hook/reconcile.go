@@ -177,7 +177,7 @@ func (w *work) noteLeft() {
 		f.Container, w.installed = w.lookContainer()
 		f.Container.Toolkit = w.toolkitMissing(w.trace.Plan.Wanted)
 		f.Container.Docker = w.dockerMissing(w.trace.Plan.Wanted)
-		w.trace.After = w.digest(f)
+		w.trace.InputsAfter = w.digest(f)
 	}
 	if f.Container.RecordError == "" {
 		has := hasOf(w.installed, f.Container.Mounted)

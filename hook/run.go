@@ -237,7 +237,7 @@ func (r *run) addReport(told report) {
 		r.trace.Facts, r.trace.Plan = t.Facts, t.Plan
 	}
 	r.trace.Steps = append(r.trace.Steps, t.Steps...)
-	r.trace.After, r.trace.Left, r.trace.Ended, r.trace.Unknown = t.After, t.Left, t.Ended, t.Unknown
+	r.trace.InputsAfter, r.trace.Left, r.trace.Ended, r.trace.Unknown = t.InputsAfter, t.Left, t.Ended, t.Unknown
 	r.init = told.Init
 }
 

@@ -30,22 +30,22 @@ const (
 // Trace is all of one run: what it saw, what it decided and what came of it.
 // It is kept on the host, and holds no secret.
 type Trace struct {
-	Program  string          `json:"program"` // version of this program
-	At       time.Time       `json:"at"`
-	VMID     int             `json:"vmid"`
-	Phase    Phase           `json:"phase"`
-	Settings config.Settings `json:"settings,omitzero"` // without credentials
-	Facts    Facts           `json:"facts"`
-	Plan     Plan            `json:"plan"`
-	Steps    []Outcome       `json:"steps,omitempty"`
-	Result   Result          `json:"result"`
-	Reason   string          `json:"reason,omitempty"` // of a refusal or failure
-	Hint     string          `json:"hint,omitempty"`
-	Seconds  float64         `json:"seconds"`
-	Left     *Has            `json:"left,omitempty"`    // what is in the container after the run
-	Unknown  bool            `json:"unknown,omitempty"` // nobody knows how far it came
-	Ended    string          `json:"ended,omitempty"`   // why it ended early: EndedStopped and so on
-	After    string          `json:"after,omitempty"`   // Facts.Inputs as the run has left it; "": as it was
+	Program     string          `json:"program"` // version of this program
+	At          time.Time       `json:"at"`
+	VMID        int             `json:"vmid"`
+	Phase       Phase           `json:"phase"`
+	Settings    config.Settings `json:"settings,omitzero"` // without credentials
+	Facts       Facts           `json:"facts"`
+	Plan        Plan            `json:"plan"`
+	Steps       []Outcome       `json:"steps,omitempty"`
+	Result      Result          `json:"result"`
+	Reason      string          `json:"reason,omitempty"` // of a refusal or failure
+	Hint        string          `json:"hint,omitempty"`
+	Seconds     float64         `json:"seconds"`
+	Left        *Has            `json:"left,omitempty"`    // what is in the container after the run
+	Unknown     bool            `json:"unknown,omitempty"` // nobody knows how far it came
+	Ended       string          `json:"ended,omitempty"`   // why it ended early: EndedStopped and so on
+	InputsAfter string          `json:"after,omitempty"`   // Facts.Inputs after the run; "": no step was done
 }
 
 // Why a run ended early.
