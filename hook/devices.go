@@ -27,9 +27,9 @@ func (w *work) lookDevices() (faults []string, given bool) {
 		faults = append(faults, state.Changes(*conf, host.ReadGPUs(w.HostRoot))...)
 	}
 	for i := range faults {
-		faults[i] = say.Clean(faults[i], claimMost)
+		faults[i] = say.Clean(faults[i], maxClaim)
 	}
-	return faults[:min(len(faults), devicesMost)], passesGPU(conf.Section)
+	return faults[:min(len(faults), maxDevices)], passesGPU(conf.Section)
 }
 
 // guestConf reads Proxmox VE's file of the container, once; nil when there is none.
@@ -44,8 +44,8 @@ func (w *work) guestConf() *pve.Conf {
 	return w.conf
 }
 
-// devicesMost is how many faults of devices are told.
-const devicesMost = 8
+// maxDevices is how many faults of devices are told.
+const maxDevices = 8
 
 // passesGPU reports whether a configuration passes the node of a GPU.
 func passesGPU(s pve.Section) bool {

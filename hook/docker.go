@@ -24,7 +24,7 @@ func (w *work) dockerMissing(wanted version.Driver) string {
 		}
 	}
 	if ok, why := docker.Current(w.container, had, wanted); !ok {
-		return say.Clean(why, claimMost) // it may name a file of the container
+		return say.Clean(why, maxClaim) // it may name a file of the container
 	}
 	return ""
 }

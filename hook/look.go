@@ -101,8 +101,8 @@ func open(ctx context.Context, lxcPath string, vmid int, wait time.Duration) (*l
 	}
 }
 
-// claimMost is how many bytes of what a container claims are kept and shown.
-const claimMost = 300
+// maxClaim is how many bytes of what a container claims are kept and shown.
+const maxClaim = 300
 
 // lookContainer reads the container's record and compares it with its files.
 func (w *work) lookContainer() (ContainerFacts, *record.Installed) {
@@ -110,7 +110,7 @@ func (w *work) lookContainer() (ContainerFacts, *record.Installed) {
 	f := ContainerFacts{Privileged: c.Privileged()}
 	in, err := record.Read(c)
 	if err != nil {
-		f.RecordError = say.Clean(err.Error(), claimMost)
+		f.RecordError = say.Clean(err.Error(), maxClaim)
 	}
 	f.HasRecord = in != nil
 	if in != nil {
@@ -119,14 +119,14 @@ func (w *work) lookContainer() (ContainerFacts, *record.Installed) {
 		f.Packages = packagesMissing(in, s)
 	}
 	if had, err := recordedToolkit(in); err != nil {
-		f.ToolkitError = say.Clean(err.Error(), claimMost)
+		f.ToolkitError = say.Clean(err.Error(), maxClaim)
 	} else if !had.Empty() {
-		f.HasToolkit = say.Clean(had.Name(), claimMost)
+		f.HasToolkit = say.Clean(had.Name(), maxClaim)
 	}
 	if in != nil && in.Version != "" {
 		f.Recorded, f.Verified = in.Version, say.Clean(in.Verified, 40)
 		if in.Delivered != record.ByShare {
-			f.Differs = say.Clean(driver.Differs(c, in, s.Driver.Capabilities), claimMost)
+			f.Differs = say.Clean(driver.Differs(c, in, s.Driver.Capabilities), maxClaim)
 		}
 	}
 	f.lookShare(w, in)

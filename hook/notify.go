@@ -31,8 +31,8 @@ const mailLimit = 10 * time.Second
 // A container has its part in the words of a reason, and can have itself started again
 // and again by a reboot. So root gets no more than this many mails about one in a day.
 const (
-	mailsMost  = 10
-	mailsCount = 24 * time.Hour
+	maxMails    = 10
+	mailsWithin = 24 * time.Hour
 )
 
 // mailed is what root was told about a container.
@@ -55,13 +55,13 @@ func (r *run) notify(ctx context.Context) {
 		_ = json.Unmarshal(text, &was)
 	}
 	was.Sent = slices.DeleteFunc(was.Sent, func(at time.Time) bool {
-		return t.At.Sub(at).Abs() > mailsCount // also one of a clock that was ahead
+		return t.At.Sub(at).Abs() > mailsWithin // also one of a clock that was ahead
 	})
 	switch {
 	case t.Plan.Held, t.Bad() && t.Reason == was.Told, !t.Bad() && was.Told == "":
 		return
-	case len(was.Sent) >= mailsMost:
-		r.Log.Infof("no mail is sent to root: it got %d mails about this container within a day", mailsMost)
+	case len(was.Sent) >= maxMails:
+		r.Log.Infof("no mail is sent to root: it got %d mails about this container within a day", maxMails)
 		return
 	}
 	if _, err := os.Stat(mailer); errors.Is(err, fs.ErrNotExist) {

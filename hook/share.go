@@ -136,7 +136,7 @@ func (f *ContainerFacts) lookShare(w *work, in *record.Installed) {
 		return
 	}
 	shared, _ := share.Mounted(w.Settings.Paths.Run)
-	f.Differs = say.Clean(share.Differs(w.container, in, shared), claimMost)
+	f.Differs = say.Clean(share.Differs(w.container, in, shared), maxClaim)
 }
 
 // notShared refuses for a container that is to have the shared driver and cannot have

@@ -119,12 +119,12 @@ func secrets(s config.Settings) []string {
 	return found
 }
 
-// textMost is how many bytes of a text in a trace are kept: a container may have
+// maxText is how many bytes of a text in a trace are kept: a container may have
 // had its part in each.
-const textMost = 2000
+const maxText = 2000
 
-// linesMost is how many lines of a text in a trace are kept.
-const linesMost = 20
+// maxLines is how many lines of a text in a trace are kept.
+const maxLines = 20
 
 // cut takes secrets out of everything in the trace that an error may have brought
 // in, and makes it harmless and short. The settings in it are cut already.
@@ -144,9 +144,9 @@ func (t *Trace) cut(secrets []string) {
 		}
 		lines := strings.Split(cutLogins(*text), "\n")
 		for i := range lines {
-			lines[i] = say.Clean(lines[i], textMost)
+			lines[i] = say.Clean(lines[i], maxText)
 		}
-		*text = strings.Join(lines[:min(len(lines), linesMost)], "\n")
+		*text = strings.Join(lines[:min(len(lines), maxLines)], "\n")
 	}
 }
 

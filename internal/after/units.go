@@ -25,9 +25,9 @@ var wants = []string{
 // showLimit is for a question to systemd, which takes some 20 ms.
 const showLimit = 20 * time.Second
 
-// knownMost is how many of them are restarted: a genuine container has a handful, and
+// maxKnown is how many of them are restarted: a genuine container has a handful, and
 // a command line does not take any number of names.
-const knownMost = 100
+const maxKnown = 100
 
 // service is what systemd tells of a unit.
 type service struct {
@@ -44,7 +44,7 @@ func known(ctx context.Context, c Container) ([]string, error) {
 	}
 	var units []string
 	for _, s := range all {
-		if slices.Contains([]string{"active", "activating", "reloading", "failed"}, s.state) && s.wantsGPU() && isService(s.id) && len(units) < knownMost {
+		if slices.Contains([]string{"active", "activating", "reloading", "failed"}, s.state) && s.wantsGPU() && isService(s.id) && len(units) < maxKnown {
 			units = append(units, s.id)
 		}
 	}

@@ -188,14 +188,14 @@ func checkPackage(s string) (string, string) {
 	return s, ""
 }
 
-// unitMost is how long systemd lets the name of a unit be.
-const unitMost = 255
+// maxUnitName is how long systemd lets the name of a unit be.
+const maxUnitName = 255
 
 func checkRestart(v any) (any, string) {
 	r := v.(Restart)
 	_, wrong := each(64, func(s string) (string, string) {
 		name, isService := strings.CutSuffix(s, ".service")
-		if !isService || name == "" || len(s) > unitMost || !only(name, lower+upper+digits+":_.@\\-") {
+		if !isService || name == "" || len(s) > maxUnitName || !only(name, lower+upper+digits+":_.@\\-") {
 			return "", quote(s) + " is not the name of a service"
 		}
 		return s, ""

@@ -23,7 +23,7 @@ var cdiDirs = []string{"/etc/cdi", "/run/cdi"}
 
 // A specification of one GPU has some 20 kB.
 const (
-	cdiMost  = 64      // files of a folder
+	maxCDI   = 64      // files of a folder
 	cdiLimit = 1 << 20 // bytes of a file
 )
 
@@ -40,7 +40,7 @@ var specName = lazy.Regexp(`^[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.(yaml|yml|json)$`
 func Stale(c Container, installed version.Driver) []string {
 	var found []string
 	for _, dir := range cdiDirs {
-		names, err := c.ReadDir(dir, cdiMost)
+		names, err := c.ReadDir(dir, maxCDI)
 		if err != nil {
 			continue
 		}

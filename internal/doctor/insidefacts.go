@@ -71,7 +71,7 @@ const insideLimit = 30 * time.Second
 const stage = record.Folder + "/stage"
 
 // Most entries of a folder of /dev that are looked at; a host has some hundreds.
-const devMost = 10000
+const maxDevNames = 10000
 
 func (f *guestFacts) lookInside(ctx context.Context, h hostFacts) {
 	ctx, cancel := context.WithTimeout(ctx, insideLimit)
@@ -156,7 +156,7 @@ var nodeName = lazy.Regexp(`^nvidia[A-Za-z0-9-]*$`)
 func lookNodes(c *lxc.Container) ([]insideNode, error) {
 	var nodes []insideNode
 	for _, dir := range []string{"/dev", "/dev/nvidia-caps"} {
-		names, err := c.ReadDir(dir, devMost)
+		names, err := c.ReadDir(dir, maxDevNames)
 		if err != nil && dir == "/dev" {
 			return nil, err
 		}

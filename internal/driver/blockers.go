@@ -194,15 +194,15 @@ func pacmanDriverPackages(names []string) []string {
 	for _, name := range names {
 		parts := strings.Split(name, "-")
 		name = strings.Join(parts[:max(0, len(parts)-2)], "-")
-		if driverPackage(name) && !slices.Contains(found, name) && len(found) < packagesMost {
+		if driverPackage(name) && !slices.Contains(found, name) && len(found) < maxPackages {
 			found = append(found, name)
 		}
 	}
 	return found
 }
 
-// packagesMost is how many packages are named: Debian's whole driver has some 50.
-const packagesMost = 100
+// maxPackages is how many packages are named: Debian's whole driver has some 50.
+const maxPackages = 100
 
 // dpkgDriverPackages reads from dpkg's status file which driver packages are
 // installed, and the driver's version by that of the package with libcuda.
@@ -226,7 +226,7 @@ func dpkgDriverPackages(r io.Reader) (found []string, v version.Driver) {
 			upstream, _, _ := strings.Cut(strings.TrimSpace(rest), "-") // 550.163.01-2
 			v, _ = version.Parse(upstream)
 		}
-		if err != nil && err != bufio.ErrBufferFull || len(found) >= packagesMost {
+		if err != nil && err != bufio.ErrBufferFull || len(found) >= maxPackages {
 			return found, v
 		}
 	}

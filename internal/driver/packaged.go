@@ -41,7 +41,7 @@ func rpmDriverPackages(ctx context.Context, c *lxc.Container, arch string) ([]st
 	var names []string
 	ask := func(is func(string) bool, args ...string) error {
 		_, err := c.Run(ctx, lxc.Cmd{Args: append([]string{"/usr/bin/rpm"}, args...), Env: []string{"LC_ALL=C"}, Timeout: time.Minute, OnLine: func(l string) {
-			if cudapkg.IsName(l) && is(l) && !slices.Contains(names, l) && len(names) < packagesMost {
+			if cudapkg.IsName(l) && is(l) && !slices.Contains(names, l) && len(names) < maxPackages {
 				names = append(names, l)
 			}
 		}})

@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	holdersMost = 100                    // that are told apart; more are counted only
-	answerWait  = 250 * time.Millisecond // for what the kernel says of one process; it takes some 0.1 ms
-	silentMost  = 20                     // processes that do not answer before the look ends
-	lookLimit   = 10 * time.Second       // for all of them
+	maxHolders = 100                    // that are told apart; more are counted only
+	answerWait = 250 * time.Millisecond // for what the kernel says of one process; it takes some 0.1 ms
+	maxSilent  = 20                     // processes that do not answer before the look ends
+	lookLimit  = 10 * time.Second       // for all of them
 )
 
 // Use is what the processes of a container use.
@@ -96,7 +96,7 @@ func Look(ctx context.Context, cgroup string, installed version.Driver) (Use, er
 	found := map[string]*Holder{}
 	silent, left := 0, 0
 	for _, p := range m.all {
-		if ctx.Err() != nil || silent == silentMost {
+		if ctx.Err() != nil || silent == maxSilent {
 			break
 		}
 		s, answered := p.ask()
@@ -110,7 +110,7 @@ func Look(ctx context.Context, cgroup string, installed version.Driver) (Use, er
 		}
 		h := found[p.key(s)]
 		if h == nil {
-			if len(found) == holdersMost {
+			if len(found) == maxHolders {
 				left++
 				continue
 			}
@@ -140,19 +140,19 @@ func (h *Holder) add(s seen, installed version.Driver) {
 	h.Processes++
 	for v, deleted := range s.versions {
 		switch {
-		case v != installed && !slices.Contains(h.Versions, v) && len(h.Versions) < fewMost:
+		case v != installed && !slices.Contains(h.Versions, v) && len(h.Versions) < maxKept:
 			h.Versions = append(h.Versions, v)
 		case v == installed:
 			h.Deleted = h.Deleted || deleted
 		}
 	}
 	for _, d := range s.devices {
-		if !slices.Contains(h.Devices, d) && len(h.Devices) < fewMost {
+		if !slices.Contains(h.Devices, d) && len(h.Devices) < maxKept {
 			h.Devices = append(h.Devices, d)
 		}
 	}
 }
 
-// fewMost is how many versions, and how many devices, are kept of one process or
+// maxKept is how many versions, and how many devices, are kept of one process or
 // holder: a container can have as many names as it likes.
-const fewMost = 16
+const maxKept = 16

@@ -100,14 +100,14 @@ func TestNamesWithoutEndAreLimited(t *testing.T) {
 		b.WriteString(line(fmt.Sprintf("/dev/nvidia%d", i)))
 	}
 	s := parse(b.String())
-	require.Len(t, s.versions, fewMost)
-	require.Len(t, s.devices, fewMost)
+	require.Len(t, s.versions, maxKept)
+	require.Len(t, s.devices, maxKept)
 	h := Holder{}
 	for range 3 {
 		h.add(s, "580.95.05")
 	}
-	require.LessOrEqual(t, len(h.Versions), fewMost)
-	require.Len(t, h.Devices, fewMost)
+	require.LessOrEqual(t, len(h.Versions), maxKept)
+	require.Len(t, h.Devices, maxKept)
 }
 
 func TestWhatIsSaidOfAHolder(t *testing.T) {
@@ -130,7 +130,7 @@ func FuzzMaps(f *testing.F) {
 	f.Add([]byte(line("/usr/lib64/libcuda.so.580.95.05 (deleted)")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := parse(string(data))
-		if len(s.versions) > fewMost || len(s.devices) > fewMost {
+		if len(s.versions) > maxKept || len(s.devices) > maxKept {
 			t.Fatal("more than are kept")
 		}
 	})

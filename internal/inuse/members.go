@@ -15,9 +15,9 @@ import (
 
 // A container makes as many cgroups and processes as its limits allow.
 const (
-	groupsMost  = 20_000
-	depthMost   = 32
-	membersMost = 20_000
+	maxGroups  = 20_000
+	maxDepth   = 32
+	maxMembers = 20_000
 )
 
 // member is a process of the container.
@@ -42,12 +42,12 @@ func membersOf(ctx context.Context, top string) (members, error) {
 	}
 	groups := []string{top}
 	for i := 0; i < len(groups); i++ {
-		if ctx.Err() != nil || len(m.all) == membersMost {
+		if ctx.Err() != nil || len(m.all) == maxMembers {
 			m.partial = fmt.Sprintf("only its first %d processes were looked at", len(m.all))
 			return m, nil
 		}
 		group := groups[i]
-		pids, err := processesIn(group, membersMost-len(m.all))
+		pids, err := processesIn(group, maxMembers-len(m.all))
 		if err != nil && i == 0 {
 			return m, err
 		}
@@ -56,11 +56,11 @@ func membersOf(ctx context.Context, top string) (members, error) {
 		for _, pid := range pids {
 			m.all = append(m.all, member{pid, "/" + strings.TrimPrefix(strings.TrimPrefix(group, mount), "/"), owner})
 		}
-		if strings.Count(below, "/") >= depthMost {
-			m.partial = fmt.Sprintf("its cgroups nest deeper than %d", depthMost)
+		if strings.Count(below, "/") >= maxDepth {
+			m.partial = fmt.Sprintf("its cgroups nest deeper than %d", maxDepth)
 			continue
 		}
-		more, err := groupsIn(group, groupsMost-len(groups))
+		more, err := groupsIn(group, maxGroups-len(groups))
 		if err != nil {
 			m.partial = "it has too many cgroups"
 		}

@@ -22,8 +22,8 @@ import (
 // Of one process. A program that uses CUDA has a few thousand mappings, of about
 // 100 bytes each; the kernel allows 65530.
 const (
-	mapsMost  = 8 << 20 // bytes
-	filesMost = 4096    // open files
+	maxMaps  = 8 << 20 // bytes
+	maxFiles = 4096    // open files
 )
 
 // seen is what one process uses.
@@ -127,7 +127,7 @@ func (s *seen) readMaps(dir int) {
 		return
 	}
 	defer f.Close()
-	s.parseMaps(io.LimitReader(f, mapsMost))
+	s.parseMaps(io.LimitReader(f, maxMaps))
 }
 
 // parseMaps reads /proc/PID/maps (proc_pid_maps(5)): five fields, then spaces and the
@@ -190,7 +190,7 @@ func (s *seen) mapped(name string) {
 	if s.versions == nil {
 		s.versions = map[version.Driver]bool{}
 	}
-	if _, known := s.versions[v]; known || len(s.versions) < fewMost {
+	if _, known := s.versions[v]; known || len(s.versions) < maxKept {
 		s.versions[v] = s.versions[v] || deleted
 	}
 }
@@ -198,7 +198,7 @@ func (s *seen) mapped(name string) {
 var deviceName = lazy.Regexp(`^/dev/nvidia[a-z0-9-]{0,20}(/nvidia-cap[0-9]{1,5})?$`)
 
 func (s *seen) device(name string) {
-	if len(s.devices) < fewMost && !slices.Contains(s.devices, name) {
+	if len(s.devices) < maxKept && !slices.Contains(s.devices, name) {
 		s.devices = append(s.devices, name)
 	}
 }
@@ -212,7 +212,7 @@ func (s *seen) readDevices(dir int) {
 	}
 	defer f.Close()
 	target := make([]byte, 64) // a device's name is shorter
-	for left := filesMost; left > 0; {
+	for left := maxFiles; left > 0; {
 		names, err := f.Readdirnames(min(left, 256))
 		for _, name := range names {
 			n, err := unix.Readlinkat(int(f.Fd()), name, target)

@@ -23,8 +23,8 @@ const (
 // monitorLimit is for an answer of the monitor process, which takes some 0.1 ms.
 const monitorLimit = 2 * time.Second
 
-// cgroupMost is the longest path of a cgroup in bytes.
-const cgroupMost = unix.PathMax
+// maxCgroup is the longest path of a cgroup in bytes.
+const maxCgroup = unix.PathMax
 
 // errImpostor means that the process which listens at a container's command socket
 // is not its monitor. LXC's own programs do not check that, so they must not be
@@ -114,7 +114,7 @@ func askMonitor(lxcPath, name string, question uint32, about string) (number uin
 		return 0, "", err
 	}
 	result, follows := int32(binary.NativeEndian.Uint32(answer)), binary.NativeEndian.Uint32(answer[4:])
-	if result != 0 || follows > cgroupMost {
+	if result != 0 || follows > maxCgroup {
 		return 0, "", fmt.Errorf("the monitor of container %s answers %x", name, answer)
 	}
 	data := make([]byte, follows)

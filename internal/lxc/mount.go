@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unmountMost is how many mounts on one another UnmountTree takes away.
-const unmountMost = 16
+// maxUnmounts is how many mounts on one another UnmountTree takes away.
+const maxUnmounts = 16
 
 // MountTree mounts the host's folder tree at target in the container (an
 // existing empty folder) as an overlay that nobody can write to, nosuid and
@@ -57,7 +57,7 @@ func (c *Container) mountTree(ctx context.Context, tree, target string, over []s
 // nothing mounted is no error. Other mounts there are left alone.
 func (c *Container) UnmountTree(ctx context.Context, target string) error {
 	err := c.inMountNamespace(ctx, func() error {
-		for range unmountMost {
+		for range maxUnmounts {
 			fd, err := c.resolve(c.root, target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 			if err != nil {
 				return ignoreMissing(err)
@@ -75,7 +75,7 @@ func (c *Container) UnmountTree(ctx context.Context, target string) error {
 				return err
 			}
 		}
-		return fmt.Errorf("more than %d mounts on one another", unmountMost)
+		return fmt.Errorf("more than %d mounts on one another", maxUnmounts)
 	})
 	if err != nil {
 		return fmt.Errorf("unmount %s in container %s: %w", target, c.name, err)
@@ -123,7 +123,7 @@ func (c *Container) MountPoints() ([]string, error) {
 	var points []string
 	err := c.eachMount(func(m mount) bool {
 		points = append(points, octal.Replace(m.point))
-		return len(points) < pointsMost
+		return len(points) < maxPoints
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list the mounts of container %s: %w", c.name, err)
@@ -131,9 +131,9 @@ func (c *Container) MountPoints() ([]string, error) {
 	return points, nil
 }
 
-// pointsMost is how many mount points MountPoints lists: a genuine container has
+// maxPoints is how many mount points MountPoints lists: a genuine container has
 // some dozens.
-const pointsMost = 5000
+const maxPoints = 5000
 
 // CanMount tells whether MountTree can mount a folder of this host, without
 // entering a container: ErrNoMount (wrapped) is the reason why not.

@@ -50,7 +50,7 @@ func readMounts(dir int, name string, yield func(mount) bool) error {
 // are limited. The package moby/sys/mountinfo gives up the whole list at a line of
 // more than 64 KiB or of an odd form, so a container could hide its mounts from it.
 func scanMounts(r io.Reader, yield func(mount) bool) error {
-	lines := bufio.NewReaderSize(io.LimitReader(r, mountsMost), 8<<10)
+	lines := bufio.NewReaderSize(io.LimitReader(r, maxMounts), 8<<10)
 	var line []byte
 	for began := time.Now(); ; {
 		if time.Since(began) > mountsTime {
@@ -59,7 +59,7 @@ func scanMounts(r io.Reader, yield func(mount) bool) error {
 		part, err := lines.ReadSlice('\n')
 		line = append(line[:0], part...)
 		for errors.Is(err, bufio.ErrBufferFull) {
-			if part, err = lines.ReadSlice('\n'); len(line) < lineMost {
+			if part, err = lines.ReadSlice('\n'); len(line) < maxLine {
 				line = append(line, part...)
 			}
 		}
@@ -76,8 +76,8 @@ func scanMounts(r io.Reader, yield func(mount) bool) error {
 }
 
 const (
-	lineMost   = 256 << 10 // bytes of a line; the paths take 32 KiB at most
-	mountsMost = 64 << 20  // bytes of the list
+	maxLine    = 256 << 10 // bytes of a line; the paths take 32 KiB at most
+	maxMounts  = 64 << 20  // bytes of the list
 	mountsTime = time.Second
 )
 

@@ -28,7 +28,7 @@ const (
 	dirBin    = "bin"
 	dirOther  = "share"
 	indexFile = "layout.json"
-	indexMost = 1 << 20
+	maxIndex  = 1 << 20
 )
 
 // inLibdir stands in Link.At for the library folder of a container.
@@ -65,7 +65,7 @@ func (l Layout) Digest() string {
 // ReadLayout reads the layout.json of a layout, which must be root's.
 func ReadLayout(dir string) (Layout, error) {
 	var l Layout
-	data, err := trust.ReadFile(filepath.Join(dir, indexFile), indexMost)
+	data, err := trust.ReadFile(filepath.Join(dir, indexFile), maxIndex)
 	if err == nil {
 		err = json.Unmarshal(data, &l)
 	}

@@ -25,8 +25,8 @@ func Dir(path string) error {
 	}
 	starts := []string{real}
 	for next := path; next != "" && filepath.Clean(next) != real; { // real has no link in it
-		if starts = append(starts, next); len(starts) > linksMost {
-			return fmt.Errorf("%s: more than %d links", path, linksMost)
+		if starts = append(starts, next); len(starts) > maxLinks {
+			return fmt.Errorf("%s: more than %d links", path, maxLinks)
 		}
 		if next, err = afterLink(next); err != nil {
 			return err
@@ -49,8 +49,8 @@ func Dir(path string) error {
 	return nil
 }
 
-// linksMost is how many links the kernel follows in a path (path_resolution(7)).
-const linksMost = 40
+// maxLinks is how many links the kernel follows in a path (path_resolution(7)).
+const maxLinks = 40
 
 // afterLink is the path that is left when the first link in path was followed, "" when
 // there is none in it.

@@ -30,16 +30,16 @@ import (
 // has files to close and memory to give back. Once it was told to end, who waits
 // for us has little patience left.
 const (
-	endWait = 2 * time.Second
-	endSoon = 300 * time.Millisecond
-	endMost = 10 * time.Second
+	endWait  = 2 * time.Second
+	endSoon  = 300 * time.Millisecond
+	endLimit = 10 * time.Second
 )
 
 // lookEvery is how often it is looked whether a worker was killed and cannot end.
-// One with much memory takes its time, which killedMost allows.
+// One with much memory takes its time, which killedLimit allows.
 const (
-	lookEvery  = 200 * time.Millisecond
-	killedMost = 3 * time.Second
+	lookEvery   = 200 * time.Millisecond
+	killedLimit = 3 * time.Second
 )
 
 var (
@@ -76,15 +76,15 @@ type Report struct {
 	Done   bool // it was not stopped before its end
 }
 
-// reportMost is how many bytes are read of a report. What a worker says has been in
+// maxReport is how many bytes are read of a report. What a worker says has been in
 // a container's hands.
-const reportMost = 4 << 20
+const maxReport = 4 << 20
 
 // ReadReport reads a report, and what the worker tells into told, a pointer.
 // What neither has a field for is an error.
 func ReadReport(r io.Reader, told any) (Report, error) {
 	said := Report{Told: told}
-	d := json.NewDecoder(io.LimitReader(r, reportMost))
+	d := json.NewDecoder(io.LimitReader(r, maxReport))
 	d.DisallowUnknownFields()
 	err := d.Decode(&said)
 	return said, err
@@ -92,7 +92,7 @@ func ReadReport(r io.Reader, told any) (Report, error) {
 
 // Do runs this program again as a worker and returns its report. The error is
 // ErrUnconcluded when there is none, else what is to be said besides. When ctx ends
-// the worker is told to end too, by SIGTERM, and has endMost for it. It does not
+// the worker is told to end too, by SIGTERM, and has endLimit for it. It does not
 // outlive this process, but for a thread that the kernel holds.
 func Do(ctx context.Context, job Job) (Report, error) {
 	// The death signal comes when the thread ends that has started the worker.
@@ -153,11 +153,11 @@ func watch(ctx context.Context, p *process, said <-chan Report, relays *relays) 
 	for killed := time.Duration(0); ; {
 		select {
 		case <-over:
-			over, late = nil, time.After(endMost)
+			over, late = nil, time.After(endLimit)
 		case <-late:
 			p.signal(unix.SIGKILL)
 			relays.rest()
-			return Report{}, unconcluded{fmt.Errorf("process %d was killed, it did not end in %s", pid, endMost)}
+			return Report{}, unconcluded{fmt.Errorf("process %d was killed, it did not end in %s", pid, endLimit)}
 		case how := <-ended:
 			relays.drain(ctx)
 			select {
@@ -176,7 +176,7 @@ func watch(ctx context.Context, p *process, said <-chan Report, relays *relays) 
 			relays.drain(ctx)
 			return last.end(ctx, p)
 		case <-look.C:
-			most := killedMost
+			most := killedLimit
 			if ctx.Err() != nil {
 				most = endSoon
 			}

@@ -68,7 +68,7 @@ func work(what string) {
 		Tell("half of it")
 		Break(1)
 	case "tells without end":
-		Tell(strings.Repeat("x", 2*reportMost))
+		Tell(strings.Repeat("x", 2*maxReport))
 		Exit(0)
 	case "exits by itself":
 		os.Exit(5)
