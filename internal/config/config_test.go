@@ -238,7 +238,6 @@ func TestShippedFileIsTheDefaultsAndNamesEveryKey(t *testing.T) {
 }
 
 // The manual page's list of settings is made from the comments of the shipped file.
-// After a change there: go test ./internal/config -run ManPageHas -update
 func TestManPageHasTheSettingsOfTheShippedFile(t *testing.T) {
 	const name, begin, end = "../../packaging/man/pve-nvidia-hook.toml.5.md", "\n# SECTIONS\n\n", "# SERVICES\n"
 	shipped, err := os.ReadFile("../../packaging/config.toml")
@@ -254,7 +253,7 @@ func TestManPageHasTheSettingsOfTheShippedFile(t *testing.T) {
 		require.NoError(t, os.WriteFile(name, []byte(head+begin+want+end+tail), 0o644))
 		return
 	}
-	require.Equal(t, want, list)
+	require.Equal(t, want, list, "go test ./internal/config -update writes it anew")
 }
 
 // settingsOf makes Markdown of the sections of the shipped file.

@@ -354,7 +354,7 @@ func TestReportsLookLikeThis(t *testing.T) {
 			}
 			want, err := os.ReadFile(golden)
 			require.NoError(t, err)
-			require.Equal(t, string(want), b.String())
+			require.Equal(t, string(want), b.String(), "go test ./internal/doctor -update writes it anew")
 		})
 	}
 }
