@@ -1,4 +1,5 @@
-// Package version knows the form of NVIDIA's driver versions.
+// Package version knows the form of NVIDIA's driver versions, and this program's own
+// version.
 package version
 
 import (

@@ -23,7 +23,7 @@ func start(args []string, stdin, stdout, stderr, report *os.File) (*process, err
 	if args == nil {
 		args = os.Args[1:]
 	}
-	// What the caller has handed down besides is not for one that may stay.
+	// A worker may be left behind, so it must not hold other open files of the caller.
 	_ = unix.CloseRange(reportFd, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	const self = "/proc/self/exe" // also where an upgrade has just replaced the file
 	program := self

@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// relays pass on what the worker prints. Who reads from a pipe or socket waits
-// until nobody has it open any more, so a worker that may be left behind must not
-// have it.
+// relays pass on what the worker prints. A reader of a pipe or socket waits until
+// nobody has its other end open. So a worker, which may be left behind, must not have
+// the pipes of this process.
 type relays struct {
 	ours    []*os.File // the ends of the worker, for as long as it has not been started
 	read    []*os.File
@@ -32,13 +32,13 @@ func (r *relays) begin(to io.Writer) (out, errOut *os.File, err error) {
 		out, err = r.start(func(read *os.File) { r.copyLines(to, read) })
 		return out, out, err
 	}
-	// The journal is no reader that waits, and knows its sockets from pipes.
+	// The journal does not wait for the end of a socket, so the worker may have it.
 	toJournal, _ := journal.StdoutIsJournalStream()
 	if out, err = r.relay(os.Stdout, toJournal); err != nil {
 		return nil, nil, err
 	}
 	if same(os.Stdout, os.Stderr) {
-		return out, out, nil // else their lines would overtake each other
+		return out, out, nil // two relays could change the order of lines
 	}
 	toJournal, _ = journal.StderrIsJournalStream()
 	errOut, err = r.relay(os.Stderr, toJournal)
@@ -76,7 +76,7 @@ func (r *relays) copy(to io.Writer, read *os.File) {
 	}
 }
 
-// copyLines hands on whole lines, since those of others come between them.
+// copyLines passes on whole lines, because other workers write to the same place.
 func (r *relays) copyLines(to io.Writer, read *os.File) {
 	lines := bufio.NewReaderSize(read, 32<<10)
 	for {
@@ -111,9 +111,9 @@ func (r *relays) started() {
 	r.ours = nil
 }
 
-// drain waits until all is passed on, to a slow reader too, as long as ctx lasts.
-// The worker has no end open any more, but what it has started may: that is waited
-// for no longer than endWait.
+// drain waits until all is passed on, to a slow reader too, until ctx ends. The worker
+// itself has closed its ends. A program that it has started may have not: drain waits
+// for that one no longer than endWait.
 func (r *relays) drain(ctx context.Context) {
 	done := make(chan struct{})
 	go func() { r.copies.Wait(); close(done) }()
@@ -132,9 +132,9 @@ func (r *relays) drain(ctx context.Context) {
 	}
 }
 
-// rest is drain for a moment, where the worker may have its ends open for ever.
+// rest is drain for endSoon at most: the worker may never close its ends.
 func (r *relays) rest() {
-	idle := 0 // something may be on its way from one to the other
+	idle := 0 // between reading and writing, nothing seems to be pending
 	for range endSoon / (10 * time.Millisecond) {
 		time.Sleep(10 * time.Millisecond)
 		if r.pending() {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// env tells a process that it is the worker. Its value is of no account.
+// env is set for a worker. Its value does not matter.
 const env = "PVE_NVIDIA_HOOK_WORKER"
 
 // reportFd is where the worker leaves its report.
@@ -23,7 +23,7 @@ var Is = sync.OnceValue(func() bool {
 	if !is {
 		return false
 	}
-	_ = os.Unsetenv(env) // what it starts is none
+	_ = os.Unsetenv(env) // the programs that it starts are no workers
 	var st unix.Stat_t
 	if unix.Fstat(reportFd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO ||
 		!sameFile("/proc/"+strconv.Itoa(os.Getppid())+"/exe", "/proc/self/exe") {
@@ -42,21 +42,21 @@ func init() {
 	}
 }
 
-// Tell sets what a worker says of its work besides its exit status, as JSON. It is
-// read at the end.
+// Tell sets what a worker reports besides its exit status. It is written as JSON when
+// the worker ends.
 func Tell(work any) { told.Store(&work) }
 
 var told atomic.Pointer[any]
 
-// Exit ends this process. A worker leaves its report first, in case it cannot end,
-// and lets go of what the caller has handed down.
+// Exit ends this process. A worker first closes the files of its caller and leaves its
+// report, in case it cannot end.
 func Exit(code int) { exit(code, true) }
 
 // Break is Exit of a worker that was stopped before its end.
 func Break(code int) { exit(code, false) }
 
 func exit(code int, done bool) {
-	exiting.Lock() // for good: one goroutine may end the work while another stops it
+	exiting.Lock() // never unlocked: only the first of two goroutines may report
 	if Is() {
 		if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
 			for fd := range reportFd {

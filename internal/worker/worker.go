@@ -2,10 +2,9 @@
 //
 // A container can serve files itself (FUSE), and a thread that waits for an answer
 // of such a server cannot be ended, not even by SIGKILL, and so neither can its
-// process. Whoever waits for this program, Proxmox VE's start of a container above
-// all, must not wait for that one. So the process that was called only watches over
-// the one that works, and goes on without it when it cannot end: what is left
-// behind then is a process that the kernel ends with the container.
+// process. Proxmox VE's start of a container must not wait for such a process. So the
+// process that was called only watches the one that works, and goes on without it when
+// it cannot end. The kernel ends a process that was left behind with the container.
 package worker
 
 import (
@@ -26,17 +25,17 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
-// endWait is how long a worker may take to end after it has said so: its runtime
-// has files to close and memory to give back. Once it was told to end, who waits
-// for us has little patience left.
+// A worker that has left its report may take endWait to end: its runtime closes files
+// and gives memory back. After a signal it has only endSoon, because the caller is
+// killed soon too. endLimit is for a worker that was told to end and leaves no report.
 const (
 	endWait  = 2 * time.Second
 	endSoon  = 300 * time.Millisecond
 	endLimit = 10 * time.Second
 )
 
-// lookEvery is how often it is looked whether a worker was killed and cannot end.
-// One with much memory takes its time, which killedLimit allows.
+// lookEvery is the time between two looks for a worker that was killed and does not
+// end. killedLimit is how long that may take: the kernel frees its memory first.
 const (
 	lookEvery   = 200 * time.Millisecond
 	killedLimit = 3 * time.Second
@@ -45,7 +44,7 @@ const (
 var (
 	// ErrLeftBehind means that the worker does not end.
 	ErrLeftBehind = errors.New("does not end and is left behind: if it hangs in a file system of the container, it ends with that")
-	// ErrUnconcluded means that it could not conclude its work.
+	// ErrUnconcluded means that the worker has left no report that counts.
 	ErrUnconcluded = errors.New("the work is not concluded")
 	// ErrNotBegun means that there is no worker. It is an ErrUnconcluded too.
 	ErrNotBegun = errors.New("start the worker")
@@ -76,8 +75,8 @@ type Report struct {
 	Done   bool // it was not stopped before its end
 }
 
-// maxReport is how many bytes are read of a report. What a worker says has been in
-// a container's hands.
+// maxReport is how many bytes are read of a report. A container has its part in what
+// a worker says.
 const maxReport = 4 << 20
 
 // ReadReport reads a report, and what the worker tells into told, a pointer.
@@ -91,9 +90,9 @@ func ReadReport(r io.Reader, told any) (Report, error) {
 }
 
 // Do runs this program again as a worker and returns its report. The error is
-// ErrUnconcluded when there is none, else what is to be said besides. When ctx ends
-// the worker is told to end too, by SIGTERM, and has endLimit for it. It does not
-// outlive this process, but for a thread that the kernel holds.
+// ErrUnconcluded when there is none; any other error is a warning beside the report.
+// When ctx ends the worker gets SIGTERM, and has endLimit to end. The kernel kills the
+// worker when this process ends; only a thread that hangs in the kernel stays.
 func Do(ctx context.Context, job Job) (Report, error) {
 	// The death signal comes when the thread ends that has started the worker.
 	runtime.LockOSThread()
@@ -144,7 +143,7 @@ func Do(ctx context.Context, job Job) (Report, error) {
 	return watch(ctx, p, said, &relays)
 }
 
-// watch waits for the end of a worker, or for that it cannot end.
+// watch waits until a worker has ended, or until it is clear that it does not end.
 func watch(ctx context.Context, p *process, said <-chan Report, relays *relays) (Report, error) {
 	pid, ended := p.pid, p.ended
 	look := time.NewTicker(lookEvery)
@@ -165,7 +164,7 @@ func watch(ctx context.Context, p *process, said <-chan Report, relays *relays) 
 				if ok {
 					return last.after(how, nil)
 				}
-			case <-time.After(endSoon): // what it has started holds the pipe
+			case <-time.After(endSoon): // a program that it has started holds the pipe open
 			}
 			return Report{}, unconcluded{silent(ctx, pid, how)}
 		case last, ok := <-report:
@@ -201,7 +200,7 @@ func (r Report) end(ctx context.Context, p *process) (Report, error) {
 		return r.after(how, nil)
 	case <-time.After(wait):
 	}
-	p.signal(unix.SIGKILL) // whatever wakes it up, it does nothing more
+	p.signal(unix.SIGKILL) // so that it does nothing more when it wakes up
 	select {
 	case how := <-p.ended: // it was only slow
 		return r.after(how, nil)
