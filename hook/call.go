@@ -23,7 +23,7 @@ const (
 func Call(ctx context.Context, args []string) int {
 	log, err := say.New(os.Stderr, "text", "info")
 	if err != nil {
-		return 1 // cannot be: these names are right
+		return 1 // cannot happen: these words are valid
 	}
 	e, err := ParseEvent(args)
 	if err != nil {

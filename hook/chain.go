@@ -22,8 +22,8 @@ import (
 // ever; this is far more than a hook may take without failing a migration.
 const chainLimit = time.Hour
 
-// envChained names the call from which a chained hookscript is run. That may call this
-// program itself, and is not run a second time then. It may also start another guest.
+// envChained names the call from which a chained hookscript is run. When that script
+// calls this program for the same guest and phase, it is not run a second time.
 const envChained = "PVE_NVIDIA_HOOK_CHAINED"
 
 // inChain reports whether this very call comes from its chained hookscript.

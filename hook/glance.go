@@ -28,7 +28,7 @@ type State struct {
 	// can be told; its steps depend on what is in it.
 	Plan Plan
 	Last *Trace    // its last run; nil: none is kept
-	Busy string    // who works on it just now
+	Busy string    // the run that works on it just now
 	Use  inuse.Use // of the driver that it has, by its processes
 
 	Devices []string // what is wrong with its GPUs
@@ -51,7 +51,7 @@ func Glance(ctx context.Context, vmid int, o Options) (State, error) {
 		err = errors.Join(err, lastErr)
 	}
 	f := Facts{Now: time.Now()}
-	// This is told in spite of mistakes in its settings.
+	// Mistakes in its settings do not keep this from being told.
 	var opened error
 	if w.container, opened = lxc.Open(ctx, settings.Paths.LXC, vmid); opened == nil {
 		defer w.container.Close()
@@ -102,7 +102,7 @@ func Busy(ctx context.Context, s config.Settings, vmid int) (string, error) {
 	} else if err != nil {
 		return "", err
 	}
-	// Shared, and for a moment: who waits for the lock then asks again soon.
+	// Taken shared and only for a moment: a run that waits for the lock tries again soon.
 	held, err := lock.Take(ctx, file, lock.Options{Shared: true})
 	if errors.Is(err, lock.ErrBusy) {
 		return lock.Holder(file), nil

@@ -81,8 +81,8 @@ func lookHost(h host.Host) (HostFacts, error) {
 	return f, nil
 }
 
-// initWait is how long a container's init may take to appear: Proxmox calls
-// post-start as soon as it was exec'd, vzdump and others a little off that.
+// initWait is how long a container's init may take to appear: Proxmox VE calls
+// post-start just after its exec, vzdump and others a moment before or after it.
 const initWait = 5 * time.Second
 
 // open finds the container, waiting for an init process that is just starting.
@@ -129,7 +129,7 @@ func (w *work) lookContainer() (ContainerFacts, *record.Installed) {
 			f.Differs = say.Clean(driver.Differs(c, in, s.Driver.Capabilities), maxClaim)
 		}
 	}
-	f.lookShare(w, in)
+	w.lookShare(&f, in)
 	return f, in
 }
 

@@ -55,7 +55,7 @@ func (r *run) notify(ctx context.Context) {
 		_ = json.Unmarshal(text, &was)
 	}
 	was.Sent = slices.DeleteFunc(was.Sent, func(at time.Time) bool {
-		return t.At.Sub(at).Abs() > mailsWithin // also one of a clock that was ahead
+		return t.At.Sub(at).Abs() > mailsWithin // the clock may have been ahead, so the future counts too
 	})
 	switch {
 	case t.Plan.Held, t.Bad() && t.Reason == was.Told, !t.Bad() && was.Told == "":

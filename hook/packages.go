@@ -25,9 +25,9 @@ func packagesMissing(in *record.Installed, s config.Settings) string {
 }
 
 // lacks notes which packages the driver's libraries need, for packages and for a person.
-func (w *work) lacks(names []string, say bool) {
+func (w *work) lacks(names []string, tell bool) {
 	w.next.Lacks = names
-	if say && len(names) > 0 && !w.Settings.Driver.Packages {
+	if tell && len(names) > 0 && !w.Settings.Driver.Packages {
 		w.log.Infof("the driver's libraries for graphics and video need packages that the container lacks: %s; packages = true below [driver] installs them", strings.Join(names, ", "))
 	}
 }

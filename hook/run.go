@@ -89,7 +89,7 @@ func (r *run) supervise(ctx context.Context) (Trace, error) {
 }
 
 // lockAndRun reads the settings, takes the container's lock and does the run. Two runs on
-// one container never overlap. Proxmox VE's own lock does not see to that: backups and
+// one container never overlap. Proxmox VE's own lock does not prevent that: backups and
 // migrations call hooks without it.
 func (r *run) lockAndRun(ctx context.Context) (held *lock.Lock, err error) {
 	if r.settings, err = r.Config.For(r.trace.VMID); err != nil {
@@ -137,8 +137,8 @@ func (r *run) runOnce(ctx context.Context) error {
 	r.trace.Facts.Host, _ = lookHost(r.Host)
 	r.trace.Plan.Wanted, _ = wantedVersion(r.settings, r.trace.Facts.Host)
 	if r.NoWait && !r.DryRun && r.trace.Phase == PhasePostStart && Shares(r.Host, r.settings) {
-		// Without Proxmox VE's pre-start before it. A container that runs keeps what
-		// it has, and may need no more than a restart.
+		// No pre-start of Proxmox VE has come before this run. A container that runs
+		// keeps what it has. Then its restart may be all that is needed.
 		if err := PrepareShare(ctx, r.settings, r.Options, false); err != nil {
 			r.Log.Fail(err)
 		}

@@ -123,7 +123,7 @@ func shareMismatch(wanted version.Driver, h HostFacts) *Plan {
 
 // lookShare completes the facts of a container that is to have the shared driver or
 // that has its set-up.
-func (f *ContainerFacts) lookShare(w *work, in *record.Installed) {
+func (w *work) lookShare(f *ContainerFacts, in *record.Installed) {
 	f.Share = w.Settings.Install.Deliver == record.ByShare
 	if conf := w.guestConf(); conf != nil && conf.Shared() {
 		f.Share, f.Entry = true, true
@@ -234,7 +234,7 @@ func (w *work) replaceByShare(ctx context.Context) (string, error) {
 		return "", errors.Join(err, share.TakeAway(context.WithoutCancel(ctx), w.container, files))
 	}
 	w.forgetDriver()
-	if err := w.claimNothing(); err != nil {
+	if err := w.recordNoDriver(); err != nil {
 		return "", err
 	}
 	if err := driver.Uninstall(ctx, w.container, w.trace.Facts.Host.Arch, w.installed, "", w.Settings.Install.Timeout, w.log); err != nil {

@@ -61,7 +61,7 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 		return "", err
 	}
 	w.forgetDriver()
-	if err := w.claimNothing(); err != nil {
+	if err := w.recordNoDriver(); err != nil {
 		return "", err
 	}
 	if err := w.takeShareAway(ctx); err != nil {
@@ -87,7 +87,7 @@ func (w *work) uninstall(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-// forgetDriver removes all that is about a driver from the record to be written.
+// forgetDriver removes the driver from the record that will be written.
 func (w *work) forgetDriver() {
 	w.next = record.Installed{Toolkit: w.next.Toolkit, Docker: w.next.Docker, Packages: w.next.Packages, Rebooted: w.next.Rebooted}
 }
@@ -106,9 +106,9 @@ func (w *work) replace(ctx context.Context) (string, error) {
 	return fmt.Sprintf("removed the distribution's driver packages (%s)", say.Count(len(names), "package")), nil
 }
 
-// claimNothing takes the driver out of the container's record. What it notes of the
+// recordNoDriver writes the container's record without a driver. What it notes of the
 // toolkits stays: nothing else tells an uninstallation what to remove.
-func (w *work) claimNothing() error {
+func (w *work) recordNoDriver() error {
 	if len(w.next.Toolkit)+len(w.next.Docker)+len(w.next.Packages) == 0 && w.next.Rebooted == "" {
 		return record.Remove(w.container)
 	}

@@ -97,8 +97,8 @@ func Work(ctx context.Context) int {
 // errStuck means that a system call on the container's files does not return.
 var errStuck = errors.New("a system call on the container's files does not return")
 
-// soon is how long the work may take to end after a signal. Then this process ends in
-// any case, and leaves its report before.
+// soon is how long the work may take to end after a signal. After that this process
+// leaves its report and ends in any case.
 const soon = 1700 * time.Millisecond
 
 // carryOut does the order. When a call hangs in the container it is left behind.
