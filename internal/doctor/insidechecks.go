@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -161,39 +160,9 @@ func checkInsideNodes(h *hostFacts, f *guestFacts, out *findings) {
 		if needed, _ := f.needed(h); len(needed) == 0 {
 			return
 		}
-		out.add(Problem, h.bring(f)+", then: "+restart, "the container has no device node of a GPU")
+		out.add(Problem, h.giveGPUs(f)+", then: "+restart, "the container has no device node of a GPU")
 	}
 	out.orOK("its %d device nodes are the host's", len(f.inside.nodes))
-}
-
-// restart is the command that starts a container anew, with Proxmox VE or LXC alone.
-func (h *hostFacts) restart(f *guestFacts) string {
-	if h.noPVE {
-		return fmt.Sprintf("lxc-stop -P %s -n %d && lxc-start -P %[1]s -n %[2]d", f.settings.Paths.LXC, f.vmid)
-	}
-	return fmt.Sprintf("pct reboot %d", f.vmid)
-}
-
-// exec begins a command in a container.
-func (h *hostFacts) exec(f *guestFacts) string {
-	if h.noPVE {
-		return fmt.Sprintf("lxc-attach -P %s -n %d --", f.settings.Paths.LXC, f.vmid)
-	}
-	return fmt.Sprintf("pct exec %d --", f.vmid)
-}
-
-// bring is what gives a container its GPUs. Without Proxmox VE nothing does it by
-// a command, nor writes the device rules.
-func (h *hostFacts) bring(f *guestFacts) string {
-	if !h.noPVE {
-		return fmt.Sprintf("pve-nvidia-hook enable %d --gpus %s", f.vmid, f.gpus())
-	}
-	return fmt.Sprintf("for each of /dev/nvidiactl, /dev/nvidia0 and /dev/nvidia-uvm a line such as 'lxc.mount.entry = /dev/nvidiactl dev/nvidiactl none bind,create=file' in %s, and 'lxc.cgroup2.devices.allow = c MAJOR:* rwm' for the majors of /proc/devices", f.lxcConfig())
-}
-
-// lxcConfig is the container's file where LXC has it.
-func (f guestFacts) lxcConfig() string {
-	return filepath.Join(f.settings.Paths.LXC, strconv.Itoa(f.vmid), "config")
 }
 
 // common reports whether a node is one of those that are listed of the host too;
@@ -213,15 +182,6 @@ func entryModes(f *guestFacts) map[string]bool {
 		}
 	}
 	return said
-}
-
-// apply is the command that puts right what a run can; again also when it holds
-// what is there for good.
-func (g *guestFacts) apply(again bool) string {
-	if again {
-		return fmt.Sprintf("pve-nvidia-hook apply --force %d", g.vmid)
-	}
-	return fmt.Sprintf("pve-nvidia-hook apply %d", g.vmid)
 }
 
 // checkVersions compares what is installed with what is wanted.
