@@ -213,21 +213,14 @@ func (c Conf) Waits() bool {
 	return c.Pending.Hookscript != "" || len(c.Pending.Dev) > 0
 }
 
-// Hookscripts maps each hookscript volume that the file names to where it
-// does: "" for the live section, "pending" or "snapshot NAME". A rollback brings a snapshot's line back.
-func (c Conf) Hookscripts() map[string][]string {
-	found := map[string][]string{}
-	add := func(volume, where string) {
-		if volume != "" {
-			found[volume] = append(found[volume], where)
-		}
-	}
-	add(c.Hookscript, "")
-	add(c.Pending.Hookscript, "pending")
+// Hookscripts lists the hookscript volumes that the file names: live, pending, and in
+// snapshots, because a rollback brings their lines back.
+func (c Conf) Hookscripts() []string {
+	found := []string{c.Hookscript, c.Pending.Hookscript}
 	for _, s := range c.Snapshots {
-		add(s.Hookscript, "snapshot "+s.Name)
+		found = append(found, s.Hookscript)
 	}
-	return found
+	return slices.DeleteFunc(found, func(volume string) bool { return volume == "" })
 }
 
 // devPath returns the path of a devN entry: its first item, bare or as path=.

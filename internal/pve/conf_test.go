@@ -72,9 +72,7 @@ func TestPendingValueWinsOverItsDeletion(t *testing.T) {
 }
 
 func TestSnapshotsStillNameTheHook(t *testing.T) {
-	hooks := parse(t, full).Hookscripts()
-	require.Equal(t, []string{"snapshot before-upgrade"}, hooks[DefaultVolume])
-	require.Equal(t, []string{""}, hooks["local:snippets/mine.sh"])
+	require.Equal(t, []string{"local:snippets/mine.sh", DefaultVolume}, parse(t, full).Hookscripts())
 }
 
 // vmConf has the sections that qemu-server writes, in its order.
@@ -104,16 +102,15 @@ func TestSectionsOfVMsAreTold(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "win", c.Hostname)
 	require.Equal(t, []string{"hookscript"}, c.Delete)
-	require.Equal(t, map[string][]string{
-		"local:snippets/mine.sh": {""}, DefaultVolume: {"pending"}, "nas:snippets/pve-nvidia-hook": {"snapshot before-upgrade"},
-	}, c.Hookscripts())
+	require.Equal(t, []string{"local:snippets/mine.sh", DefaultVolume, "nas:snippets/pve-nvidia-hook"}, c.Hookscripts())
 
 	c, err = ParseConf(strings.NewReader(vmConf), true)
 	require.NoError(t, err)
 	require.Equal(t, []string{"memory"}, c.Delete, "in whatever case, the last one counts")
 	c, err = ParseConf(strings.NewReader("[PENDING]\nhookscript: local:snippets/x\n[a b]\nhostname: web\n"), false)
 	require.NoError(t, err)
-	require.Equal(t, map[string][]string{"local:snippets/x": {"snapshot PENDING"}}, c.Hookscripts(), "of a container it is a snapshot's name")
+	require.Equal(t, "PENDING", c.Snapshots[0].Name, "of a container it is a snapshot's name")
+	require.Equal(t, []string{"local:snippets/x"}, c.Hookscripts())
 	require.Equal(t, "web", c.Snapshots[0].Hostname, "what is no heading ends nothing")
 }
 

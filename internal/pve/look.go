@@ -174,7 +174,7 @@ func PlaceSnippets(root string, out io.Writer) {
 	}
 	volumes := map[string]bool{}
 	for _, g := range guests {
-		for volume := range g.Conf.Hookscripts() {
+		for _, volume := range g.Conf.Hookscripts() {
 			volumes[volume] = ChainOf(volume) != ""
 		}
 	}

@@ -14,9 +14,8 @@ import (
 const (
 	maxManifest = 4 << 20
 	maxEntries  = 20_000
-	// manifestHead is how many lines at most precede the entries: 8 in the
-	// installers of 390 and later,
-	// 9 in older ones.
+	// manifestHead is how many lines at most precede the entries: 8 in the installers of
+	// 390 and later, 9 in older ones.
 	manifestHead = 9
 )
 
