@@ -6,20 +6,10 @@ import (
 	"strings"
 )
 
-// dear is how many seconds a failure must have taken to be held back: a start can
-// bear a try that takes less.
-const dear = 30
-
 // holdBack refuses to try again soon what has just failed after a long time.
 func holdBack(vmid int, f Facts) *Plan {
-	if f.Force || f.Asked || f.Failure == nil || f.Failure.Inputs != f.Inputs || !f.Now.Before(f.Failure.Next) {
+	if f.Force || f.Asked || f.Failure == nil || f.Failure.Inputs != f.Inputs || !f.Failure.HoldsBack(f.Now) {
 		return nil
-	}
-	if f.Failure.Seconds < dear {
-		return nil
-	}
-	if f.Now.Before(f.Failure.At) {
-		return nil // the clock was set back: the delay means nothing
 	}
 	return &Plan{
 		Refused: true,

@@ -227,7 +227,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"failed and held back": {
 			func(n node) {
-				n.file("state/failures/101.json", `{"count":3,"at":"2026-01-01T00:00:00Z","next":"2999-01-01T00:00:00Z","reason":"the disk is full"}`)
+				n.file("state/failures/101.json", `{"count":3,"at":"2026-01-01T00:00:00Z","next":"2999-01-01T00:00:00Z","seconds":60,"reason":"the disk is full"}`)
 			},
 			"101 problem last-run: it failed 3 times in a row, and the next attempt is at 2999-01-01",
 		},

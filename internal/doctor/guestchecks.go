@@ -180,7 +180,7 @@ func (g guestFacts) mend() string {
 }
 
 // waits reports whether a failure has the next run wait.
-func (g guestFacts) waits() bool { return g.failure != nil && g.now.Before(g.failure.Next) }
+func (g guestFacts) waits() bool { return g.failure != nil && g.failure.HoldsBack(g.now) }
 
 // needsModule reports whether a run would be refused because no kernel module is
 // loaded, or none whose version is known.

@@ -231,7 +231,7 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 func TestAfterAFailureThereIsOneAnswer(t *testing.T) {
 	h, f := well(t)
 	f.inside.found, f.inside.record = driver.Found{}, nil
-	f.failure = &record.Failure{Count: 1, At: f.now, Next: f.now.Add(time.Hour), Reason: "the disk is full", Hint: "make room"}
+	f.failure = &record.Failure{Count: 1, At: f.now, Next: f.now.Add(time.Hour), Seconds: 60, Reason: "the disk is full", Hint: "make room"}
 	f.last = hook.Trace{At: f.now, Result: "refused", Reason: "not tried again", Hint: "make room; then at once: pve-nvidia-hook apply 101"}
 	said := lines(checkGuest(h, f))
 	require.Contains(t, said, "it failed once, and the next attempt is at 2026-01-02 04:04: the disk is full | make room; then at once: pve-nvidia-hook apply 101\n", "as the hook says it")
@@ -242,8 +242,11 @@ func TestAfterAFailureThereIsOneAnswer(t *testing.T) {
 	require.Equal(t, f.last.Hint, f.mend(), "no command twice")
 	f.last.Hint = "the next start, or pve-nvidia-hook apply, does it again"
 	require.Equal(t, f.last.Hint, f.mend(), "nothing has the next start wait")
-	f.failure = &record.Failure{Count: 1, At: f.now, Next: f.now.Add(time.Hour), Hint: f.last.Hint}
+	f.failure = &record.Failure{Count: 1, At: f.now, Next: f.now.Add(time.Hour), Seconds: 60, Hint: f.last.Hint}
 	require.Equal(t, "pve-nvidia-hook apply 101", f.mend(), "the next start waits")
+
+	f.failure = &record.Failure{Count: 2, At: f.now, Next: f.now.Add(time.Hour), Seconds: 14, Reason: "no network", Hint: "see to the network"}
+	require.Contains(t, lines(checkGuest(h, f)), "it failed 2 times in a row, the last time at 2026-01-02 03:04: no network | see to the network; then: pve-nvidia-hook apply 101\n", "the next start tries again at once")
 }
 
 func TestRefusalForAPinnedVersionIsOneFinding(t *testing.T) {

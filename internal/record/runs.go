@@ -177,6 +177,15 @@ type Failure struct {
 	Hint    string    `json:"hint,omitempty"`
 }
 
+// dear is how many seconds a failure must have taken to hold back the next try: a
+// start can bear a try that takes less.
+const dear = 30
+
+// HoldsBack reports whether the next start waits because of the failure.
+func (f Failure) HoldsBack(now time.Time) bool {
+	return f.Seconds >= dear && now.Before(f.Next) && !now.Before(f.At) // else the clock was set back: the delay means nothing
+}
+
 // Delays between tries after failures.
 const (
 	firstDelay = 5 * time.Minute
