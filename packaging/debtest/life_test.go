@@ -169,7 +169,7 @@ func upgrade(n *node) {
 }
 
 func removeWhileNamed(n *node) {
-	n.guest("102", "arch: amd64\n#hookscript: local:snippets/pve-nvidia-hook\nhookscript: local:snippets/other\ndev0: /dev/nvidia0,mode=0666\ndev1: path=/dev/nvidiactl\ndev2: /dev/dri/card0\n")
+	n.guest("102", "arch: amd64\n#hookscript: local:snippets/pve-nvidia-hook\nhookscript: local:snippets/other\ndev0: /dev/nvidia0,mode=0666\ndev1: path=/dev/nvidiactl\ndev2: /dev/dri/card0\ndev3: /dev/nvidia-uvm\n\n[pve:pending]\ndelete: dev3\n")
 	n.shares("101")
 	for name, conf := range map[string]string{
 		"pve2/lxc/201.conf":         "arch: amd64\n\n[before-upgrade]\nhookscript: local:snippets/pve-nvidia-hook\nsnaptime: 1700000000\n",

@@ -114,6 +114,8 @@ func TestEveryCommandOfTheReadmeWorksOnANode(t *testing.T) {
 			require.Contains(t, said, "0 problems, ")
 		case "journalctl -t pve-nvidia-hook VMID=101":
 			require.Contains(t, said, "driver "+driver+" is installed and nvidia-smi works")
+		case "apt remove -y pve-nvidia-hook":
+			require.NotContains(t, said, "guest", "its devices go before the next start")
 		}
 	}
 
