@@ -87,6 +87,9 @@ func (c *call) postStart(ctx context.Context) int {
 	if c.mistake != nil {
 		c.log.Fail(c.mistake)
 		c.log.Info(Trace{Seconds: time.Since(began).Seconds()}.Truth())
+		if !c.unit {
+			unit{c.VMID}.fail(context.WithoutCancel(ctx), c.mistake.Error())
+		}
 		return 1
 	}
 	t, err := PostStart(ctx, c.Event, Options{Config: c.config, Host: c.host, Log: c.log, InUnit: c.unit, Request: Request{AtStart: true}})
@@ -95,7 +98,7 @@ func (c *call) postStart(ctx context.Context) int {
 		if c.unit && t.Ended != "" {
 			return 0 // the container stopped, or somebody ended it: no failure to look at
 		}
-		if !c.unit && t.Ended == "" && haveSystemd() {
+		if !c.unit && t.Ended == "" {
 			unit{c.VMID}.fail(context.WithoutCancel(ctx), t.Reason)
 		}
 		return 1

@@ -147,14 +147,26 @@ func withSystemd(ctx context.Context, f func(context.Context, *systemd.Conn)) {
 }
 
 // fail leaves a failed unit behind, so that a start which failed is seen by
-// systemctl --failed as work in the background is.
+// systemctl --failed as work in the background is. It waits until it is there: a stop
+// right after it would take a unit that is just starting for work to be ended.
 func (u unit) fail(ctx context.Context, reason string) {
+	if !haveSystemd() {
+		return
+	}
 	withSystemd(ctx, func(ctx context.Context, conn *systemd.Conn) {
 		_ = conn.ResetFailedUnitContext(ctx, u.service())
-		_, _ = conn.StartTransientUnitContext(ctx, u.service(), "fail", []systemd.Property{
+		ended := make(chan string, 1)
+		if _, err := conn.StartTransientUnitContext(ctx, u.service(), "fail", []systemd.Property{
 			systemd.PropDescription(fmt.Sprintf("NVIDIA driver of container %d: %s", u.vmid, say.Clean(reason, 200))),
+			systemd.PropType("oneshot"),
 			systemd.PropExecStart([]string{"/bin/false"}, false),
-		}, nil)
+		}, ended); err != nil {
+			return
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		}
 	})
 }
 

@@ -109,6 +109,14 @@ func installTwice(n *node) {
 func guestStarts(n *node) {
 	n.guest("101", named)
 	n.starts("101")
+	// A mistake in the configuration is seen as any other failed start.
+	n.run("cp -p " + config + " /root/kept && echo '[driver' >>" + config)
+	said := n.starts("101")
+	require.Contains(n.t, said, "TOML syntax")
+	require.NotContains(n.t, said, "background", "a failed start is no work that a stop ends")
+	require.Contains(n.t, n.run("systemctl list-units --no-legend --state=failed"), "NVIDIA driver of container 101: "+config)
+	n.run("mv /root/kept " + config)
+	n.starts("101")
 	// What must never happen: this shows that the stand-in would notice.
 	n.run("mv " + snippet + " " + snippet + ".away")
 	out, err := n.try("pct start 101 2>&1")
