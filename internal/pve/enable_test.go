@@ -413,6 +413,7 @@ func TestDevicesThatWaitForARestartAreTakenBack(t *testing.T) {
 	out, err := n.enable(102)
 	require.NoError(t, err)
 	require.Contains(t, out, "container 102 (db): part of the change takes effect at the next start: pct reboot 102\n")
+	require.NotContains(t, out, "pve-nvidia-hook apply", "no devices are there before the restart")
 	c := parse(t, n.conf(102))
 	require.Empty(t, c.Dev)
 	require.Len(t, c.Pending.Dev, 6)

@@ -212,11 +212,12 @@ func (o Options) sayChoice(c Choice, jobs []job, out io.Writer) {
 	}
 }
 
-// sayNext tells what to do next, of containers that were changed.
+// sayNext tells what to do next, of containers that were changed. Where a part of the
+// change waits, the restart that it waits for has been named.
 func (o Options) sayNext(jobs []job, out io.Writer) {
 	var ids []int
 	for _, j := range jobs {
-		if !j.plan.Empty() {
+		if c, err := ReadConf(o.Root, j.guest.VMID); !j.plan.Empty() && (err != nil || !c.Waits()) {
 			ids = append(ids, j.guest.VMID)
 		}
 	}
