@@ -142,12 +142,14 @@ func TestSyntaxErrorHasLineAndNoSecret(t *testing.T) {
 	for text, want := range map[string]string{
 		"[cuda]\nrepo_url = https://u:hunter2@h/\n":     `config\.toml:2: .*TOML syntax`,
 		"[cuda]\nrepo_url = \"https://u:hunter2@h/\n\n": `config\.toml:2: .*TOML syntax`,
-		"[cuda x]\n":                            `config\.toml:1: .*TOML syntax`,
-		"[driver]\n[driver]\n":                  `config\.toml:2: .*TOML syntax`,
-		"[driver]\nkeep = 1\nkeep=2\n":          `config\.toml:3: .*TOML syntax`,
-		"\x00":                                  `config\.toml:1: .*TOML syntax`,
-		"[cuda]\nrepo_url = hunter2\n":          `config\.toml:2: cuda\.repo_url: TOML syntax: expected a value; text needs quotes`,
-		"[cuda]\nrepo_url = \"hunter2\\u12\"\n": `config\.toml:2: cuda\.repo_url: TOML syntax: .* but got \.\.\. instead`,
+		"[cuda]\ntoolkit = \"\"\n[driver\n":             `config\.toml:3: TOML syntax: expected '\.' or '\]'`,
+		"[cuda]\nrepo_url\n":                            `config\.toml:2: TOML syntax: expected '\.' or '='`,
+		"[cuda x]\n":                                    `config\.toml:1: .*TOML syntax`,
+		"[driver]\n[driver]\n":                          `config\.toml:2: .*TOML syntax`,
+		"[driver]\nkeep = 1\nkeep=2\n":                  `config\.toml:3: .*TOML syntax`,
+		"\x00":                                          `config\.toml:1: .*TOML syntax`,
+		"[cuda]\nrepo_url = hunter2\n":                  `config\.toml:2: cuda\.repo_url: TOML syntax: expected a value; text needs quotes`,
+		"[cuda]\nrepo_url = \"hunter2\\u12\"\n":         `config\.toml:2: cuda\.repo_url: TOML syntax: .* but got \.\.\. instead`,
 	} {
 		_, err := load(write(t, map[string]string{"config.toml": text}))
 		require.Error(t, err, text)

@@ -48,6 +48,13 @@ func syntaxMistake(name string, err error) Mistake {
 	var at toml.ParseError
 	if errors.As(err, &at) {
 		m.Line, m.Key, m.What = at.Position.Line, at.LastKey, "TOML syntax: "+withoutValue(at.Message)
+		header := strings.Contains(at.Message, "end table name")
+		if header && strings.Contains(at.Message, `'\n'`) {
+			m.Line-- // the library names the line after the unfinished one
+		}
+		if header || strings.HasPrefix(at.Message, "expected '.' or '='") {
+			m.Key = "" // it is the key before the mistake
+		}
 	}
 	return m
 }
