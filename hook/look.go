@@ -43,7 +43,7 @@ func (w *work) notOpened(err error) error {
 	case !errors.Is(err, lxc.ErrNotRunning):
 		return err
 	case w.Phase == PhaseUninstall:
-		return &refusal{hint.Wrap(err, "start it first: the driver's own uninstaller runs in the container")}
+		return &refusal{hint.Errorf(fmt.Sprintf("start it first (pct start %d): the driver's own uninstaller runs in the container", w.Settings.VMID), "the container is not running")}
 	case w.NoWait:
 		return &refusal{hint.Errorf(fmt.Sprintf("start it: pct start %d", w.Settings.VMID), "the container is not running; its next start brings it into line")}
 	}

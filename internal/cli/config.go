@@ -168,15 +168,17 @@ func printSettings(out io.Writer, rows []config.Row, width int) error {
 		lines := texts(r)
 		fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, say.Clean(lines[0], 300), r.Origin)
 		for _, l := range lines[1:] {
-			fmt.Fprintf(w, "\t%s\n", say.Clean(l, 300))
+			fmt.Fprintf(w, "\t%s\t\n", say.Clean(l, 300))
 		}
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	if fits(table.String(), width) {
-		_, err := io.WriteString(out, table.String())
-		return err
+		for line := range strings.Lines(table.String()) {
+			fmt.Fprintln(out, strings.TrimRight(line, " \n"))
+		}
+		return nil
 	}
 	for _, r := range rows {
 		lines := texts(r)

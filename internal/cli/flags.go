@@ -46,7 +46,7 @@ func notEmpty(s string) error {
 
 func checkGPUs(s string) error {
 	if s == "" || pve.CheckGPUs(s) != nil {
-		return errors.New("expected all, none, or a list of numbers, UUIDs, PCI addresses or models")
+		return errors.New("expected all, none, or a list of GPU numbers such as 0,1, UUIDs, PCI addresses or models such as \"RTX 3090\"")
 	}
 	return nil
 }
