@@ -164,8 +164,11 @@ func TestTheSkipPathNoticesWhatIsWrong(t *testing.T) {
 		"auto, driver": {func(in *Installed, w *Want, _ *folder) {
 			in.Toolkit, w.Toolkit, w.Driver = cudapkg.Auto, cudapkg.Auto, "590.48.01"
 		}, "590.48.01"},
-		"not finished":    {func(in *Installed, _ *Want, _ *folder) { in.OK = false }, "did not come to its end"},
-		"nothing there":   {func(in *Installed, _ *Want, _ *folder) { *in = Installed{} }, "no toolkit is installed"},
+		"not finished":  {func(in *Installed, _ *Want, _ *folder) { in.OK = false }, "did not come to its end"},
+		"nothing there": {func(in *Installed, _ *Want, _ *folder) { *in = Installed{} }, "no toolkit is installed"},
+		"packages alone": {func(in *Installed, w *Want, _ *folder) {
+			*in, w.Toolkit, w.Packages = Installed{}, "", []string{"nvidia-container-toolkit"}
+		}, "packages are missing: nvidia-container-toolkit"},
 		"nvcc gone":       {func(_ *Installed, _ *Want, c *folder) { c.Remove(nvcc) }, nvcc},
 		"nvcc changed":    {func(_ *Installed, _ *Want, c *folder) { c.set(nvcc, "longer than it was") }, "has changed"},
 		"pin gone":        {func(_ *Installed, _ *Want, c *folder) { c.Remove(pinFile) }, pinFile},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cudapkg"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
@@ -94,6 +95,8 @@ func Current(c Container, in Installed, w Want) (ok bool, why string) {
 	switch {
 	case !in.sane():
 		return false, "the record of the toolkit is damaged"
+	case in.Empty() && !in.OK && w.Toolkit == "" && len(w.Packages) > 0:
+		return false, "packages are missing: " + strings.Join(w.Packages, ", ")
 	case in.Empty() && !in.OK:
 		return false, "no toolkit is installed"
 	case !in.OK:
