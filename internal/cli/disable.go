@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -40,14 +41,23 @@ uninstall VMID, while the container runs.`,
 				return err
 			}
 			o.Root, o.State, o.Chains = a.host.Root, settings[0].Paths.State, chains(settings)
+			var enabled []int
+			for _, id := range ids {
+				if g, found, err := pve.Find(o.Root, id); err == nil && found && pve.Ours(g.Conf.Next().Hookscript) {
+					enabled = append(enabled, id)
+				}
+			}
 			no := false
 			err = pve.Disable(c.Context(), o, ids, c.OutOrStdout())
 			changed, also := setShare(c.Context(), o.Root, settings, &no, o.DryRun, c.OutOrStdout())
-			for _, id := range changed {
-				if o.DryRun {
-					break
+			for _, id := range ids {
+				switch {
+				case o.DryRun:
+				case slices.Contains(changed, id):
+					fmt.Fprintf(c.OutOrStdout(), "container %d: what leads its programs to the shared driver stays until you run pve-nvidia-hook uninstall %d; the driver stays mounted until its next start\n", id, id)
+				case err == nil && slices.Contains(enabled, id):
+					fmt.Fprintf(c.OutOrStdout(), "container %d: a driver that was installed in it stays until you run pve-nvidia-hook uninstall %d, while it runs\n", id, id)
 				}
-				fmt.Fprintf(c.OutOrStdout(), "container %d: what leads its programs to the shared driver stays until you run pve-nvidia-hook uninstall %d; the driver stays mounted until its next start\n", id, id)
 			}
 			return errors.Join(err, also)
 		},
