@@ -174,7 +174,10 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 			a.sayReboot(ctx, s, shared, out)
 		}
 	}
-	if slices.ContainsFunc(settings, func(s config.Settings) bool { return !a.shares(s, share) }) {
+	if slices.ContainsFunc(settings, func(s config.Settings) bool {
+		g, _, _ := pve.Find(o.Root, s.VMID) // Enable says what is wrong with it
+		return !a.shares(s, share) && (share != nil || !pve.Ours(g.Conf.Next().Hookscript))
+	}) {
 		fmt.Fprintln(out, "note: once the driver is installed, apt, dnf and zypper in the container refuse driver packages of the distribution; uninstall undoes that")
 	}
 	var errs []error

@@ -91,9 +91,13 @@ func TestEnableGivesTheGPUsOfTheConfigurationUnlessTold(t *testing.T) {
 	require.Contains(t, conf(t, root, "101"), "/dev/nvidia0,")
 	require.NotContains(t, conf(t, root, "101"), "/dev/nvidia1,")
 
-	_, err = typed(t, "disable", "101")
+	said, err := typed(t, "disable", "101")
 	require.NoError(t, err)
+	require.Contains(t, said, "container 101: a driver that was installed in it stays until you run pve-nvidia-hook uninstall 101, while it runs\n")
 	require.Equal(t, before, conf(t, root, "101"))
+	said, err = typed(t, "disable", "101")
+	require.NoError(t, err)
+	require.NotContains(t, said, "uninstall", "it was not enabled")
 }
 
 func TestEnableMakesTheHostsNodesFirst(t *testing.T) {
@@ -108,6 +112,9 @@ func TestEnableMakesTheHostsNodesFirst(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, said, "made /dev/nvidia-uvm")
 	require.Contains(t, said, "refuse driver packages of the distribution")
+	again, err := typed(t, "enable", "101")
+	require.NoError(t, err)
+	require.NotContains(t, again, "refuse driver packages", "it was told when the container was enabled")
 	require.Contains(t, conf(t, root, "101"), "/dev/nvidia-uvm-tools,mode=0666")
 	var st unix.Stat_t
 	require.NoError(t, unix.Stat(filepath.Join(root, "dev/nvidia-uvm"), &st))
