@@ -159,7 +159,7 @@ func (s *guide) choose(ctx context.Context, guests []pve.Guest, obstacles []doct
 	var all, suggested []int
 	for _, g := range guests {
 		all = append(all, g.VMID)
-		uses := len(g.Conf.Nodes()) > 0 || !s.yes && slices.ContainsFunc(obstacles, func(f doctor.Finding) bool { return f.VMID == g.VMID && packages(f) })
+		uses := len(g.Conf.NextNodes()) > 0 || !s.yes && slices.ContainsFunc(obstacles, func(f doctor.Finding) bool { return f.VMID == g.VMID && packages(f) })
 		if g.Err == nil && uses && !pve.Ours(g.Conf.Next().Hookscript) {
 			suggested = append(suggested, g.VMID)
 		}
@@ -227,7 +227,7 @@ func (s *guide) groups(ctx context.Context, conf *config.Config, guests []pve.Gu
 func cardsOf(c pve.Conf, cards []host.GPU) string {
 	var has []string
 	for _, g := range cards {
-		if slices.Contains(c.Nodes(), g.Node()) {
+		if slices.Contains(c.NextNodes(), g.Node()) {
 			has = append(has, cmp.Or(g.UUID, g.Address))
 		}
 	}

@@ -62,3 +62,21 @@ func TestSetupSuggestsContainersWithDriverPackagesAndSaysHowTheyGo(t *testing.T)
 	require.NoError(t, err)
 	require.Contains(t, said.Text, "no container was chosen", "nobody was asked, and the hook would refuse its work")
 }
+
+// Until its next start a container keeps the devices that disable has taken.
+func TestSetupDoesNotSuggestWhatWasDisabled(t *testing.T) {
+	root := pveNode(t, "")
+	t.Setenv("FAKEPCT_RUNNING", "101")
+	for _, command := range []string{"enable", "disable"} {
+		_, err := typed(t, command, "101")
+		require.NoError(t, err)
+	}
+	require.Contains(t, conf(t, root, "101"), "[pve:pending]\ndelete: dev0,")
+	var out bytes.Buffer
+	s := guide{out: &out, yes: true}
+	guests := here(root)
+	require.NoError(t, s.choose(t.Context(), guests, nil))
+	require.Empty(t, s.chosen)
+	s.showContainers(guests, nil)
+	require.Contains(t, out.String(), "  101 (ct101): no GPU\n")
+}

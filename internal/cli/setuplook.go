@@ -39,7 +39,7 @@ func (s *guide) showContainers(guests []pve.Guest, obstacles []doctor.Finding) {
 	fmt.Fprintln(s.out, "Containers:")
 	for _, g := range guests {
 		what := "no GPU"
-		nodes, hookscript := g.Conf.Nodes(), g.Conf.Next().Hookscript
+		nodes, hookscript := g.Conf.NextNodes(), g.Conf.Next().Hookscript
 		switch {
 		case g.Err != nil:
 			what = g.Err.Error()

@@ -66,6 +66,9 @@ func (c Conf) Nodes() []string {
 	return slices.DeleteFunc(sortedKeys(nodes), func(path string) bool { return !strings.HasPrefix(path, "/dev/nvidia") })
 }
 
+// NextNodes are those of the next start alone.
+func (c Conf) NextNodes() []string { return Conf{Section: c.Next()}.Nodes() }
+
 // mountedBy returns the raw mount line that brings a node into the container
 // already, itself or with its folder, or "".
 func mountedBy(raw []KV, node string) string {
