@@ -128,6 +128,13 @@ func (a *app) listCards(out io.Writer) error {
 			has[node] = append(has[node], g.String())
 		}
 	}
+	width, _ := screen(os.Stdout)
+	return printCards(out, cards, has, width)
+}
+
+// printCards writes a table of cards, or some lines for each where the terminal is too
+// narrow for the table. has names the containers that have a card's node.
+func printCards(out io.Writer, cards []host.GPU, has map[string][]string, width int) error {
 	var text bytes.Buffer
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "GPU\tMODEL\tUUID\tADDRESS\tNODE\tCONTAINERS")
@@ -140,6 +147,16 @@ func (a *app) listCards(out io.Writer) error {
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	if !fits(text.String(), width) {
+		text.Reset()
+		for _, g := range cards {
+			fmt.Fprintf(&text, "GPU %d: %s\n  %s\n  %s, %s\n  containers: %s\n", g.Index, cmp.Or(g.Model, "-"), cmp.Or(g.UUID, "-"),
+				g.Address, g.Node(), cmp.Or(strings.Join(has[g.Node()], ", "), "-"))
+			for n, i := range g.Instances {
+				fmt.Fprintf(&text, "  %d:%d: MIG GPU instance %d, compute instance %d\n", g.Index, n, i.GPU, i.Compute)
+			}
+		}
 	}
 	for line := range strings.Lines(text.String()) {
 		fmt.Fprintln(out, strings.TrimRight(line, " \n"))
