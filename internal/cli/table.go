@@ -141,12 +141,15 @@ func fit(lines [][]string, width int) {
 	if width == 0 {
 		return
 	}
-	all := 0
+	all := -1 // the gap behind the mark is smaller
 	for i := range min(reason, len(lines[0])) {
-		all += widest(lines, i) + 2
+		all += max(1, widest(lines, i)) + 2
+	}
+	if len(lines[0]) <= reason {
+		all -= 2 // nothing follows
 	}
 	want := widest(lines, name)
-	room := max(least, want-max(0, all-width+1))
+	room := max(least, want-max(0, all-width))
 	if len(lines[0]) > reason { // leave some room for reasons
 		room = max(least, min(room, 24))
 	}

@@ -52,6 +52,18 @@ func TestStatusTableFitsTheTerminal(t *testing.T) {
 	}
 }
 
+func TestNamesAreCutNoMoreThanTheTerminalNeeds(t *testing.T) {
+	now := time.Now()
+	rows := []statusRow{{VMID: 102, Name: "jellyfin", Running: true, Wanted: "550.163.01", Installed: "580.142",
+		LastRun: &lastRun{At: now, Result: hook.Installed}}}
+	var whole, less bytes.Buffer
+	width := len("! 102   jellyfin  yes      550.163.01  580.142    -        now       installed")
+	require.NoError(t, printStatus(&whole, rows, now, width, false))
+	require.Contains(t, whole.String(), "jellyfin  yes")
+	require.NoError(t, printStatus(&less, rows, now, width-1, false))
+	require.Contains(t, less.String(), "jell...  yes")
+}
+
 func TestOnlyProblemsAreColoured(t *testing.T) {
 	var out bytes.Buffer
 	now := time.Now()
