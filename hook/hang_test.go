@@ -170,7 +170,7 @@ func TestAContainerWhoseRootIsServedHoldsNobodyUp(t *testing.T) {
 func TestAFolderThatIsHeldHoldsNobodyUp(t *testing.T) {
 	n := newNode(t, newer)
 	g := n.start(lab.Spec{Privileged: true})
-	require.NoError(t, g.HoldFolder(t.Context(), "/var/lib"))
+	require.NoError(t, g.Hold(t.Context(), "/var/lib"))
 	g.endsWithin(5*time.Second, terminate, strconv.Itoa(g.VMID), "post-start")
 	if long() {
 		said := g.endsWithin(100*time.Second, nil, strconv.Itoa(g.VMID), "post-start")
@@ -193,6 +193,11 @@ func (g *guest) endsWithin(limit time.Duration, then func(pid int), args ...stri
 
 // ends expects that a command which hangs in the container fails within a limit.
 func (g *guest) ends(cmd *exec.Cmd, limit time.Duration, then func(pid int)) {
+	g.endsAs(1, cmd, limit, then)
+}
+
+// endsAs is ends with an exit status.
+func (g *guest) endsAs(code int, cmd *exec.Cmd, limit time.Duration, then func(pid int)) {
 	t := g.node.t
 	require.NoError(t, cmd.Start())
 	if then != nil {
@@ -209,5 +214,5 @@ func (g *guest) ends(cmd *exec.Cmd, limit time.Duration, then func(pid int)) {
 		<-done
 		t.Fatalf("it did not end within %v: %s", limit, cmd.Stdout)
 	}
-	require.Equal(t, 1, cmd.ProcessState.ExitCode())
+	require.Equal(t, code, cmd.ProcessState.ExitCode())
 }

@@ -104,6 +104,14 @@ func (n *node) start(spec lab.Spec) *guest {
 	return &guest{labtest.StartIn(n.t, n.lab, spec), n}
 }
 
+// made makes a container and does not start it.
+func (n *node) made(spec lab.Spec) *guest {
+	n.t.Helper()
+	c, err := n.lab.Container(n.t.Context(), spec)
+	require.NoError(n.t, err)
+	return &guest{c, n}
+}
+
 // run calls the program and expects an exit status.
 func (n *node) run(code int, args ...string) string {
 	n.t.Helper()

@@ -202,7 +202,7 @@ func (r *run) driverPart(ctx context.Context, steps []Step) error {
 // the worker's, or says that it left no report.
 func (r *run) inWorker(ctx context.Context, o order) error {
 	limit := 4*r.settings.Install.Timeout + 5*time.Minute
-	if o.Part == partLook {
+	if o.Part == partLook || o.Part == partShare {
 		limit = lookLimit
 	}
 	limited, cancel := context.WithTimeout(ctx, limit)
@@ -241,7 +241,8 @@ func (r *run) addReport(told report) {
 	r.init = told.Init
 }
 
-// lookLimit is for a look, with the wait for an init process that is just starting.
+// lookLimit is for a look, with the wait for an init process that is just starting, and
+// for the layout of a shared driver: some hundred links.
 const lookLimit = 2 * time.Minute
 
 func (r *run) lock(ctx context.Context, limit time.Duration) (*lock.Lock, error) {

@@ -93,11 +93,21 @@ func prepare(ctx context.Context, s config.Settings, o Options, h HostFacts) err
 		return err
 	}
 	defer entry.Release()
-	if err := share.Mount(ctx, s.Paths.Run, entry.Tree, nodeName(), h.Arch); err != nil {
+	if err := r.inWorker(ctx, order{Part: partShare, Tree: entry.Tree}); err != nil {
 		return hint.Wrap(err, cmp.Or(hint.Of(err), fmt.Sprintf("install the driver in the container instead: pve-nvidia-hook enable %d --share=false", s.VMID)))
 	}
 	o.Log.Infof("driver %s is shared from now on", h.Module)
 	return nil
+}
+
+// mountShare is the part of a worker: root of a privileged container can hold a file of
+// the cache so that a link to it waits for ever.
+func (w *work) mountShare(ctx context.Context) error {
+	h, err := lookHost(w.host)
+	if err != nil {
+		return err
+	}
+	return share.Mount(ctx, w.Settings.Paths.Run, w.Tree, nodeName(), h.Arch)
 }
 
 // nodeName names this node's layouts in a cache that several share.
@@ -136,7 +146,7 @@ func (w *work) lookShare(f *ContainerFacts, in *record.Installed) {
 		return
 	}
 	shared, _ := share.Mounted(w.Settings.Paths.Run)
-	f.Differs = say.Clean(share.Differs(w.container, in, shared), maxClaim)
+	f.Differs = say.Clean(share.Differs(w.container, in, shared, f.Mounted), maxClaim)
 }
 
 // notShared refuses for a container that is to have the shared driver and cannot have

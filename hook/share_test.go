@@ -86,9 +86,7 @@ func TestASharedDriverIsThereBeforeInitAndFollowsTheHost(t *testing.T) {
 		require.Contains(t, n.run(0, "101", "pre-start"), "driver "+older+" is shared from now on")
 		require.Empty(t, n.run(0, "101", "pre-start"), "what is ready is said nothing of")
 		// The first command of init sees it.
-		made, err := n.lab.Container(t.Context(), n.mounting(spec))
-		require.NoError(t, err)
-		g := &guest{made, n}
+		g := n.made(n.mounting(spec))
 		script := "#!/bin/sh\nls /usr/lib/pve-nvidia-hook/driver/lib >/root/seen\nwhile :; do sleep infinity & wait; done\n"
 		require.NoError(t, os.WriteFile(g.file("usr/local/sbin/lab-init"), []byte(script), 0o755))
 		require.NoError(t, g.Start(t.Context()))
@@ -291,7 +289,7 @@ func TestAContainerHoldsNoFolderOfTheSharedDriver(t *testing.T) {
 	g := n.start(n.mounting(lab.Spec{Privileged: true}))
 	t.Cleanup(func() { _ = g.Stop() }) // else what hangs would hold up the end of the test
 	for _, dir := range []string{"lib", "bin", "."} {
-		require.NoError(t, g.HoldFolder(t.Context(), "/usr/lib/pve-nvidia-hook/driver/"+dir))
+		require.NoError(t, g.Hold(t.Context(), "/usr/lib/pve-nvidia-hook/driver/"+dir))
 		look := exec.Command("stat", n.Path("run/driver/"+dir+"/no-such-name"))
 		require.NoError(t, look.Start())
 		ended := make(chan error, 1)
@@ -305,14 +303,35 @@ func TestAContainerHoldsNoFolderOfTheSharedDriver(t *testing.T) {
 	require.Equal(t, "held", g.sh("timeout -s KILL 1 ls /usr/lib/pve-nvidia-hook/driver/lib >/dev/null 2>&1 || echo held"))
 }
 
+// A direct read that never ends holds a file of the cache, which the layout links.
+func TestAFileThatAContainerHoldsDelaysNoStart(t *testing.T) {
+	n := sharing(t, older)
+	n.run(0, "101", "pre-start")
+	g := n.start(n.mounting(lab.Spec{Privileged: true}))
+	t.Cleanup(func() { _ = g.Stop() }) // else what hangs would hold up the end of the test
+	require.NoError(t, g.Hold(t.Context(), "/usr/lib/pve-nvidia-hook/driver/lib/libcuda.so."+older))
+	layouts, err := filepath.Glob(n.Path("cache/*.share.*"))
+	require.NoError(t, err)
+	require.Len(t, layouts, 1)
+	require.NoError(t, os.Rename(layouts[0], n.Path("aside")))
+	require.NoError(t, unix.Unmount(n.Path("run/driver"), unix.MNT_DETACH))
+	n.configure("[share]\nwait = \"3s\"\n")
+	cmd := n.Command(t.Context(), "101", "pre-start")
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	g.endsAs(0, cmd, 15*time.Second, nil)
+	require.Contains(t, said.String(), "the container starts without the shared driver: not ready in 3s: ")
+	require.NoError(t, g.Stop())
+	n.run(0, "101", "pre-start")
+	require.FileExists(t, n.Path("run/driver/lib/libcuda.so."+older))
+}
+
 // LXC itself makes the folder for the mount, and follows links of the container then.
 func TestALinkInTheWayOfTheMountGetsAnEmptyFolderAtMost(t *testing.T) {
 	bothKinds(t, func(t *testing.T, spec lab.Spec) {
 		n := sharing(t, older)
 		n.run(0, "101", "pre-start")
-		made, err := n.lab.Container(t.Context(), n.mounting(spec))
-		require.NoError(t, err)
-		g := &guest{made, n}
+		g := n.made(n.mounting(spec))
 		hosts := n.Path("hosts")
 		require.NoError(t, os.Mkdir(hosts, 0o755))
 		require.NoError(t, os.Chmod(hosts, 0o777))
@@ -335,9 +354,7 @@ func TestServicesFindTheSharedDriverAtOnce(t *testing.T) {
 		n := sharing(t, older)
 		n.run(0, "101", "pre-start")
 		spec.Systemd = true
-		made, err := n.lab.Container(t.Context(), n.mounting(spec))
-		require.NoError(t, err)
-		g := &guest{made, n}
+		g := n.made(n.mounting(spec))
 		// Each program that the loader starts for it has libcuda mapped, by the name that
 		// programs ask for.
 		const unit = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'ldconfig -p | sed -n \"s/.*libcuda.so.1 (libc6,x86-64) => //p\" | xargs -r readlink -f >>/root/mapped; LD_PRELOAD=libcuda.so.1 cat /proc/self/maps 2>/dev/null | grep -o \"libcuda.so.*\" | sort -u >>/root/mapped; echo end >>/root/mapped'\n"

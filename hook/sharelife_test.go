@@ -101,9 +101,7 @@ func TestAnApplicationThatIsInitMapsTheSharedDriverAtOnce(t *testing.T) {
 	bothKinds(t, func(t *testing.T, spec lab.Spec) {
 		n := sharing(t, older)
 		n.run(0, "101", "pre-start")
-		made, err := n.lab.Container(t.Context(), n.mounting(spec))
-		require.NoError(t, err)
-		g := &guest{made, n}
+		g := n.made(n.mounting(spec))
 		const app = `#!/usr/bin/perl
 require DynaLoader;
 my $lib = DynaLoader::dl_load_file("libcuda.so.1");

@@ -25,6 +25,7 @@ const (
 	partLook    = "look"    // look and decide, change nothing but a missing pin
 	partDriver  = "driver"  // the steps up to the driver's record; all steps of an uninstallation
 	partToolkit = "toolkit" // the steps that begin with the first toolkit
+	partShare   = "share"   // lay the shared driver out and mount it on the node
 )
 
 // order is what a worker is to do, as JSON on its stdin.
@@ -38,7 +39,7 @@ type order struct {
 	Format   string
 	Request
 
-	// For partDriver: what was fetched. The supervisor holds its lock.
+	// For partDriver and partShare: what was fetched. The supervisor holds its lock.
 	Tree   string
 	Report runfile.Report `json:",omitzero"`
 }
@@ -124,12 +125,21 @@ func (o order) carryOut(ctx context.Context, log say.Log) report {
 	// Everything of w still belongs to the goroutine that hangs.
 	stuck := newTrace()
 	stuck.Unknown = o.Part != partLook
-	return report{Trace: stuck, Failure: failureOf(hint.Wrap(errStuck, "look for a hanging FUSE mount in the container, or stop it"))}
+	err := hint.Wrap(errStuck, "look for a hanging FUSE mount in the container, or stop it")
+	if o.Part == partShare {
+		err = hint.Errorf("stop the privileged containers that share the driver, then start this one again",
+			"a system call on the cache's files does not return")
+	}
+	return report{Trace: stuck, Failure: failureOf(err)}
 }
 
 // report reconciles and says how that ended.
 func (w *work) report(ctx context.Context) report {
-	err := asInterrupted(ctx, w.reconcile(ctx))
+	do := w.reconcile
+	if w.Part == partShare {
+		do = w.mountShare
+	}
+	err := asInterrupted(ctx, do(ctx))
 	w.trace.Ended = w.endedBy(ctx, err)
 	r := report{Trace: w.trace, Failure: failureOf(err)}
 	if w.container != nil {

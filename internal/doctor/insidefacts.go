@@ -110,11 +110,12 @@ func lookInto(ctx context.Context, s config.Settings, arch string, wanted versio
 	f.nodes, f.nodesError = lookNodes(c)
 	f.found = driver.Look(c, arch)
 	f.record, f.recordError = record.Read(c)
+	mounted := share.InContainer(c)
 	switch {
 	case f.record == nil:
 	case f.record.Delivered == record.ByShare:
 		shared, _ := share.Mounted(s.Paths.Run)
-		f.setUp, f.differs = true, share.Differs(c, f.record, shared)
+		f.setUp, f.differs = true, share.Differs(c, f.record, shared, mounted)
 	case f.record.Version != "":
 		f.differs = driver.Differs(c, f.record, f.record.Capabilities)
 	}
@@ -128,8 +129,7 @@ func lookInto(ctx context.Context, s config.Settings, arch string, wanted versio
 	f.orphans = driver.Orphans(c, arch, keep)
 	f.blockers = driver.Blockers(c, arch)
 	if shares || f.setUp {
-		f.found.CUDA = share.InContainer(c)
-		f.found.NVML = f.found.CUDA
+		f.found.CUDA, f.found.NVML = mounted, mounted
 	}
 	if shares {
 		f.blockers = driver.SharedBlockers(c, arch)

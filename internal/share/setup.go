@@ -156,8 +156,9 @@ func TakeAway(ctx context.Context, c *lxc.Container, files []record.File) error 
 }
 
 // Differs says how a container's set-up is not as its record tells, "" when it is. l
-// is what the node shares now; the container may have been started with an earlier one.
-func Differs(c *lxc.Container, in *record.Installed, l Layout) string {
+// is what the node shares now; mounted is the version in the container, which may have
+// been started with an earlier one.
+func Differs(c *lxc.Container, in *record.Installed, l Layout, mounted version.Driver) string {
 	names := make([]string, len(in.Files))
 	for i, f := range in.Files {
 		names[i] = f.Path
@@ -176,7 +177,7 @@ func Differs(c *lxc.Container, in *record.Installed, l Layout) string {
 	switch {
 	case !conf:
 		return "the record does not name " + confFile
-	case l.Version != "" && l.Version == InContainer(c) && l.Digest() != in.Layout:
+	case l.Version != "" && l.Version == mounted && l.Digest() != in.Layout:
 		return fmt.Sprintf("the shared driver %s has other files than the set-up in the container was made for", l.Version)
 	}
 	return ""

@@ -70,9 +70,10 @@ sysopen(F, "/srv/wedge/x", 0) or die "open: $!";
 exec "sleep", "1000";
 `
 
-// hold lists a folder into memory whose pages nobody fills (userfaultfd 323, mmap 9,
-// ioctl 16, getdents64 217), and so keeps the folder's lock for ever. On most file
-// systems others may still look names up then, until somebody wants to change it.
+// hold lists a folder, or reads a file directly (O_DIRECT), into memory whose pages
+// nobody fills (userfaultfd 323, mmap 9, ioctl 16, getdents64 217, read 0), and so keeps
+// its lock for ever. On most file systems others may still look names up in a folder
+// then, until somebody wants to change it.
 const hold = `
 my ($dir) = @ARGV;
 my $mem = syscall(9, 0, 4096, 3, 0x22, -1, 0);
@@ -81,14 +82,20 @@ my $api = pack("Q3", 0xaa, 0, 0);
 syscall(16, $faults, 0xc018aa3f, $api) == 0 or die "api: $!";
 my $range = pack("Q4", $mem, 4096, 1, 0);
 syscall(16, $faults, 0xc020aa00, $range) == 0 or die "register: $!";
+if (-f $dir) {
+	sysopen(my $f, $dir, 0x4000) or die "open: $!";
+	syscall(0, fileno($f), $mem, 4096);
+	exit;
+}
 exec("sh", "-c", 'sleep 0.3; exec mkdir "$0/of-hold"', $dir) if !fork;
 opendir(my $d, $dir) or die "open: $!";
 syscall(217, fileno($d), $mem, 4096);
 `
 
-// HoldFolder has a process of a privileged container hold the lock of a folder until
-// the container stops: who looks for a new name in it waits, in the kernel.
-func (c *Container) HoldFolder(ctx context.Context, dir string) error {
+// Hold has a process of a privileged container hold the kernel's lock of a folder or a
+// file until the container stops: who looks for a new name in the folder waits, and who
+// links or removes the file.
+func (c *Container) Hold(ctx context.Context, dir string) error {
 	if err := os.WriteFile(filepath.Join(c.Root, "root/hold"), []byte(hold), 0o644); err != nil {
 		return err
 	}
