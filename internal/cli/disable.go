@@ -36,6 +36,9 @@ uninstall VMID, while the container runs.`,
 			if err != nil {
 				return hint.Wrap(err, "correct the configuration first: it names the folder of what enable has set; see "+config.CheckCommand(a.configFile))
 			}
+			if err := pve.CheckNode(a.host.Root); err != nil {
+				return err
+			}
 			_, settings, err := byGPUs(conf, ids, "all", nil)
 			if err != nil {
 				return err

@@ -385,6 +385,18 @@ func TestEnableSharesTheDriverAndDisableTakesItBack(t *testing.T) {
 	require.Equal(t, before, strings.Split(conf(t, root, "101"), "\n[snap]\n")[0])
 }
 
+func TestDisableSaysEachMistakeOnce(t *testing.T) {
+	root := pveNode(t, "")
+	_, err := typed(t, "disable", "998", "999")
+	require.Error(t, err)
+	require.Equal(t, 1, strings.Count(err.Error(), "998"), err)
+	require.Equal(t, 1, strings.Count(err.Error(), "999"), err)
+	require.NoError(t, os.RemoveAll(filepath.Join(root, "etc/pve")))
+	_, err = typed(t, "disable", "101", "102")
+	require.Error(t, err)
+	require.Equal(t, 1, strings.Count(err.Error(), "is not a Proxmox VE node"), err)
+}
+
 func TestTheConfigurationHasEnableShare(t *testing.T) {
 	root := pveNode(t, "[containers.101]\ndeliver = \"share\"\n")
 	_, err := typed(t, "enable", "101", "102")

@@ -2,7 +2,7 @@ package driver
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -71,15 +71,17 @@ func notPackaged(ctx context.Context, c *lxc.Container, files []string, log say.
 		}
 		free := map[string]bool{}
 		_, err := c.Run(ctx, lxc.Cmd{Args: append([]string{tool.program, tool.option}, files...), Env: []string{"LC_ALL=C"}, Timeout: time.Minute, OnLine: func(l string) {
-			for word := range strings.FieldsSeq(l) {
-				free[word] = free[word] || strings.Contains(l, tool.says)
+			if strings.Contains(l, tool.says) {
+				for word := range strings.FieldsSeq(l) {
+					free[word] = true
+				}
 			}
 		}})
 		isFree := func(file string) bool { return free[file] }
 		stay := slices.DeleteFunc(slices.Clone(files), isFree)
 		files = slices.DeleteFunc(files, func(file string) bool { return !isFree(file) })
 		if err == nil {
-			err = errors.New("they belong to packages")
+			err = fmt.Errorf("%s does not say that no package owns them", tool.program)
 		}
 		if len(stay) > 0 {
 			log.Warnf("%s of another driver stay in the container, the first is %s: %v", say.Count(len(stay), "file"), stay[0], err)
