@@ -63,7 +63,7 @@ refused or is not running.`,
 			case err != nil:
 				return err
 			case all == (len(ids) > 0):
-				return usage{errors.New("name the containers, or give --all instead")}
+				return errNamesOrAll
 			}
 			conf, err := a.load()
 			if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -210,10 +211,14 @@ func vmids(words []string) ([]int, error) {
 		if err != nil {
 			return nil, usage{err}
 		}
-		ids = append(ids, id)
+		if !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
 	}
 	return ids, nil
 }
+
+var errNamesOrAll = usage{errors.New("name the containers, or give --all instead")}
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 

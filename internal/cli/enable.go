@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -70,7 +72,7 @@ file overrides it. On another node give it again.`,
 				return err
 			}
 			if all == (len(ids) > 0) {
-				return usage{errors.New("expected at least one VMID, or --all")}
+				return errNamesOrAll
 			}
 			if all {
 				if ids, err = enabledHere(a.host.Root); err != nil {
@@ -123,6 +125,8 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 		return err
 	}
 	o.State, o.Chains = settings[0].Paths.State, chains(settings)
+	runs := func(vmid int) bool { return runs(ctx, settings[0].Paths.LXC, vmid) }
+	o.Runs = runs
 	o.Groups = func(vmid int) map[string]string {
 		ctx, cancel := context.WithTimeout(ctx, glanceLimit)
 		defer cancel()
@@ -143,7 +147,9 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 	o.Share = len(lines) == len(settings)
 	for _, g := range groups { // before the first change
 		o.GPUs = g.gpus
-		if err := pve.Check(o, g.ids); err != nil {
+		if err := pve.Check(o, g.ids); err != nil && len(ids) > 1 {
+			return fmt.Errorf("%w; nothing was changed", err)
+		} else if err != nil {
 			return err
 		}
 	}
@@ -166,18 +172,17 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 		}
 	}
 	for _, s := range settings {
-		shared := a.shares(s, share)
-		if shared {
+		if a.shares(s, share) {
 			a.sayShare(s, out)
 		}
-		if !s.After.Reboot {
-			a.sayReboot(ctx, s, shared, out)
-		}
 	}
-	if slices.ContainsFunc(settings, func(s config.Settings) bool {
+	// What was told when a container was enabled is not told again.
+	untold := slices.DeleteFunc(slices.Clone(settings), func(s config.Settings) bool {
 		g, _, _ := pve.Find(o.Root, s.VMID) // Enable says what is wrong with it
-		return !a.shares(s, share) && (share != nil || !pve.Ours(g.Conf.Next().Hookscript))
-	}) {
+		return share == nil && pve.Ours(g.Conf.Next().Hookscript)
+	})
+	a.sayReboot(ctx, untold, share, out)
+	if slices.ContainsFunc(untold, func(s config.Settings) bool { return !a.shares(s, share) }) {
 		fmt.Fprintln(out, "note: once the driver is installed, apt, dnf and zypper in the container refuse driver packages of the distribution; uninstall undoes that")
 	}
 	var errs []error
@@ -195,7 +200,15 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 	case share != nil && !*share:
 		fmt.Fprintf(out, "next: pve-nvidia-hook apply %d installs the driver now, else the next start does\n", lines[0])
 	default:
-		fmt.Fprintf(out, "next: start it (pct start %[1]d), or where it runs: pct reboot %[1]d\n", lines[0])
+		var commands []string
+		for _, id := range lines {
+			verb := "start"
+			if runs(id) {
+				verb = "reboot"
+			}
+			commands = append(commands, fmt.Sprintf("pct %s %d", verb, id))
+		}
+		fmt.Fprintf(out, "%s%s\n", pve.NextPrefix, strings.Join(commands, "; "))
 	}
 	for _, s := range settings {
 		if o.Docker != nil && s.Docker.Toolkit != *o.Docker && s.Origin(dockerKey) != "default" && s.Origin(dockerKey) != config.ByEnable {
@@ -208,29 +221,61 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 	return errors.Join(errs...)
 }
 
-// sayReboot tells before anything is changed that nobody can restart what runs in a
-// container without systemd. Of one that does not run its configuration tells it.
-func (a *app) sayReboot(ctx context.Context, s config.Settings, shared bool, out io.Writer) {
+// sayReboot tells before anything is changed that nobody can restart what runs in
+// containers without systemd, once for all of them.
+func (a *app) sayReboot(ctx context.Context, settings []config.Settings, share *bool, out io.Writer) {
+	notes := map[string][]int{}
+	for _, s := range settings {
+		why := a.noSystemd(ctx, s)
+		switch {
+		case why == "" || s.After.Reboot:
+		case a.shares(s, share):
+			note := why + ", so programs have the driver only from the second start on: run pct reboot VMID once more"
+			notes[note] = append(notes[note], s.VMID)
+		default:
+			note := why + ", so services cannot be restarted: run pct reboot VMID after the installation and after each upgrade of the host's driver"
+			notes[note] = append(notes[note], s.VMID)
+		}
+	}
+	for _, note := range slices.Sorted(maps.Keys(notes)) {
+		which, vmid := "containers "+numbers(notes[note]), "VMID"
+		if len(notes[note]) == 1 {
+			vmid = numbers(notes[note])
+			which = "container " + vmid
+		}
+		fmt.Fprintf(out, "%s: note: %s, or set reboot = true below [after]\n", which, strings.Replace(note, "VMID", vmid, 1))
+	}
+}
+
+// noSystemd tells how a container's services are started where it is not by systemd, ""
+// else. Of one that does not run its configuration tells it.
+func (a *app) noSystemd(ctx context.Context, s config.Settings) string {
 	ctx, cancel := context.WithTimeout(ctx, glanceLimit)
 	defer cancel()
 	g, _, _ := pve.Find(a.host.Root, s.VMID) // Enable says what is wrong with it
 	why := ""
 	if app := g.Conf.Next().App(); app != "" {
-		why = "its init is " + say.Clean(app, 100)
+		why = "init is " + say.Clean(app, 100)
 	}
 	if c, err := lxc.Open(ctx, s.Paths.LXC, s.VMID); err == nil {
 		defer c.Close()
 		if after.Systemd(c) {
-			return
+			return ""
 		}
-		why = cmp.Or(why, "it has no systemd")
+		why = cmp.Or(why, "no systemd")
 	}
-	switch {
-	case why != "" && shared:
-		fmt.Fprintf(out, "container %d: note: %s, so its programs have the driver only from the second start on: run pct reboot %d once more, or set reboot = true below [after]\n", s.VMID, why, s.VMID)
-	case why != "":
-		fmt.Fprintf(out, "container %d: note: %s, so its services cannot be restarted: run pct reboot %d after the installation and after each upgrade of the host's driver, or set reboot = true below [after]\n", s.VMID, why, s.VMID)
+	return why
+}
+
+// runs tells whether a container runs.
+func runs(ctx context.Context, path string, vmid int) bool {
+	ctx, cancel := context.WithTimeout(ctx, glanceLimit)
+	defer cancel()
+	c, err := lxc.Open(ctx, path, vmid)
+	if err == nil {
+		_ = c.Close()
 	}
+	return err == nil
 }
 
 const dockerKey = "docker.toolkit"

@@ -139,6 +139,29 @@ func TestEnableThatIsRefusedChangesNothing(t *testing.T) {
 	}
 }
 
+func TestEachMistakeIsNamedOnce(t *testing.T) {
+	root := pveNode(t, "")
+	put := func(name, text string) {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(text), 0o755))
+	}
+	put("etc/pve/nodes/pve1/qemu-server/150.conf", "name: win\n")
+	put("var/lib/vz/snippets/mine.sh", "#!/bin/sh\n")
+	for _, vmid := range []string{"102", "103"} {
+		put("etc/pve/lxc/"+vmid+".conf", "hookscript: local:snippets/mine.sh\n")
+	}
+	_, err := typed(t, "disable", "150", "555")
+	require.EqualError(t, err, "150 (win) is a virtual machine, not a container\nthere is no container 555")
+	_, err = typed(t, "enable", "101", "102", "103")
+	require.EqualError(t, err, "container 102 has a hookscript already: local:snippets/mine.sh\ncontainer 103 has a hookscript already: local:snippets/mine.sh; nothing was changed")
+	_, err = typed(t, "enable", "101", "--all")
+	require.EqualError(t, err, "name the containers, or give --all instead")
+	put("etc/pve/lxc/101.conf", "entrypoint: /opt/x\n")
+	said, err := typed(t, "enable", "101", "101", "--dry-run")
+	require.NoError(t, err)
+	require.Contains(t, said, "container 101: note: init is /opt/x, ")
+}
+
 func TestDisableWithoutPctSaysNothingAsDone(t *testing.T) {
 	root := pveNode(t, "")
 	_, err := typed(t, "enable", "101")
@@ -326,8 +349,11 @@ func TestEnableTellsBeforeThatAnApplicationNeedsAReboot(t *testing.T) {
 	}
 	said, err := typed(t, "enable", "101", "102", "103")
 	require.NoError(t, err)
-	require.Regexp(t, `(?s)container 101: note: its init is /usr/bin/ollama serve, .*pct reboot 101.*set hookscript`, said)
-	require.Equal(t, 1, strings.Count(said, "so its services cannot be restarted"), said)
+	require.Regexp(t, `(?s)container 101: note: init is /usr/bin/ollama serve, .*pct reboot 101.*set hookscript`, said)
+	require.Equal(t, 1, strings.Count(said, "so services cannot be restarted"), said)
+	said, err = typed(t, "enable", "101", "102", "103")
+	require.NoError(t, err)
+	require.NotContains(t, said, "cannot be restarted", "it was told when the container was enabled")
 }
 
 func TestEnableLooksForSystemdInARunningContainer(t *testing.T) {
@@ -341,10 +367,13 @@ func TestEnableLooksForSystemdInARunningContainer(t *testing.T) {
 	booted := labtest.StartIn(t, l, lab.Spec{VMID: 101, Systemd: true})
 	require.NoError(t, booted.WaitBooted(t.Context()))
 	labtest.StartIn(t, l, lab.Spec{VMID: 102})
-	said, err := typed(t, "enable", "101", "102")
+	labtest.StartIn(t, l, lab.Spec{VMID: 104})
+	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/pve/lxc/104.conf"), []byte("arch: amd64\n"), 0o644))
+	said, err := typed(t, "enable", "101", "102", "103", "104")
 	require.NoError(t, err)
-	require.NotContains(t, said, "container 101: note", "it starts systemd")
-	require.Contains(t, said, "container 102: note: it has no systemd, ")
+	require.NotContains(t, said, "containers 101", "it starts systemd")
+	require.Contains(t, said, "containers 102 104: note: no systemd, so services cannot be restarted: run pct reboot VMID ")
+	require.Contains(t, said, "next: pve-nvidia-hook apply 101 102 104; pct start 103\n")
 }
 
 func TestEnableSharesTheDriverAndDisableTakesItBack(t *testing.T) {
@@ -359,7 +388,7 @@ func TestEnableSharesTheDriverAndDisableTakesItBack(t *testing.T) {
 
 	said, err = typed(t, "enable", "101", "--share")
 	require.NoError(t, err)
-	require.Contains(t, said, "pct reboot 101")
+	require.Contains(t, said, "next: pct start 101\n")
 	const entry = "lxc.mount.entry: /run/pve-nvidia-hook/driver usr/lib/pve-nvidia-hook/driver none bind,ro,create=dir,optional 0 0\n"
 	live, snapshot, _ := strings.Cut(conf(t, root, "101"), "\n[snap]\n")
 	require.Contains(t, live, entry)
@@ -448,7 +477,7 @@ func TestEnableTellsWhatSharingMeans(t *testing.T) {
 	require.Contains(t, said, "the shared driver has all but display\n")
 	require.Contains(t, said, "warning: driver 550.163.01 is wanted (")
 	require.Contains(t, said, "always that of the host's kernel module, 580.142")
-	require.Contains(t, said, "next: start it (pct start 101), or where it runs: pct reboot 101\n")
+	require.Contains(t, said, "next: pct start 101\n")
 	require.Equal(t, 1, strings.Count(said, "next: "))
 	said, err = typed(t, "enable", "101", "--share=false")
 	require.NoError(t, err)

@@ -142,7 +142,8 @@ func (s *guide) run(ctx context.Context) error {
 	s.doctor(ctx, nil, s.chosen)
 	fmt.Fprintln(s.out)
 	if lines.next {
-		fmt.Fprintln(s.out, pve.Next(s.chosen))
+		settings, _ := conf.For(0) // mistakes were told when the containers were looked at
+		fmt.Fprintln(s.out, pve.Next(s.chosen, func(vmid int) bool { return runs(ctx, settings.Paths.LXC, vmid) }))
 	}
 	if len(replace) > 0 {
 		fmt.Fprintf(s.out, "%sreplace the driver packages: pve-nvidia-hook apply %s --replace-packages\n", pve.NextPrefix, numbers(replace))

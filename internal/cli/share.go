@@ -51,7 +51,7 @@ func setShare(ctx context.Context, root string, settings []config.Settings, type
 	for _, s := range settings {
 		want := wantShare(s, typed)
 		g, found, err := pve.Find(root, s.VMID)
-		if want == nil || err != nil || !found {
+		if want == nil || err != nil || !found || g.NotHere(pve.LocalNode(root)) != nil {
 			errs = append(errs, err)
 			continue
 		}

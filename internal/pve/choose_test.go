@@ -219,7 +219,7 @@ func TestTheWishForDockerIsOfTheContainerNotOfItsNumber(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, out, "container 102 (db): set docker.toolkit: true")
 	require.NotContains(t, out, "nothing to change")
-	require.Contains(t, out, "pve-nvidia-hook apply 102")
+	require.Contains(t, out, "next: pct start 102")
 	require.True(t, wanted())
 	out, err = n.enable(102)
 	require.NoError(t, err)

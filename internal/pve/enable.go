@@ -2,6 +2,7 @@ package pve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -29,6 +30,7 @@ type Options struct {
 	Present []Device                         // the host's NVIDIA device nodes
 	Cards   []host.GPU                       // the cards that the kernel module drives; none: not known
 	Groups  func(vmid int) map[string]string // names of a running container's groups by their ids; nil: not known
+	Runs    func(vmid int) bool              // whether a container runs; nil: not known
 	Pct     string                           // "": pct, looked up in PATH
 	Chains  map[int]string                   // by VMID, the hookscript that the configuration has run after this program's
 }
@@ -63,16 +65,18 @@ func Check(o Options, vmids []int) error {
 		return err
 	}
 	o.DryRun = true
+	var errs []error
 	for _, g := range guests {
 		p, err := o.plan(storages, g, State{}, Want{Volume: o.volume(), Chain: o.Chain})
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		if err := o.placeSnippet(storages, p.State.Hookscript, io.Discard); err != nil {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // plan decides what enable changes of a container. A script that Proxmox would
@@ -185,8 +189,8 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 	o.sayChoice(choice, jobs, out)
 	for _, volume := range slices.Sorted(maps.Keys(volumes)) {
 		o.sayLate(storages, volume, out)
-		o.sayCluster(storages, volume, len(choice.Devices) > 0, out)
 	}
+	o.sayCluster(storages, slices.Sorted(maps.Keys(volumes)), len(choice.Devices) > 0, out)
 	o.sayNext(jobs, out)
 	return nil
 }

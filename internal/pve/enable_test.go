@@ -600,6 +600,15 @@ func TestSharedStorageNeedsNoPackageElsewhere(t *testing.T) {
 	out, err = n.enable(102)
 	require.NoError(t, err)
 	require.Contains(t, out, "a container that migrates to pve2 does not start there without the file of local:snippets/pve-nvidia-hook")
+
+	n.o.GPUs = "all"
+	n.o.Chain = true
+	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hookscript: local:snippets/mine.sh\n")
+	n.script("var/lib/vz/snippets/mine.sh")
+	out, err = n.enable(101, 102)
+	require.NoError(t, err)
+	require.Equal(t, 2, strings.Count(out, "a container that migrates to pve2"), out)
+	require.Equal(t, 1, strings.Count(out, "only on nodes that have those devices"), out)
 }
 
 func TestStorageThatIsMountedLateIsWarnedOf(t *testing.T) {

@@ -222,21 +222,25 @@ func (o Options) sayNext(jobs []job, out io.Writer) {
 		}
 	}
 	if len(ids) > 0 && !o.DryRun && !o.Share {
-		fmt.Fprintln(out, Next(ids))
+		fmt.Fprintln(out, Next(ids, o.Runs))
 	}
 }
 
-// Next is what to do after containers have been enabled, in a line of its own.
-func Next(vmids []int) string {
-	var ids []string
+// Next is what to do after containers have been enabled, in a line of its own:
+// apply for those that run, and the start of the others.
+func Next(vmids []int, runs func(vmid int) bool) string {
+	running, commands := "", []string{}
 	for _, id := range vmids {
-		ids = append(ids, strconv.Itoa(id))
+		if runs != nil && runs(id) {
+			running += " " + strconv.Itoa(id)
+		} else {
+			commands = append(commands, "pct start "+strconv.Itoa(id))
+		}
 	}
-	it, runs := "it", "it runs"
-	if len(ids) > 1 {
-		it, runs = "each", "they run"
+	if running != "" {
+		commands = append([]string{"pve-nvidia-hook apply" + running}, commands...)
 	}
-	return fmt.Sprintf("%sstart %s (pct start %s), or where %s: pve-nvidia-hook apply %s", NextPrefix, it, ids[0], runs, strings.Join(ids, " "))
+	return NextPrefix + strings.Join(commands, "; ")
 }
 
 // NextPrefix begins what Next returns.
@@ -251,24 +255,26 @@ func (o Options) sayLate(storages Storages, volume string, out io.Writer) {
 }
 
 // sayCluster says what the other nodes of the cluster need.
-func (o Options) sayCluster(storages Storages, volume string, devices bool, out io.Writer) {
+func (o Options) sayCluster(storages Storages, volumes []string, devices bool, out io.Writer) {
 	nodes, err := Nodes(o.Root)
 	local := LocalNode(o.Root)
 	nodes = slices.DeleteFunc(nodes, func(n string) bool { return n == local })
 	if err != nil || len(nodes) == 0 {
 		return
 	}
-	id, _, _ := strings.Cut(volume, ":")
-	s := storages[id]
-	without := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool {
-		return s.Shared && (len(s.Nodes) == 0 || slices.Contains(s.Nodes, n))
-	})
-	if len(without) > 0 {
-		what := "install pve-nvidia-hook there too, or put it on a storage that all nodes have mounted, by enable --storage NAME"
-		if chain := ChainOf(volume); chain != "" {
-			what = "have " + chain + " there too, and run there: pve-nvidia-hook devices"
+	for _, volume := range volumes {
+		id, _, _ := strings.Cut(volume, ":")
+		s := storages[id]
+		without := slices.DeleteFunc(slices.Clone(nodes), func(n string) bool {
+			return s.Shared && (len(s.Nodes) == 0 || slices.Contains(s.Nodes, n))
+		})
+		if len(without) > 0 {
+			what := "install pve-nvidia-hook there too, or put it on a storage that all nodes have mounted, by enable --storage NAME"
+			if chain := ChainOf(volume); chain != "" {
+				what = "have " + chain + " there too, and run there: pve-nvidia-hook devices"
+			}
+			fmt.Fprintf(out, "note: a container that migrates to %s does not start there without the file of %s: %s\n", list(without), volume, what)
 		}
-		fmt.Fprintf(out, "note: a container that migrates to %s does not start there without the file of %s: %s\n", list(without), volume, what)
 	}
 	if devices {
 		fmt.Fprintf(out, "note: with its device entries a container starts only on nodes that have those devices\n")
