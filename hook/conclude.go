@@ -10,6 +10,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/worker"
 )
 
@@ -131,6 +132,12 @@ func (r *run) summary() string {
 
 // Bad reports whether the run has failed or was refused.
 func (t Trace) Bad() bool { return t.Result == Failed || t.Result == Refused }
+
+// Outdated reports whether the run was for another driver than the one that is wanted
+// now. What it failed for need not hold any more.
+func (t Trace) Outdated(wanted version.Driver) bool {
+	return wanted != "" && t.Plan.Wanted != "" && t.Plan.Wanted != wanted
+}
 
 // Say says that a run has ended with err, and in what state it has left the container.
 // A run that went well has said so itself.

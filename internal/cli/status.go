@@ -143,7 +143,7 @@ func judge(s state, known *containers) (ok bool, reason string) {
 		last = *s.Last
 	}
 	standing := known.standing[s.vmid]
-	ended := last.Result == hook.Failed || last.Result == hook.Refused
+	ended := last.Bad() && !last.Outdated(s.Wanted)
 	switch {
 	case s.err != nil && standing == pve.Follows && known.there(s.vmid):
 		return false, s.err.Error()

@@ -130,4 +130,14 @@ func TestAFailureThatIsOverIsExplained(t *testing.T) {
 	ok, why := judge(s, known)
 	require.True(t, ok)
 	require.Equal(t, "all is in place now; the last run that is kept failed: no room", why)
+
+	// A failure of an earlier driver says nothing of the one that is wanted now.
+	s.Running, s.Wanted, s.Has.Driver, s.Last.Plan.Wanted = false, "590.48.01", "550.163.01", "580.142"
+	ok, why = judge(s, known)
+	require.True(t, ok)
+	require.Equal(t, "the next start replaces 550.163.01 by 590.48.01", why)
+	s.Last.Plan.Wanted = "590.48.01"
+	ok, why = judge(s, known)
+	require.False(t, ok)
+	require.Equal(t, "the last run failed: no room", why)
 }

@@ -90,7 +90,21 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 		},
 		"another node": {
 			func(n node) { n.file("etc/pve/nodes/pve2/lxc/999.conf", "hostname: there\n") },
-			"0 unknown hook-program: whether local:snippets/pve-nvidia-hook is on pve2 too is not known here; a container that migrates to a node without it does not start | ssh pve2 test -x /var/lib/vz/snippets/pve-nvidia-hook, and install pve-nvidia-hook there if that fails",
+			"0 unknown hook-program: whether local:snippets/pve-nvidia-hook is on pve2 too is not known here; a container that migrates to a node without it does not start | ssh pve2 ls -l /var/lib/vz/snippets/pve-nvidia-hook; if it is not there, install pve-nvidia-hook there",
+		},
+		"another node, and a hookscript that is chained": {
+			func(n node) {
+				n.file("etc/pve/nodes/pve2/lxc/999.conf", "hostname: there\n")
+				n.guest("local:snippets/pve-nvidia-hook", "local:snippets/pve-nvidia-hook+backup.sh")
+			},
+			"| ssh pve2 ls -l /var/lib/vz/snippets/pve-nvidia-hook+backup.sh; if it is not there, run there: pve-nvidia-hook devices\n",
+		},
+		"another node, and the script that is run after this program": {
+			func(n node) {
+				n.file("etc/pve/nodes/pve2/lxc/999.conf", "hostname: there\n")
+				n.guest("local:snippets/pve-nvidia-hook", "local:snippets/pve-nvidia-hook+backup.sh")
+			},
+			"| ssh pve2 ls -l /var/lib/vz/snippets/backup.sh; if it is not there, copy it there\n",
 		},
 		"hookscript on a network storage": {
 			func(n node) {

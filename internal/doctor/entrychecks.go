@@ -102,6 +102,8 @@ func checkEntries(h *hostFacts, f *guestFacts, out *findings) {
 	case !any && len(needed) == 0:
 		out.orOK("no GPU is chosen for this container: enable --gpus none has set the hookscript only")
 		return
+	case !any && f.apart():
+		return
 	case !any:
 		out.add(Problem, enable, "no entry gives the container a GPU's device nodes")
 		return

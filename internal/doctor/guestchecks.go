@@ -68,6 +68,13 @@ func guestChecks() []check {
 // unwanted reports whether somebody has chosen that no driver comes into the container.
 func (g guestFacts) unwanted() bool { return g.settingsError == nil && !g.settings.Wanted }
 
+// apart reports that nothing on the node says that the container uses a GPU, as before
+// enable and after disable. The check of its hookscript tells how to enable it.
+func (g guestFacts) apart() bool {
+	return g.guest != nil && !g.configured && !pve.Ours(g.next.Hookscript) && g.state.Hookscript == "" &&
+		len(g.guest.Conf.NextNodes()) == 0 && !g.next.Shared()
+}
+
 // checkThere finds what makes it pointless to look at anything else.
 func checkThere(h *hostFacts, g *guestFacts, out *findings) {
 	unknown := errors.Is(g.insideError, lxc.ErrUnknown)
@@ -193,12 +200,17 @@ func (g guestFacts) needsModule(h *hostFacts) bool {
 func checkRuns(h *hostFacts, g *guestFacts, out *findings) {
 	fix := g.mend()
 	switch {
+	case g.ran && g.last.Bad() && g.last.Outdated(g.wanted(*h)):
+		out.add(OK, "", "the last run, at %s: %s, but it was for driver %s, which is not wanted any more", when(g.last.At), g.last.Result, g.last.Plan.Wanted)
+		return
 	case g.waits():
 		out.add(Problem, fix, "it failed %s, and the next attempt is at %s: %s", hook.Times(g.failure.Count), when(g.failure.Next), g.failure.Reason)
 	case g.failure != nil:
 		out.add(Problem, fix, "it failed %s, the last time at %s: %s", hook.Times(g.failure.Count), when(g.failure.At), g.failure.Reason)
 	case g.lastError != nil:
 		out.add(Unknown, "", "the last run cannot be read: %v", g.lastError)
+	case !g.ran && g.apart():
+		return
 	case !g.ran:
 		out.add(Unknown, "", "there is no record of a run on this node: it has not started here since it has the hookscript")
 	case g.last.Result == hook.Failed:

@@ -11,6 +11,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
 // hostChecks look at what everything else stands on.
@@ -196,7 +197,13 @@ func checkSnippets(h *hostFacts, _ *guestFacts, out *findings) {
 		})
 		if len(others) > 0 {
 			file, _ := h.storages.Path(volume)
-			out.add(Unknown, fmt.Sprintf("ssh %s test -x %s, and install pve-nvidia-hook there if that fails", others[0], file),
+			fix := "install pve-nvidia-hook there"
+			if pve.ChainOf(volume) != "" {
+				fix = "run there: pve-nvidia-hook devices"
+			} else if !pve.Ours(volume) {
+				fix = "copy it there"
+			}
+			out.add(Unknown, fmt.Sprintf("ssh %s ls -l %s; if it is not there, %s", others[0], file, fix),
 				"whether %s is on %s too is not known here; a container that migrates to a node without it does not start", volume, strings.Join(others, ", "))
 		}
 	}

@@ -249,6 +249,25 @@ func TestAfterAFailureThereIsOneAnswer(t *testing.T) {
 	require.Contains(t, lines(checkGuest(h, f)), "it failed 2 times in a row, the last time at 2026-01-02 03:04: no network | see to the network; then: pve-nvidia-hook apply 101\n", "the next start tries again at once")
 }
 
+func TestFailureForAnEarlierDriverIsOver(t *testing.T) {
+	h, f := well(t)
+	f.failure = &record.Failure{Count: 2, At: f.now, Next: f.now.Add(time.Hour), Reason: "no network"}
+	f.last = hook.Trace{At: f.now, Result: "failed", Reason: "no network", Plan: hook.Plan{Wanted: "570.86.16"}}
+	require.Empty(t, lines(checkGuest(h, f)))
+	f.last.Plan.Wanted = module
+	require.Contains(t, lines(checkGuest(h, f)), "problem last-run: ")
+}
+
+// One that is not enabled, or not any more, lacks nothing.
+func TestDisabledContainerIsToldOnlyHowToEnableIt(t *testing.T) {
+	h, f := well(t)
+	f.next, f.state, f.ran = pve.Section{}, pve.State{}, false
+	f.guest.Conf.Pending = pve.Section{}
+	f.guest.Conf.Section, f.live = pve.Section{}, pve.Section{}
+	f.inside.found, f.inside.record = driver.Found{}, nil
+	require.Equal(t, "101 warning hookscript: the container has no hookscript: the driver does not follow the host by itself | pve-nvidia-hook enable 101\n", lines(checkGuest(h, f)))
+}
+
 func TestRefusalForAPinnedVersionIsOneFinding(t *testing.T) {
 	h, f := well(t)
 	f.settings.Driver.Version = "550.163.01"

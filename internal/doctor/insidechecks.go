@@ -207,7 +207,7 @@ func checkVersions(h *hostFacts, g *guestFacts, out *findings) {
 		return
 	case found.CUDA != found.NVML:
 		out.add(Problem, g.apply(true), "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", or(string(found.CUDA), "nothing"), or(string(found.NVML), "nothing"))
-	case have == "" && (!g.settings.Wanted || g.settingsError != nil):
+	case have == "" && (!g.settings.Wanted || g.settingsError != nil || g.apart()):
 	case have == "":
 		out.add(Problem, g.apply(false), "no driver is installed, %s is wanted", or(string(wanted), "that of the host"))
 	case wanted == "":
