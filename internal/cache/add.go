@@ -63,6 +63,9 @@ func openRunFile(name string) (*os.File, fs.FileInfo, runfile.Header, error) {
 // in FILE.sha256sum if that is there.
 func (c *Cache) Add(ctx context.Context, name string, w Want) (Item, error) {
 	it, err := c.add(ctx, name, w)
+	if hint.Of(err) == "" && isContent(err) {
+		err = hint.Wrap(err, "download it again")
+	}
 	if err != nil {
 		return it, fmt.Errorf("add %s: %w", name, err)
 	}

@@ -35,7 +35,7 @@ func (c *Cache) client(pinned bool) *retryablehttp.Client {
 		DisableCompression:    true, // lengths and ranges are those of the file
 		Protocols:             protocols,
 	}
-	why := "" // the request before failed; a client makes one at a time
+	why, told := "", "" // the request before failed; a client makes one at a time
 	return &retryablehttp.Client{
 		HTTPClient: &http.Client{
 			Transport: transport,
@@ -69,8 +69,9 @@ func (c *Cache) client(pinned bool) *retryablehttp.Client {
 		// The last answer itself, not a text about it.
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,
 		RequestLogHook: func(_ retryablehttp.Logger, r *http.Request, attempt int) {
-			if attempt > 0 {
-				c.log().Infof("retrying %s: %s", shown(r.URL), why)
+			if line := shown(r.URL) + ": " + why; attempt > 0 && line != told {
+				c.log().Infof("retrying %s", line)
+				told = line
 			}
 		},
 	}
@@ -184,16 +185,16 @@ const NetworkHint = "check this node's network, its name server and its proxy (h
 // fetch for the shared cache.
 func From(u *url.URL, err error) error { return located(u, bare(err)) }
 
-// located says where an error of a request is from: a URL, or a host that does not exist.
+// located says where an error of a request is from: a URL, or a name that cannot be resolved.
 func located(u *url.URL, err error) error {
-	if absent(err) {
+	if nameless(err) {
 		return hint.Wrap(err, NetworkHint)
 	}
 	return fmt.Errorf("%s: %w", shown(u), err)
 }
 
-// absent reports whether all that err says is that a host does not exist.
-func absent(err error) bool {
+// nameless reports whether all that err says is that a host's name cannot be resolved.
+func nameless(err error) bool {
 	_, whole := err.(unresolved)
-	return whole && noSuchHost(err)
+	return whole
 }

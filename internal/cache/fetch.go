@@ -175,15 +175,15 @@ func fill(template string, w Want) (*url.URL, error) {
 // failures are those of the URLs that were tried in one fetch.
 type failures struct {
 	list  []error
-	hosts map[string]bool // those of URLs whose name, or whose proxy's, does not exist
+	hosts map[string]bool // those of URLs whose name, or whose proxy's, cannot be resolved
 }
 
-// gone reports whether the host of u is known not to exist.
+// gone reports whether the name of u's host is known not to be resolved.
 func (f *failures) gone(u *url.URL) bool { return f.hosts[u.Host] }
 
-// from says where an error is from, and remembers a host that does not exist.
+// from says where an error is from, and remembers a host whose name cannot be resolved.
 func (f *failures) from(u *url.URL, err error) error {
-	if absent(err) {
+	if nameless(err) {
 		if f.hosts == nil {
 			f.hosts = map[string]bool{}
 		}

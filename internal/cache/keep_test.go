@@ -220,6 +220,17 @@ func TestAddCopiesAndVerifies(t *testing.T) {
 	get(t, c, want(v1)) // what was there is still there
 }
 
+func TestAddOfADamagedFileSaysWhatToDo(t *testing.T) {
+	c, _ := newCache(t)
+	damaged := bytes.Clone(sample(t, v1))
+	damaged[len(damaged)-1000] ^= 1
+	from := filepath.Join(t.TempDir(), runName)
+	require.NoError(t, os.WriteFile(from, damaged, 0o644))
+	_, err := c.Add(testContext(t), from, Want{})
+	require.ErrorContains(t, err, "the file is damaged")
+	require.Equal(t, "download it again", hint.Of(err))
+}
+
 func TestAddOfTheSameFileKeepsWhatWasProvedOfIt(t *testing.T) {
 	c, said := newCache(t)
 	b := sample(t, v1)

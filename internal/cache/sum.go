@@ -59,7 +59,7 @@ const sumLimit = 3 * time.Minute
 // has none (404, 403 or 410). The caller's error names the URL.
 func (c *Cache) publishedSum(ctx context.Context, u *url.URL, p paths) (string, error) {
 	sum, err := c.askForSum(ctx, u, p)
-	if err == nil || errors.Is(err, errNoSum) || noSuchHost(err) { // the last is of the host, not of this file
+	if err == nil || errors.Is(err, errNoSum) || nameless(err) { // the last is of the host, not of this file
 		return sum, err
 	}
 	return "", fmt.Errorf("its .sha256sum: %w", err)

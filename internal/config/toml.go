@@ -48,6 +48,9 @@ func syntaxMistake(name string, err error) Mistake {
 	var at toml.ParseError
 	if errors.As(err, &at) {
 		m.Line, m.Key, m.What = at.Position.Line, at.LastKey, "TOML syntax: "+withoutValue(at.Message)
+		if what, _, twice := strings.Cut(m.What, " has already been defined"); twice { // by who added lines at the end of the file
+			m.What = what + " stands twice: keep the first, and put what is new there"
+		}
 		header := strings.Contains(at.Message, "end table name")
 		if header && strings.Contains(at.Message, `'\n'`) {
 			m.Line-- // the library names the line after the unfinished one

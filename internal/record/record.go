@@ -11,6 +11,9 @@ import (
 	"path"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
@@ -142,6 +145,9 @@ func write(c Container, name string, v any) error {
 	}
 	if err == nil {
 		err = c.WriteFile(name, append(data, '\n'), 0o644)
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return hint.Wrap(err, "the container's disk is full: make room or enlarge it (pct resize)")
 	}
 	return err
 }

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
 // memory is a container that holds one file.
@@ -30,6 +33,15 @@ func (m *memory) ReadFile(_ string, limit int64) ([]byte, error) {
 func (m *memory) WriteFile(_ string, data []byte, _ fs.FileMode) error { m.data = data; return nil }
 func (m *memory) MkdirAll(string, fs.FileMode) error                   { return nil }
 func (m *memory) Remove(string) error                                  { m.data = nil; return nil }
+
+// full is a container whose disk takes no more.
+type full struct{ memory }
+
+func (*full) WriteFile(string, []byte, fs.FileMode) error { return unix.ENOSPC }
+
+func TestFullDiskIsNamed(t *testing.T) {
+	require.Contains(t, hint.Of(Write(&full{}, Installed{})), "the container's disk is full")
+}
 
 func TestRecordComesBackAsItWasWritten(t *testing.T) {
 	c := &memory{}
