@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,5 +92,9 @@ func execChained(ctx context.Context, h host.Host, volume string, e Event) (int,
 	case errors.As(err, &exit):
 		return 1, fmt.Errorf("the chained hookscript %s ended by %v", volume, exit)
 	}
-	return 1, hint.Wrap(fmt.Errorf("run the chained hookscript %s: %w", volume, err), "repair it, or remove it with pve-nvidia-hook disable and enable")
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err // the path has been named
+	}
+	return 1, hint.Errorf(fmt.Sprintf("repair it; pve-nvidia-hook doctor %d tells how to drop it", e.VMID), "run the chained hookscript %s: %w", volume, err)
 }

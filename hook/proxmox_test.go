@@ -177,7 +177,7 @@ func TestChainedHookscriptThatIsGoneIsSaid(t *testing.T) {
 	require.NoError(t, os.Remove(n.Path("host/var/lib/vz/snippets/mine.sh")))
 	h := n.asProxmox(101, "pre-start").prompt(t)
 	require.Equal(t, 1, h.code)
-	require.Contains(t, h.stderr, "snippets/mine.sh")
+	require.Contains(t, h.stderr, "snippets/mine.sh: no such file or directory\n")
 	require.Contains(t, h.stderr, "hint: ")
 }
 

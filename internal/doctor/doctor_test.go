@@ -141,7 +141,7 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 				n.file("var/lib/vz/snippets/pve-nvidia-hook+backup.sh", string(snippet.Script))
 				n.mode("var/lib/vz/snippets/pve-nvidia-hook+backup.sh", 0o755)
 			},
-			"101 problem hookscript: the container does not start: its hookscript /var/lib/vz/snippets/backup.sh is missing | put it back",
+			"101 problem hookscript: the container does not start: its hookscript /var/lib/vz/snippets/backup.sh is missing | put it back, or drop it: pve-nvidia-hook disable 101 && pve-nvidia-hook enable 101\n",
 		},
 		"storage gone": {
 			func(n node) { n.guest("local:snippets", "nfs1:snippets") },

@@ -133,7 +133,11 @@ func checkHook(h *hostFacts, g *guestFacts, out *findings) {
 		}
 	}
 	// It is run in every phase, and its failure is the hook's.
-	out.file(g.chain, fmt.Sprintf("put it back, or drop it: remove chain from the configuration, pve-nvidia-hook disable %d, then enable", g.vmid))
+	drop := fmt.Sprintf("pve-nvidia-hook disable %d && %s", g.vmid, enable)
+	if g.settings.Chain != "" {
+		drop = fmt.Sprintf("remove chain (%s), then: %s", g.settings.Origin("chain"), drop)
+	}
+	out.file(g.chain, "put it back, or drop it: "+drop)
 	if len(out.list) > 0 || !pve.Ours(next) {
 		return // nobody wants it, or all is said
 	}

@@ -27,7 +27,7 @@ var ErrEnough = errors.New("no longer needed")
 const (
 	pollFirst   = 10 * time.Millisecond
 	pollLongest = 100 * time.Millisecond
-	sayEvery    = 10 * time.Second
+	sayEvery    = time.Minute
 )
 
 // Options say how a lock is taken.
@@ -37,7 +37,7 @@ type Options struct {
 	Holder  string        // for what, such as "container 101"; written into the file by an exclusive holder, "" writes nothing
 
 	// OnWait is called when the wait begins (not for a lock that is free again
-	// after 10 ms) and every 10 s, with the holder in words: "pid 123 on node1
+	// after 10 ms) and every minute, with the holder in words: "pid 123 on node1
 	// for container 101 since 12:01:02".
 	OnWait func(holder string, waited time.Duration)
 

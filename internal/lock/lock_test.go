@@ -99,7 +99,7 @@ func TestWaiterIsToldWhoHoldsAndTimesOutNamingIt(t *testing.T) {
 	require.ErrorIs(t, err, ErrBusy)
 	host, _ := os.Hostname()
 	want := fmt.Sprintf("pid %d on %s for container 101 since ", other.Process.Pid, host)
-	require.Len(t, said, 1, "at once, then every 10 s")
+	require.Len(t, said, 1, "at once, then every minute")
 	require.Contains(t, said[0], want)
 	require.ErrorContains(t, err, want)
 	require.NotEmpty(t, hint.Of(err))

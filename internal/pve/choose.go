@@ -150,7 +150,7 @@ func SelectDevices(present []Device, cards []host.GPU, gpus string) (Choice, err
 		}
 	}
 	if ctl := there["/dev/nvidiactl"]; (ctl.Path == "" || len(cards) == 0) && strings.TrimSpace(gpus) != "none" && CheckGPUs(gpus) == nil {
-		return Choice{}, hint.Errorf(devicesHint+"; or take --gpus none to set the hookscript only",
+		return Choice{}, hint.Errorf("pve-nvidia-hook doctor says what this node lacks; or take --gpus none to set the hookscript only",
 			"this host has no device nodes of an NVIDIA GPU (/dev/nvidiactl, /dev/nvidia0)")
 	}
 	c, mig, err := pick(cards, gpus)

@@ -178,9 +178,15 @@ func TestRenderNodesOfTheChosenCardsAreForTheContainersGroup(t *testing.T) {
 	_, err = n.enable(102)
 	require.NoError(t, err)
 	require.NotContains(t, n.conf(102), "/dev/dri")
-	n.o.DRI = &yes
-	_, err = n.enable(102)
+	require.NoError(t, os.RemoveAll(filepath.Join(n.o.Root, "sys/class/drm/renderD130")))
+	n.o.DRI, n.o.GPUs = &yes, "1"
+	out, err = n.enable(102)
 	require.NoError(t, err)
+	require.Contains(t, out, "warning: --dri changes nothing: this host has no nodes in /dev/dri of these GPUs\n")
+	n.o.GPUs = "0"
+	out, err = n.enable(102)
+	require.NoError(t, err)
+	require.NotContains(t, out, "warning: --dri")
 	_, err = n.disable(102)
 	require.NoError(t, err)
 	require.Equal(t, before, n.conf(102))

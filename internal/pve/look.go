@@ -196,12 +196,18 @@ func (o Options) sayChoice(c Choice, jobs []job, out io.Writer) {
 			fmt.Fprintf(out, "GPU: %s\n", g)
 		}
 	}
-	if slices.ContainsFunc(jobs, func(j job) bool {
-		return slices.ContainsFunc(sortedKeys(j.plan.State.Dev), func(n int) bool {
-			value := j.plan.State.Dev[n]
-			return strings.HasPrefix(value, "/dev/dri/") && !strings.Contains(value, "gid=")
-		})
-	}) {
+	var dri []string
+	for _, j := range jobs {
+		for _, value := range j.plan.State.Dev {
+			if strings.HasPrefix(value, "/dev/dri/") {
+				dri = append(dri, value)
+			}
+		}
+	}
+	if len(dri) == 0 && o.DRI != nil && *o.DRI {
+		fmt.Fprintf(out, "warning: --dri changes nothing: this host has no nodes in /dev/dri of these GPUs\n")
+	}
+	if slices.ContainsFunc(dri, func(value string) bool { return !strings.Contains(value, "gid=") }) {
 		fmt.Fprintf(out, "note: where a container does not run now, or has no group render or video, all its users may open the nodes in /dev/dri; enable it again while it runs to limit them to that group\n")
 	}
 	if c.MIG {

@@ -150,7 +150,7 @@ func TestSelectionNamesWhatIsMissing(t *testing.T) {
 		err     string
 		hint    string
 	}{
-		{"all", nil, "this host has no device nodes of an NVIDIA GPU (/dev/nvidiactl, /dev/nvidia0)", "pve-nvidia-hook devices"},
+		{"all", nil, "this host has no device nodes of an NVIDIA GPU (/dev/nvidiactl, /dev/nvidia0)", "pve-nvidia-hook doctor"},
 		{"2", nodes, "there is no GPU 2: this host has a card (GPU 0, /dev/nvidia0) and a card (GPU 1, /dev/nvidia1)", "devices --list"},
 		{"first", nodes, `"first" is not a choice of GPUs`, "all, none"},
 		{"0,", nodes, `"0," is not a choice of GPUs`, "all, none"},
