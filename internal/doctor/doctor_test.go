@@ -84,6 +84,10 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			func(n node) { n.remove("etc/systemd/system/multi-user.target.wants", "usr/lib/systemd/system") },
 			"0 warning devices-unit: nothing makes /dev/nvidia-uvm at boot: the unit pve-nvidia-hook-devices is not installed | apt-get install ./pve-nvidia-hook_*.deb",
 		},
+		"cluster file system not mounted": {
+			func(n node) { n.remove("etc/pve/nodes") },
+			"/etc/pve/nodes is not there | look at systemctl status pve-cluster\n",
+		},
 		"program gone": {
 			func(n node) { n.remove("usr/bin/pve-nvidia-hook") },
 			"0 problem hook-program: the hookscript does nothing",

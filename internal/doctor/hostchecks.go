@@ -97,7 +97,11 @@ func nodeChecks() []check {
 		name: "proxmox", about: "this is a node of Proxmox VE, and its files can be read",
 		run: func(h *hostFacts, _ *guestFacts, out *findings) {
 			if h.pveError != nil {
-				out.add(Unknown, "", "hookscripts, device entries and the list of containers cannot be read: %v", h.pveError)
+				fix := hint.Of(h.pveError)
+				if h.noPVE { // it need not be one
+					fix = ""
+				}
+				out.add(Unknown, fix, "hookscripts, device entries and the list of containers cannot be read: %v", h.pveError)
 			}
 			for _, g := range h.listed {
 				if g.Node == h.local && g.Err != nil {

@@ -12,7 +12,8 @@ import (
 )
 
 // apply says and does the plans, one container after the other; one that fails does not stop the next.
-func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
+// It returns those that did not fail.
+func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) (done []job, err error) {
 	var errs []error
 	for _, j := range jobs {
 		if o.DryRun {
@@ -24,6 +25,7 @@ func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
 			}
 			continue
 		}
+		done = append(done, j)
 		for _, line := range j.plan.Warnings {
 			fmt.Fprintf(out, "container %s: warning: %s\n", j.guest, line)
 		}
@@ -36,7 +38,7 @@ func (o Options) apply(ctx context.Context, jobs []job, out io.Writer) error {
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return done, errors.Join(errs...)
 }
 
 // say tells what is changed and what is left. would stands before a change that

@@ -183,7 +183,8 @@ func Enable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 			return err
 		}
 	}
-	if err := o.apply(ctx, jobs, out); err != nil {
+	if done, err := o.apply(ctx, jobs, out); err != nil {
+		o.sayNext(done, out)
 		return err
 	}
 	o.sayChoice(choice, jobs, out)
@@ -248,5 +249,6 @@ func Disable(ctx context.Context, o Options, vmids []int, out io.Writer) error {
 		}
 		jobs = append(jobs, j)
 	}
-	return o.apply(ctx, jobs, out)
+	_, err = o.apply(ctx, jobs, out)
+	return err
 }

@@ -577,8 +577,9 @@ func TestOneFailureDoesNotStopTheOthers(t *testing.T) {
 	n.o.GPUs = "none"
 	n.o.Chain = true
 	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hostname: web\nlock: backup\n")
-	_, err := n.enable(101, 102)
+	out, err := n.enable(101, 102)
 	require.ErrorContains(t, err, "container 101 (web): pct set 101: CT is locked (backup)")
+	require.Contains(t, out, "next: pct start 102\n")
 	require.Contains(t, n.conf(102), "hookscript: local:snippets/pve-nvidia-hook")
 }
 
