@@ -26,9 +26,20 @@ func (a *app) complete(root *cobra.Command) {
 	} {
 		if c, _, err := root.Find(strings.Fields(path)); err == nil {
 			c.ValidArgsFunction = what
-			if c.Flags().Lookup("gpus") != nil {
-				_ = c.RegisterFlagCompletionFunc("gpus", cobra.FixedCompletions([]string{"all", "none"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
-			}
+			offerValues(c)
+		}
+	}
+	offerValues(root)
+}
+
+// offerValues offers the values of the flags that take words or numbers.
+func offerValues(c *cobra.Command) {
+	for name, values := range map[string][]string{
+		"gpus": {"all", "none"}, "log-level": {"debug", "info", "warning", "error"}, "log-format": {"text", "json"},
+		"jobs": nil, "keep": nil, "storage": nil,
+	} {
+		if c.LocalFlags().Lookup(name) != nil {
+			_ = c.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 		}
 	}
 }

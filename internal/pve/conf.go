@@ -47,6 +47,7 @@ type Section struct {
 	Hostname, Hookscript string
 	Entrypoint           string // what is run as init; "": /sbin/init
 	Unprivileged         bool   // root there is not root on the host
+	Template             bool   // it is cloned, never started
 
 	Dev map[int]string // devN, such as "/dev/nvidia0,mode=0666"
 	LXC []KV           // raw lxc.* lines in their order
@@ -130,6 +131,8 @@ func (s *Section) set(key, number, value string) {
 		s.Hostname = value
 	case "unprivileged":
 		s.Unprivileged = truth(value)
+	case "template":
+		s.Template = truth(value)
 	case "hookscript":
 		s.Hookscript = value
 	case "entrypoint":

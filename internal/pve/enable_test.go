@@ -580,6 +580,11 @@ func TestOneFailureDoesNotStopTheOthers(t *testing.T) {
 	out, err := n.enable(101, 102)
 	require.ErrorContains(t, err, "container 101 (web): pct set 101: CT is locked (backup)")
 	require.Contains(t, out, "next: pct start 102\n")
+
+	n.file("etc/pve/nodes/pve1/lxc/101.conf", "hostname: web\ntemplate: 1\n")
+	out, err = n.enable(101)
+	require.NoError(t, err)
+	require.NotContains(t, out, "next: ", "a template is never started")
 	require.Contains(t, n.conf(102), "hookscript: local:snippets/pve-nvidia-hook")
 }
 

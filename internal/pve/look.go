@@ -223,7 +223,7 @@ func (o Options) sayChoice(c Choice, jobs []job, out io.Writer) {
 func (o Options) sayNext(jobs []job, out io.Writer) {
 	var ids []int
 	for _, j := range jobs {
-		if c, err := ReadConf(o.Root, j.guest.VMID); !j.plan.Empty() && (err != nil || !c.Waits()) {
+		if c, err := ReadConf(o.Root, j.guest.VMID); !j.plan.Empty() && (err != nil || !c.Waits() && !c.Template) {
 			ids = append(ids, j.guest.VMID)
 		}
 	}
