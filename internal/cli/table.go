@@ -107,6 +107,8 @@ func (r statusRow) cells(now time.Time, narrow bool) []string {
 // word is what a person reads of the result, as in the summary of apply.
 func (l lastRun) word() string {
 	switch {
+	case l.Result == hook.Skipped && l.Phase == hook.PhaseUninstall: // there was nothing left to remove
+		return string(hook.Removed)
 	case l.Result == hook.Skipped && l.unwanted:
 		return "not wanted"
 	case l.Result == hook.Skipped:

@@ -123,6 +123,11 @@ func TestEveryCommandIsExplained(t *testing.T) {
 	visit(Root())
 }
 
+func TestAnUninstallThatFindsNothingLeavesNothingInPlace(t *testing.T) {
+	require.Equal(t, "removed", lastRun{Phase: hook.PhaseUninstall, Result: hook.Skipped}.word())
+	require.Equal(t, "in place", lastRun{Phase: hook.PhasePostStart, Result: hook.Skipped}.word())
+}
+
 func TestAFailureThatIsOverIsExplained(t *testing.T) {
 	known := &containers{names: map[int]string{101: "web"}, standing: map[int]pve.Standing{101: pve.Follows}}
 	s := state{vmid: 101}
