@@ -10,14 +10,13 @@ import (
 )
 
 func (a *app) doctor() *cobra.Command {
-	var asJSON, deep, verbose bool
+	var asJSON, verbose bool
 	c := &cobra.Command{
 		Use:   "doctor [VMID...]",
 		Short: "find what is wrong and say what to do",
 		Long: `Look at this node and its containers, and say what is wrong and what to do about
-it. Nothing is changed (except that --deep notes its results in the cache), no
-program is started in a container, and no network is used. On the host,
-nvidia-smi is asked for the persistence mode.
+it. Nothing is changed, no program is started in a container, and no network is
+used. On the host, nvidia-smi is asked for the persistence mode.
 
 Without a VMID it checks the containers of this node that have the hookscript or
 had it from enable, and those that the configuration wants a driver in. Without
@@ -42,7 +41,7 @@ Exit status: 0 no problems (there may be warnings and unknowns), 1 problems,
 			if err != nil {
 				return err
 			}
-			o := doctor.Options{Host: a.host, VMIDs: ids, Deep: deep}
+			o := doctor.Options{Host: a.host, VMIDs: ids}
 			if o.Config, err = a.load(); err != nil {
 				o.Config, o.ConfigError = nil, err
 			}
@@ -70,7 +69,6 @@ Exit status: 0 no problems (there may be warnings and unknowns), 1 problems,
 	}
 	flags := c.Flags()
 	flags.BoolVar(&asJSON, "json", false, "print a list of findings as JSON")
-	flags.BoolVar(&deep, "deep", false, "check the hashes of the cached run files (seconds each)")
 	flags.BoolVar(&verbose, "verbose", false, "also show what is fine and what follows from another finding")
 	return c
 }

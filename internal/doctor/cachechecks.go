@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -35,12 +34,11 @@ type cacheFacts struct {
 	items      []cache.Item
 	itemsError error
 	holders    map[string]string // of what is in use, by path
-	rehash     map[string]error  // of a deep look, by path
 }
 
 // lookCache looks at the cache of the node below the folder root.
-func lookCache(ctx context.Context, root string, s config.Settings, deep bool) cacheFacts {
-	f := cacheFacts{dir: s.Cache.Dir, holders: map[string]string{}, rehash: map[string]error{}}
+func lookCache(root string, s config.Settings) cacheFacts {
+	f := cacheFacts{dir: s.Cache.Dir, holders: map[string]string{}}
 	if f.unmounted = pve.CheckMounted(root, f.dir); f.unmounted != nil {
 		return f
 	}
@@ -65,9 +63,6 @@ func lookCache(ctx context.Context, root string, s config.Settings, deep bool) c
 		if it.InUse {
 			name := strings.TrimSuffix(cache.FileName(it.Version, it.Arch), ".run")
 			f.holders[it.Path] = lock.Holder(filepath.Join(f.dir, name+".lock"))
-		} else if deep && it.State != cache.Partial {
-			_, err := c.Verify(ctx, it.Version, it.Arch)
-			f.rehash[it.Path] = err
 		}
 	}
 	return f
@@ -107,7 +102,7 @@ func cacheChecks() []check {
 		name: "cache-room", about: "it has room for the driver that is wanted",
 		run: checkCacheRoom,
 	}, {
-		name: "cache-files", about: "its run files are as they were when they were verified; --deep reads them and checks their hashes",
+		name: "cache-files", about: "its run files have the size and times that they had when they were verified; cache verify reads them again",
 		run: checkCacheFiles,
 	}}
 }
@@ -150,23 +145,16 @@ func checkCacheFiles(h *hostFacts, _ *guestFacts, out *findings) {
 		out.add(Warning, "rm "+file, "%s is the vGPU host driver: it is for virtual machines and has no libraries for containers", filepath.Base(file))
 	}
 	for _, it := range f.items {
-		verify := fmt.Sprintf("pve-nvidia-hook cache verify %s", it.Version)
 		name := cache.FileName(it.Version, it.Arch)
 		if holder := f.holders[it.Path]; holder != "" {
 			out.add(Warning, "wait until it ends, then run doctor again", "%s is in use: %s", name, holder)
-			continue
-		}
-		if err, looked := f.rehash[it.Path]; looked {
-			if err != nil {
-				out.add(Problem, or(hint.Of(err), verify), "%v", err)
-			}
 			continue
 		}
 		switch it.State {
 		case cache.Refused:
 			out.add(Problem, it.Advice(), "%s is refused: %s", name, it.Damage)
 		case cache.Unverified:
-			out.add(Unknown, verify, "%s was put there by hand, or has changed: it is verified before it is used", name)
+			out.add(Unknown, fmt.Sprintf("pve-nvidia-hook cache verify %s", it.Version), "%s was put there by hand, or has changed: it is verified before it is used", name)
 		}
 	}
 	out.orOK("%s of the cache: unchanged since the verification", say.Count(len(f.items), "run file"))

@@ -8,8 +8,7 @@
 // it is never taken for well or for wrong.
 //
 // Looking changes nothing, except for a file in the cache folder that is made and
-// removed at once to try its locks, and for what the cache notes about a run file
-// that a deep look has read.
+// removed at once to try its locks.
 package doctor
 
 import (
@@ -57,7 +56,6 @@ type Options struct {
 	ConfigError error          // these mistakes
 	Host        host.Host
 	VMIDs       []int // none: the containers of this node that use the hook
-	Deep        bool  // read the run files of the cache through and check their hashes
 }
 
 // atOnce is how many containers are looked at at the same time.
@@ -89,7 +87,7 @@ func Examine(ctx context.Context, o Options) Report {
 		})
 	}
 	group.Wait()
-	h.cache = lookCache(ctx, o.Host.Root, node, o.Deep)
+	h.cache = lookCache(o.Host.Root, node)
 	h.persistence = lookPersistence(ctx, h)
 
 	names := map[int]string{0: say.Clean(h.local, 100)}

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
@@ -391,7 +392,7 @@ func TestWithoutProxmoxLXCSaysWhichContainersThereAre(t *testing.T) {
 
 	n.file("state/runs/102/20260101T000000.000000Z.json", `{"at":"2026-01-01T00:00:00Z","result":"failed"}`)
 	said := lines(n.examine(102).Findings)
-	require.Contains(t, said, "102 problem container: there is no container 102 below "+n.path("lxc")+" | lxc-ls -P "+n.path("lxc"))
+	require.Contains(t, said, "102 problem container: there is no container 102 below "+n.path("lxc")+" | pct list")
 	require.NotContains(t, said, "apply")
 }
 
@@ -415,14 +416,18 @@ func TestTextOfOthersCannotChangeATerminal(t *testing.T) {
 	require.NotContains(t, b.String(), "\x1b")
 }
 
-func TestDeepLookReadsRunFilesThrough(t *testing.T) {
+func TestWhatTheCacheKnowsOfItsFilesIsSaid(t *testing.T) {
 	n := newNode(t)
 	n.file("cache/x", "")
 	file, err := fakerun.Write(n.path("cache"), fakerun.Spec{Version: module, Arch: arch(t), NoDecompressor: true})
 	require.NoError(t, err)
 	name := filepath.Base(file)
 	require.Contains(t, lines(n.look(Options{}).Findings), "0 unknown cache-files: "+name)
-	require.Empty(t, lines(n.look(Options{Deep: true}).Findings))
+	verify := func() error {
+		_, err := (&cache.Cache{Dir: n.path("cache")}).Verify(t.Context(), module, arch(t))
+		return err
+	}
+	require.NoError(t, verify())
 	require.Empty(t, lines(n.look(Options{}).Findings), "it is verified now")
 
 	// One byte, with size and times as they were: only reading tells.
@@ -434,7 +439,7 @@ func TestDeepLookReadsRunFilesThrough(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 	require.NoError(t, os.Chtimes(file, info.ModTime(), info.ModTime()))
-	require.Contains(t, lines(n.look(Options{Deep: true}).Findings), "0 problem cache-files: ")
+	require.Error(t, verify())
 	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is refused: ")
 	require.Contains(t, lines(n.look(Options{}).Findings), "sha256 is ")
 	require.Contains(t, lines(n.look(Options{}).Findings), " | the next start fetches it again; or ")
@@ -443,7 +448,7 @@ func TestDeepLookReadsRunFilesThrough(t *testing.T) {
 	// One that was never good is no other matter.
 	require.NoError(t, os.Remove(file+".refused"))
 	require.NoError(t, os.WriteFile(file, []byte("<html>"), 0o644))
-	require.Contains(t, lines(n.look(Options{Deep: true}).Findings), "is refused: ")
+	require.Error(t, verify())
 	require.Contains(t, lines(n.look(Options{}).Findings), "0 problem cache-files: "+name+" is refused: ")
 }
 
@@ -456,43 +461,4 @@ func TestRunThatGoesOnIsNamed(t *testing.T) {
 	require.Contains(t, lines(n.examine().Findings), fmt.Sprintf("101 warning lock: a run is active on this container, so this report may change: pid %d on ", os.Getpid()))
 	require.NoError(t, held.Release())
 	require.Empty(t, lines(n.examine().Findings))
-}
-
-func TestMemoryLimitIsTheSmallestAbove(t *testing.T) {
-	for name, c := range map[string]struct {
-		files map[string]string
-		want  int64
-	}{
-		"version 2": {map[string]string{
-			"proc/7/cgroup":                       "0::/lxc/101/ns\n",
-			"sys/fs/cgroup/lxc/101/ns/memory.max": "max\n",
-			"sys/fs/cgroup/lxc/101/memory.max":    "268435456\n",
-			"sys/fs/cgroup/lxc/memory.max":        "max\n",
-		}, 256 << 20},
-		"version 1": {map[string]string{
-			"proc/7/cgroup": "11:cpu:/x\n9:memory:/lxc/101\n0::/other\n",
-			"sys/fs/cgroup/memory/lxc/101/memory.limit_in_bytes": "536870912\n",
-			"sys/fs/cgroup/memory/memory.limit_in_bytes":         "9223372036854771712\n",
-		}, 512 << 20},
-		"no limit in version 1": {map[string]string{
-			"proc/7/cgroup": "9:memory:/lxc/101\n",
-			"sys/fs/cgroup/memory/lxc/101/memory.limit_in_bytes": "9223372036854771712\n",
-		}, 0},
-		"no limit": {map[string]string{
-			"proc/7/cgroup":                    "0::/lxc/101\n",
-			"sys/fs/cgroup/lxc/101/memory.max": "max\n",
-		}, 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			n := node{t, t.TempDir()}
-			for file, text := range c.files {
-				n.file(file, text)
-			}
-			got, err := memoryLimit(n.root, 7)
-			require.NoError(t, err)
-			require.Equal(t, c.want, got)
-		})
-	}
-	_, err := memoryLimit(t.TempDir(), 7)
-	require.Error(t, err)
 }

@@ -80,7 +80,6 @@ func checkEntries(h *hostFacts, f *guestFacts, out *findings) {
 		return
 	}
 	list := entries(f.next)
-	enable := fmt.Sprintf("pve-nvidia-hook enable %d --gpus %s", f.vmid, f.gpus())
 	any := false
 	for i, e := range list {
 		any = any || e.nvidia() || e.brings("/dev/nvidiactl")
@@ -105,7 +104,7 @@ func checkEntries(h *hostFacts, f *guestFacts, out *findings) {
 	case !any && f.apart():
 		return
 	case !any:
-		out.add(Problem, enable, "no entry gives the container a GPU's device nodes")
+		out.add(Problem, f.giveGPUs(), "no entry gives the container a GPU's device nodes")
 		return
 	}
 	missing := slices.DeleteFunc(needed, func(node string) bool {
@@ -115,7 +114,7 @@ func checkEntries(h *hostFacts, f *guestFacts, out *findings) {
 		missing = append(missing, "any of /dev/nvidia0 and so on")
 	}
 	if len(missing) > 0 {
-		out.add(Problem, enable, "no entry passes %s into the container", strings.Join(missing, ", "))
+		out.add(Problem, f.giveGPUs(), "no entry passes %s into the container", strings.Join(missing, ", "))
 	}
 	out.orOK("its entries pass what the chosen GPUs need")
 }

@@ -52,7 +52,7 @@ func guestChecks() []check {
 		where: ofGuest, run: checkHook,
 	}, {
 		name: "lock", about: "no run is active on it",
-		where: ofGuest, after: []string{"root"},
+		where: ofGuest,
 		run: func(_ *hostFacts, g *guestFacts, out *findings) {
 			switch {
 			case g.lockError != nil:
@@ -81,11 +81,7 @@ func checkThere(h *hostFacts, g *guestFacts, out *findings) {
 	switch {
 	case h.pveError != nil && !unknown: // LXC alone knows it
 	case g.guest == nil && unknown && h.pveError != nil && !g.configured:
-		list := "pct list"
-		if h.noPVE {
-			list = "lxc-ls -P " + g.settings.Paths.LXC
-		}
-		out.add(Problem, list, "there is no container %d below %s", g.vmid, g.settings.Paths.LXC)
+		out.add(Problem, "pct list", "there is no container %d below %s", g.vmid, g.settings.Paths.LXC)
 	case g.guest == nil && g.configured:
 		out.add(Warning, "remove it from the configuration if it is gone for good", "the configuration names container %d, but there is no such container", g.vmid)
 	case g.guest == nil:
@@ -104,7 +100,7 @@ func checkHook(h *hostFacts, g *guestFacts, out *findings) {
 	if h.pveError != nil {
 		return // said once, of the host
 	}
-	enable := fmt.Sprintf("pve-nvidia-hook enable %d", g.vmid)
+	enable := g.enable()
 	if g.noKeep != nil {
 		out.add(Unknown, "", "what enable has set is not known: %v", g.noKeep)
 	}
@@ -121,7 +117,7 @@ func checkHook(h *hostFacts, g *guestFacts, out *findings) {
 		out.add(Warning, enable, "the container has no hookscript: the driver does not follow the host by itself")
 	}
 	if g.guest.Conf.Waits() {
-		out.add(Warning, fmt.Sprintf("pct reboot %d", g.vmid), "changes of its hookscript or devices take effect at the next start")
+		out.add(Warning, g.restart(), "changes of its hookscript or devices take effect at the next start")
 	}
 	out.file(g.hook, enable)
 	if g.hook.there && g.hook.exec {
@@ -187,7 +183,7 @@ func (g guestFacts) mend() string {
 	if strings.Contains(what, "next start") || strings.Contains(what, "pct reboot") || strings.Contains(what, "pve-nvidia-hook apply") {
 		return what
 	}
-	return fmt.Sprintf("%s; then: pve-nvidia-hook apply %d", what, g.vmid)
+	return what + "; then: " + g.apply(false)
 }
 
 // waits reports whether a failure has the next run wait.

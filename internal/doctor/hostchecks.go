@@ -38,13 +38,6 @@ func hostChecks() []check {
 			out.orOK("the configuration has no mistakes")
 		},
 	}, {
-		name: "root", about: "it is run as root, so that everything can be read",
-		run: func(h *hostFacts, _ *guestFacts, out *findings) {
-			if !h.root {
-				out.add(Unknown, "run it as root on the node", "much cannot be read, because this is not run as root")
-			}
-		},
-	}, {
 		name: "processor", about: "NVIDIA has a driver for this processor",
 		run: func(h *hostFacts, _ *guestFacts, out *findings) {
 			if h.archError != nil {
@@ -98,7 +91,7 @@ func nodeChecks() []check {
 		run: func(h *hostFacts, _ *guestFacts, out *findings) {
 			if h.pveError != nil {
 				fix := hint.Of(h.pveError)
-				if h.noPVE { // it need not be one
+				if errors.Is(h.pveError, pve.ErrNoNode) { // it need not be one
 					fix = ""
 				}
 				out.add(Unknown, fix, "hookscripts, device entries and the list of containers cannot be read: %v", h.pveError)

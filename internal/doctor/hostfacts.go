@@ -25,7 +25,6 @@ type hostFacts struct {
 	config      *config.Config
 	configError error  // its mistakes; config has the defaults then
 	state       string // the state folder
-	root        bool   // who asks is root
 
 	arch         string
 	archError    error
@@ -41,7 +40,6 @@ type hostFacts struct {
 	persistence  string // what nvidia-smi says of persistence mode; "" when it was not asked
 	cgroup2      bool   // control groups of version 2 alone, as on every Proxmox VE 8 or 9 by default
 
-	noPVE    bool  // this is no node of Proxmox VE at all
 	pveError error // why this is no working node of Proxmox VE; nil when it is one
 	local    string
 	nodes    []string
@@ -55,7 +53,7 @@ type hostFacts struct {
 }
 
 func lookHost(o Options, c *config.Config, node config.Settings) hostFacts {
-	h := hostFacts{Host: o.Host, config: c, configError: o.ConfigError, state: node.Paths.State, root: os.Geteuid() == 0}
+	h := hostFacts{Host: o.Host, config: c, configError: o.ConfigError, state: node.Paths.State}
 	h.arch, h.archError = host.Arch()
 	h.module, h.moduleError = h.Module()
 	h.modules, h.modulesError = loadedModules(h.Host)
@@ -66,7 +64,6 @@ func lookHost(o Options, c *config.Config, node config.Settings) hostFacts {
 	h.cgroup2 = h.has("sys/fs/cgroup/cgroup.controllers") // with version 1 beside it, it lies in a folder below
 	h.local = pve.LocalNode(h.Root)
 	h.listed, h.pveError = pve.Guests(h.Root)
-	h.noPVE = errors.Is(h.pveError, pve.ErrNoNode)
 	if h.pveError == nil {
 		h.nodes, _ = pve.Nodes(h.Root) // as Guests could just now
 		h.storages, h.noStore = pve.ReadStorages(h.Root)
@@ -154,7 +151,7 @@ const smiLimit = 10 * time.Second
 // not started where it could load a module or make a node, nor for another node's
 // facts.
 func lookPersistence(ctx context.Context, h hostFacts) string {
-	if filepath.Clean("/"+h.Root) != "/" || h.module == "" || !h.root || h.wanting() == 0 {
+	if filepath.Clean("/"+h.Root) != "/" || h.module == "" || h.wanting() == 0 {
 		return ""
 	}
 	var nodes findings

@@ -179,10 +179,6 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 			},
 			"problem toolkit: the CUDA toolkit is not as wanted: no toolkit is installed | pve-nvidia-hook apply 101",
 		},
-		"left by a run that was killed": {
-			func(_ *hostFacts, f *guestFacts) { f.inside.stage = true },
-			"warning stage: a run that was killed has left its files in /var/lib/pve-nvidia-hook/stage in the container | pve-nvidia-hook apply --force 101",
-		},
 		"orphans": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.orphans = []string{"/a", "/b", "/c", "/d"} },
 			"problem orphans: libraries of another driver version are left: /a, /b, /c and 1 more;",
@@ -206,14 +202,6 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 		"no room for a new driver": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.free, f.inside.record = 3e8, nil },
 			"warning disk: its disk has 300 MB free, a driver takes up to 1.0 GB",
-		},
-		"little memory": {
-			func(_ *hostFacts, f *guestFacts) { f.inside.memory = 256 << 20 },
-			"warning memory: its memory limit is 256 MiB",
-		},
-		"memory not known": {
-			func(_ *hostFacts, f *guestFacts) { f.inside.memoryError = errors.New("no cgroup") },
-			"unknown memory: its memory limit is not known: no cgroup",
 		},
 		"a run goes on": {
 			func(_ *hostFacts, f *guestFacts) { f.holder = "pid 7 on pve1" },
@@ -308,8 +296,6 @@ func TestWhatTheHookWouldLeaveAloneIsNoFault(t *testing.T) {
 	require.Empty(t, lines(only(h, f, "record")), "nor ahead of the host's module")
 	f.inside.toolkit = "no toolkit is wanted any more"
 	require.Empty(t, lines(only(h, f, "toolkit")), "it stays until uninstall")
-	f.inside.stage, f.holder = true, "pid 7 on pve1"
-	require.Empty(t, lines(only(h, f, "stage")), "a run works there")
 }
 
 func TestRoomOfTheCacheIsForWhatIsNotThere(t *testing.T) {
@@ -331,7 +317,7 @@ func TestACacheOnAStorageThatIsNotMountedIsToldOf(t *testing.T) {
 	s := config.Settings{}
 	s.Cache.Dir = "/mnt/pve/nas/cache"
 	h, _ := well(t)
-	h.cache = lookCache(t.Context(), root, s, false)
+	h.cache = lookCache(root, s)
 	found := lines(only(h, guestFacts{}, "cache", "cache-room", "cache-files"))
 	require.Contains(t, found, "problem cache: use /mnt/pve/nas/cache: storage nas is not mounted at "+root+"/mnt/pve/nas")
 	require.NotContains(t, found, "cache-room")
@@ -341,7 +327,7 @@ func TestACacheOnAStorageThatIsNotMountedIsToldOf(t *testing.T) {
 func sample(t *testing.T) Report {
 	h, f := well(t)
 	f.inside.nodes[0].mode = 0o644
-	f.inside.memory = 256 << 20
+	f.inside.free = 1e6
 	_, other := well(t)
 	other.inside, other.insideError, other.name = nil, lxc.ErrNotRunning, ""
 	h.modules, h.guests = []string{"nvidia"}, []guestFacts{f, other}
@@ -390,16 +376,6 @@ func TestFixesAreThoseThatCanWork(t *testing.T) {
 	require.Contains(t, lines(checkGuest(h, f)), "580.142 is wanted | pve-nvidia-hook apply 101\n")
 
 	h, f = well(t)
-	h.noPVE, h.pveError, f.guest, f.live, f.next = true, pve.ErrNoNode, nil, pve.Section{}, pve.Section{}
-	f.inside.nodes, f.inside.memory, f.inside.free, f.inside.record = nil, 256<<20, 1e8, nil
-	said := lines(checkGuest(h, f))
-	require.Contains(t, said, "the container has no device node of a GPU | for each of /dev/nvidiactl")
-	require.Contains(t, said, "then: lxc-stop -P /var/lib/lxc -n 101 && lxc-start -P /var/lib/lxc -n 101\n")
-	require.NotContains(t, said, "pct", "there is no Proxmox VE")
-	require.NotContains(t, said, "enable")
-
-	f.insideError, f.inside = lxc.ErrUnknown, nil
-	require.Contains(t, lines(checkGuest(h, f)), "there is no container 101 below /var/lib/lxc | lxc-ls -P /var/lib/lxc\n")
-	h.noPVE = false
+	h.pveError, f.guest, f.insideError, f.inside = pve.ErrNoNode, nil, lxc.ErrUnknown, nil
 	require.Contains(t, lines(checkGuest(h, f)), "there is no container 101 below /var/lib/lxc | pct list\n")
 }

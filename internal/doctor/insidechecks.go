@@ -23,7 +23,7 @@ func insideChecks() []check {
 	blocked := []string{"settings", "vgpu", "kernel-module", "wanted-version", "obstacles", "last-run"}
 	return []check{{
 		name: "inside", about: "it runs, and its files can be read",
-		where: ofWanted, after: []string{"root"},
+		where: ofWanted,
 		run: func(_ *hostFacts, g *guestFacts, out *findings) {
 			switch {
 			case errors.Is(g.insideError, lxc.ErrNotRunning) && plain().MatchString(g.chain.file):
@@ -47,9 +47,6 @@ func insideChecks() []check {
 	}, {
 		name: "disk", about: "its disk has room for a driver",
 		where: inside, run: checkDisk,
-	}, {
-		name: "memory", about: "its memory limit is not below 512 MiB",
-		where: inside, run: checkMemory,
 	}, {
 		name: "last-run", about: "the last run did not fail; after a failure, when the next attempt is",
 		where: ofWanted, after: []string{"kernel-module", "wanted-version", "obstacles"}, run: checkRuns,
@@ -78,14 +75,6 @@ func insideChecks() []check {
 				out.add(Problem, g.apply(false), "%s is not as wanted: %s", name, g.inside.toolkit)
 			}
 			out.orOK("%s is as wanted", name)
-		},
-	}, {
-		name: "stage", about: "a run that was killed has left no files in it",
-		where: inside,
-		run: func(_ *hostFacts, g *guestFacts, out *findings) {
-			if g.inside.stage && g.holder == "" && g.lockError == nil {
-				out.add(Warning, g.apply(true), "a run that was killed has left its files in %s in the container", stage)
-			}
 		},
 	}, {
 		name: "orphans", about: "it has no libraries of another driver version",
@@ -122,7 +111,7 @@ func checkInsideNodes(h *hostFacts, f *guestFacts, out *findings) {
 		out.add(Unknown, "", "its /dev cannot be read: %v", f.inside.nodesError)
 		return
 	}
-	restart, exec := h.restart(f), h.exec(f)
+	restart, exec := f.restart(), f.exec()
 	there := map[string]bool{}
 	closed := entryModes(f)
 	for _, n := range f.inside.nodes {
@@ -160,7 +149,7 @@ func checkInsideNodes(h *hostFacts, f *guestFacts, out *findings) {
 		if needed, _ := f.needed(h); len(needed) == 0 {
 			return
 		}
-		out.add(Problem, h.giveGPUs(f)+", then: "+restart, "the container has no device node of a GPU")
+		out.add(Problem, f.giveGPUs()+", then: "+restart, "the container has no device node of a GPU")
 	}
 	out.orOK("its %d device nodes are the host's", len(f.inside.nodes))
 }
@@ -190,13 +179,13 @@ func checkVersions(h *hostFacts, g *guestFacts, out *findings) {
 	have := found.Version()
 	switch {
 	case g.inside.shares && have == "" && g.next.Shared():
-		out.add(Problem, fmt.Sprintf("%s makes it ready, then: %s", g.apply(false), h.restart(g)), "the shared driver is not mounted in it: when it was started, the node had none ready or its configuration had no line for it")
+		out.add(Problem, fmt.Sprintf("%s makes it ready, then: %s", g.apply(false), g.restart()), "the shared driver is not mounted in it: when it was started, the node had none ready or its configuration had no line for it")
 		return
 	case g.inside.shares && have == "":
-		out.add(Problem, fmt.Sprintf("pve-nvidia-hook enable %d --share, then: %s", g.vmid, h.restart(g)), "the shared driver is not mounted in it: its configuration has no line for that")
+		out.add(Problem, g.enable()+" --share, then: "+g.restart(), "the shared driver is not mounted in it: its configuration has no line for that")
 		return
 	case g.inside.shares && wanted != "" && have != wanted:
-		out.add(Problem, h.restart(g), "it was started with the shared driver %s, %s is needed", have, wanted)
+		out.add(Problem, g.restart(), "it was started with the shared driver %s, %s is needed", have, wanted)
 		return
 	case g.inside.setUp && !g.inside.shares:
 		level, what := Problem, "its programs are led to a shared driver that is not mounted any more"
@@ -240,7 +229,7 @@ func checkLoader(h *hostFacts, g *guestFacts, out *findings) {
 	if !driver.DriverFolder(l.Path, h.arch) && l.Version != have {
 		dir := path.Dir(l.Path)
 		fix := "remove its folder from /etc/ld.so.conf and /etc/ld.so.conf.d in the container, then run ldconfig there"
-		if exec := h.exec(g); plain().MatchString(dir) {
+		if exec := g.exec(); plain().MatchString(dir) {
 			fix = fmt.Sprintf("remove %s from the file that this names: %s grep -rF %s /etc/ld.so.conf /etc/ld.so.conf.d; then: %s ldconfig", dir, exec, dir, exec)
 		}
 		level, whose := Problem, "of no known version"
@@ -289,7 +278,6 @@ func checkRecord(h *hostFacts, g *guestFacts, out *findings) {
 const (
 	roomForDriver = 1000_000_000
 	roomAtAll     = 50_000_000
-	memoryLow     = 512 << 20
 )
 
 func checkDisk(h *hostFacts, g *guestFacts, out *findings) {
@@ -298,9 +286,6 @@ func checkDisk(h *hostFacts, g *guestFacts, out *findings) {
 		return
 	}
 	fix := fmt.Sprintf("pct resize %d rootfs +4G", g.vmid)
-	if h.noPVE {
-		fix = "make its root file system larger, or free space in it"
-	}
 	free := say.Bytes(int64(min(g.inside.free, 1<<62)))
 	in := g.inside.record
 	installed := g.inside.shares || in != nil && in.Version != "" && in.Version == g.wanted(*h) && g.inside.differs == ""
@@ -311,20 +296,4 @@ func checkDisk(h *hostFacts, g *guestFacts, out *findings) {
 		out.add(Warning, fix, "its disk has %s free, a driver takes up to %s", free, say.Bytes(roomForDriver))
 	}
 	out.orOK("its disk has %s free", free)
-}
-
-func checkMemory(h *hostFacts, g *guestFacts, out *findings) {
-	fix := fmt.Sprintf("pct set %d --memory 1024", g.vmid)
-	if h.noPVE {
-		fix = "lxc.cgroup2.memory.max = 1G in " + g.lxcConfig()
-	}
-	switch m := g.inside.memory; {
-	case g.inside.memoryError != nil:
-		out.add(Unknown, "", "its memory limit is not known: %v", g.inside.memoryError)
-	case m == 0:
-		out.add(OK, "", "its memory has no limit")
-	case m < memoryLow:
-		out.add(Warning, fix, "its memory limit is %d MiB: the installer runs within it too, and needs up to %d MiB more than the rest", m>>20, memoryLow>>20)
-	}
-	out.orOK("its memory limit is %d MiB", g.inside.memory>>20)
 }

@@ -2,13 +2,8 @@ package doctor
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io/fs"
 	"path"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +13,6 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/docker"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/inuse"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lazy"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
@@ -39,15 +33,12 @@ type insideFacts struct {
 	recordError error
 	differs     string // how the files differ from the record
 	toolkit     string // why the wanted CUDA toolkit is not there
-	stage       bool   // the folder of an installation is there
 	orphans     []string
 	loader      driver.Loaded // the libcuda that programs get
 	loaderError error
 	blockers    []driver.Blocker
 	free        uint64 // bytes in /usr
 	freeError   error
-	memory      int64 // bytes; 0: no limit
-	memoryError error
 	use         inuse.Use // of the driver, by its processes
 	ctk         bool      // NVIDIA's Container Toolkit is there
 	staleCDI    []string  // CDI specifications of another driver
@@ -66,9 +57,6 @@ func (n insideNode) char() bool { return n.mode&fs.ModeCharDevice != 0 }
 // insideLimit ends the look into one container. A file system of its own (FUSE)
 // that never answers holds the goroutine that asks it, and nobody else.
 const insideLimit = 30 * time.Second
-
-// stage is where driver works in a container; it goes with the end of a run.
-const stage = record.Folder + "/stage"
 
 // Most entries of a folder of /dev that are looked at; a host has some hundreds.
 const maxDevNames = 10000
@@ -94,10 +82,6 @@ func (f *guestFacts) lookInside(ctx context.Context, h hostFacts) {
 		a.err = hint.Errorf("look for a file system in the container that hangs", "it did not answer: %w", context.Cause(ctx))
 	}
 	f.inside, f.insideError = a.facts, a.err
-	if f.inside != nil && f.inside.stage && f.holder == "" {
-		// A run may have begun since it was asked for.
-		f.holder, _ = hook.Busy(ctx, f.settings, f.vmid)
-	}
 }
 
 func lookInto(ctx context.Context, s config.Settings, arch string, wanted version.Driver, shares bool) (*insideFacts, error) {
@@ -120,8 +104,6 @@ func lookInto(ctx context.Context, s config.Settings, arch string, wanted versio
 		f.differs = driver.Differs(c, f.record, f.record.Capabilities)
 	}
 	f.toolkit = hook.ToolkitMissing(c, f.record, s, wanted, arch)
-	_, err = c.Lstat(stage)
-	f.stage = err == nil
 	keep := f.found.CUDA // what is in use is no orphan, also where another is wanted
 	if keep == "" {
 		keep = wanted
@@ -136,7 +118,6 @@ func lookInto(ctx context.Context, s config.Settings, arch string, wanted versio
 	}
 	f.loader, f.loaderError = driver.LoaderCUDA(c, arch)
 	f.free, f.freeError = c.Free("/usr")
-	f.memory, f.memoryError = memoryLimit("/", c.Pid())
 	if v := f.found.Version(); v != "" {
 		f.use = hook.Use(ctx, c, v)
 		f.staleCDI = docker.Stale(c, v)
@@ -172,51 +153,4 @@ func lookNodes(c *lxc.Container) ([]insideNode, error) {
 		}
 	}
 	return nodes, nil
-}
-
-// memoryLimit returns the smallest memory limit of the control groups that a
-// process is in, or 0 when there is none. What the container has set itself,
-// below its own group, counts too.
-func memoryLimit(root string, pid int) (int64, error) {
-	raw, err := host.ReadSmall(filepath.Join(root, "proc", strconv.Itoa(pid), "cgroup"))
-	if err != nil {
-		return 0, err
-	}
-	base, file, group := "", "", ""
-	for line := range strings.Lines(raw) {
-		// number:controllers:path, cgroups(7)
-		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(part) != 3 {
-			continue
-		}
-		switch {
-		case part[1] == "memory":
-			base, file, group = "sys/fs/cgroup/memory", "memory.limit_in_bytes", part[2]
-		case part[0] == "0" && base == "":
-			base, file, group = "sys/fs/cgroup", "memory.max", part[2]
-		}
-	}
-	if base == "" {
-		return 0, errors.New("it is in no control group for memory")
-	}
-	var least int64
-	seen := false
-	for group = path.Clean("/" + group); ; group = path.Dir(group) {
-		value, err := host.ReadSmall(filepath.Join(root, base, group, file))
-		if err == nil {
-			seen = true
-			// "max" is no number, and version 1 says no limit by one near 2^63.
-			n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
-			if err == nil && n < 1<<60 && (least == 0 || n < least) {
-				least = n
-			}
-		}
-		if group == "/" {
-			break
-		}
-	}
-	if !seen {
-		return 0, fmt.Errorf("no %s above process %d can be read", file, pid)
-	}
-	return least, nil
 }

@@ -1,8 +1,6 @@
 package doctor
 
 import (
-	"fmt"
-
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
@@ -34,7 +32,7 @@ func checkShare(h *hostFacts, g *guestFacts, out *findings) {
 	if !g.shares() {
 		return
 	}
-	enable := fmt.Sprintf("pve-nvidia-hook enable %d --share", g.vmid)
+	enable := g.enable() + " --share"
 	if g.shareError != nil {
 		out.add(Problem, hint.Of(g.shareError), "%v", g.shareError)
 	}

@@ -336,7 +336,6 @@ func TestPersistenceModeIsAskedOfTheHost(t *testing.T) {
 
 	h, _ := well(t)
 	h.Host = host.Host{Root: dir}
-	h.root = true
 	t.Setenv("PATH", dir)
 	program("echo Disabled")
 	require.Empty(t, lookPersistence(t.Context(), h), "not for the facts of another node")

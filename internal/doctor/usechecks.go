@@ -14,9 +14,9 @@ func useChecks() []check {
 		run: func(_ *hostFacts, g *guestFacts, out *findings) {
 			use := g.inside.use
 			for _, h := range use.Old() {
-				fix := fmt.Sprintf("restart it in the container, or the container: pct reboot %d", g.vmid)
+				fix := "restart it in the container, or the container: " + g.restart()
 				if unit := h.Restartable(); unit != "" {
-					fix = fmt.Sprintf("pct exec %d -- systemctl restart %s", g.vmid, unit)
+					fix = g.exec() + " systemctl restart " + unit
 				}
 				out.add(Problem, fix, "%s", h)
 			}
@@ -32,7 +32,7 @@ func useChecks() []check {
 		where: inside,
 		run: func(_ *hostFacts, g *guestFacts, out *findings) {
 			for _, file := range g.inside.staleCDI {
-				out.add(Problem, fmt.Sprintf("pct exec %d -- nvidia-ctk cdi generate --output=%s", g.vmid, file),
+				out.add(Problem, g.exec()+" nvidia-ctk cdi generate --output="+file,
 					"the CDI specification %s is of another driver: containers that Docker or podman start by it have no GPU", file)
 			}
 			if g.inside.noCgroups {
