@@ -16,7 +16,6 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // defaultJobs is how many containers are worked on at once: an installation
@@ -123,36 +122,20 @@ func (a *app) running(ctx context.Context, conf *config.Config, ids []int) []int
 // applyTo runs post-start on containers, some at once.
 func (a *app) applyTo(c *cobra.Command, conf *config.Config, ids []int, jobs int, o hook.Options) error {
 	ctx := c.Context()
-	var p *progress
-	var out io.Writer = os.Stderr
-	if isTerminal(os.Stderr) && len(ids) > 1 && a.logFormat != "json" {
-		p = newProgress(os.Stderr, len(ids))
-		defer p.end()
-		out = p
-	}
-	log, err := say.New(out, a.logFormat, a.logLevel)
-	if err != nil {
-		return usage{err}
-	}
+	log := a.log
 	if !o.DryRun {
 		log.ToJournal()
 	}
 	o.Config, o.Host, o.Level, o.Format = conf, a.host, a.logLevel, a.logFormat
-	if p != nil {
-		o.Out = p
-	}
 	o.Terminal = len(ids) == 1 && isTerminal(os.Stderr) // bars of several would write over each other
 	traces := make([]hook.Trace, len(ids))
 	each(len(ids), jobs, func(i int) {
-		p.begin(ids[i])
-		defer p.done(ids[i])
 		mine := o
 		mine.Log = log.For(ids[i])
 		var err error
 		traces[i], err = applyOne(ctx, ids[i], mine)
 		traces[i].Say(mine.Log, err)
 	})
-	p.end()
 	sumUp(c.OutOrStdout(), traces, o.DryRun)
 	if slices.ContainsFunc(traces, hook.Trace.Bad) {
 		return errSaid

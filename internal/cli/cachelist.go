@@ -3,8 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"os"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -65,51 +63,20 @@ func printItems(out io.Writer, items []cache.Item, asJSON bool) error {
 	if len(items) == 0 {
 		return nil
 	}
-	width, _ := screen(os.Stdout)
-	table, err := itemTable(items, false)
-	if err == nil && !fits(table, width) {
-		table, err = itemTable(items, true)
-	}
-	if err != nil {
-		return err
-	}
-	_, err = io.WriteString(out, table)
-	return err
-}
-
-// itemTable has a line for each run file. A narrow one has the date without the
-// time, and says in the state which is in use.
-func itemTable(items []cache.Item, narrow bool) (string, error) {
-	var table strings.Builder
-	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
-	head, date := "VERSION\tARCH\tSTATE\tSIZE\tUNPACKED\tVERIFIED\tLAST USED", "2006-01-02 15:04"
-	if narrow {
-		date = time.DateOnly
-	} else {
-		head += "\tIN USE"
-	}
-	fmt.Fprintln(w, head)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "VERSION\tARCH\tSTATE\tSIZE\tUNPACKED\tVERIFIED\tLAST USED")
 	for _, it := range items {
-		unpacked, used, busy := "-", "-", "no"
+		state, unpacked, used := string(it.State), "-", "-"
+		if it.InUse {
+			state += ", in use"
+		}
 		if it.TreeSize > 0 {
 			unpacked = say.Bytes(it.TreeSize)
 		}
 		if !it.LastUsed.IsZero() {
-			used = it.LastUsed.Local().Format(date)
+			used = it.LastUsed.Local().Format(time.DateOnly)
 		}
-		if it.InUse {
-			busy = "yes"
-		}
-		state := string(it.State)
-		if narrow && it.InUse {
-			state += ", in use"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s", it.Version, it.Arch, state, say.Bytes(it.Size), unpacked, dash(it.Verified), used)
-		if !narrow {
-			fmt.Fprint(w, "\t"+busy)
-		}
-		fmt.Fprintln(w)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", it.Version, it.Arch, state, say.Bytes(it.Size), unpacked, dash(it.Verified), used)
 	}
-	err := w.Flush()
-	return table.String(), err
+	return w.Flush()
 }

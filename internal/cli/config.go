@@ -7,8 +7,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -135,7 +133,8 @@ exit status is 1 if no container has the VMID and no file names it.`,
 				return say.JSON(c.OutOrStdout(), rows)
 			}
 			width, _ := screen(os.Stdout)
-			return printSettings(c.OutOrStdout(), rows, width)
+			printSettings(c.OutOrStdout(), rows, width)
+			return nil
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -158,65 +157,25 @@ func (a *app) noGuest(conf *config.Config, vmid int) error {
 	return a.containers(conf).missing(vmid)
 }
 
-// printSettings writes a table of settings, or lines as in a configuration file
-// where the terminal is too narrow for the table.
-func printSettings(out io.Writer, rows []config.Row, width int) error {
-	var table strings.Builder
-	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "KEY\tVALUE\tFROM")
+// printSettings writes settings as a configuration file has them, each with its
+// origin: behind it, or on a line above where the terminal is too narrow.
+func printSettings(out io.Writer, rows []config.Row, width int) {
 	for _, r := range rows {
-		lines := texts(r)
-		fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, say.Clean(lines[0], 300), r.Origin)
-		for _, l := range lines[1:] {
-			fmt.Fprintf(w, "\t%s\t\n", say.Clean(l, 300))
-		}
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if fits(table.String(), width) {
-		for line := range strings.Lines(table.String()) {
-			fmt.Fprintln(out, strings.TrimRight(line, " \n"))
-		}
-		return nil
-	}
-	for _, r := range rows {
-		lines := texts(r)
-		text := r.Key + " = " + say.Clean(lines[0], 300)
-		if len(lines) > 1 {
+		text, from := r.Key+" = "+say.Clean(r.Text(), 300), "# "+r.Origin
+		list, _ := r.Value.([]string)
+		if len(list) > 1 {
 			text = r.Key + " = ["
-			lines[0] = " " + lines[0][1:]
-			lines[len(lines)-1] = strings.TrimSuffix(lines[len(lines)-1], "]") + ","
 		}
-		from := "# " + r.Origin
-		if columns(text+"  "+from) <= width {
-			text += "  " + from
+		if width == 0 || columns(text+"  "+from) <= width {
+			fmt.Fprintln(out, text+"  "+from)
 		} else {
-			text = from + "\n" + text
+			fmt.Fprintln(out, from+"\n"+text)
 		}
-		fmt.Fprintln(out, text)
-		if len(lines) > 1 {
-			for _, l := range lines {
-				fmt.Fprintln(out, "   "+say.Clean(l, 300))
+		if len(list) > 1 {
+			for _, member := range list {
+				fmt.Fprintln(out, "    "+say.Clean(strconv.Quote(member), 300)+",")
 			}
 			fmt.Fprintln(out, "]")
 		}
 	}
-	return nil
-}
-
-// texts is a setting's value as TOML has it, each URL or other member of a list
-// on a line of its own.
-func texts(r config.Row) []string {
-	list, ok := r.Value.([]string)
-	if !ok || len(list) < 2 {
-		return []string{r.Text()}
-	}
-	lines := make([]string, len(list))
-	for i, s := range list {
-		lines[i] = " " + strconv.Quote(s) + ","
-	}
-	last := len(lines) - 1
-	lines[0], lines[last] = "["+lines[0][1:], strings.TrimSuffix(lines[last], ",")+"]"
-	return lines
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -116,7 +114,7 @@ func (a *app) tellChanges(tell func(string)) error {
 
 var errNoCard = hint.Errorf("pve-nvidia-hook doctor says why", "no GPU on this host uses the NVIDIA driver")
 
-// listCards prints a table of the host's cards.
+// listCards prints the host's cards and which containers have them.
 func (a *app) listCards(out io.Writer) error {
 	cards := host.ReadGPUs(a.host.Root)
 	if len(cards) == 0 {
@@ -128,40 +126,20 @@ func (a *app) listCards(out io.Writer) error {
 			has[node] = append(has[node], g.String())
 		}
 	}
-	width, _ := screen(os.Stdout)
-	return printCards(out, cards, has, width)
+	printCards(out, cards, has)
+	return nil
 }
 
-// printCards writes a table of cards, or some lines for each where the terminal is too
-// narrow for the table. has names the containers that have a card's node.
-func printCards(out io.Writer, cards []host.GPU, has map[string][]string, width int) error {
-	var text bytes.Buffer
-	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "GPU\tMODEL\tUUID\tADDRESS\tNODE\tCONTAINERS")
+// printCards writes some lines for each card. has names the containers that have a
+// card's node.
+func printCards(out io.Writer, cards []host.GPU, has map[string][]string) {
 	for _, g := range cards {
-		containers := cmp.Or(strings.Join(has[g.Node()], ", "), "-")
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", g.Index, cmp.Or(g.Model, "-"), cmp.Or(g.UUID, "-"), g.Address, g.Node(), containers)
+		fmt.Fprintf(out, "GPU %d: %s\n  %s\n  %s, %s\n  containers: %s\n", g.Index, cmp.Or(g.Model, "-"), cmp.Or(g.UUID, "-"),
+			g.Address, g.Node(), cmp.Or(strings.Join(has[g.Node()], ", "), "-"))
 		for n, i := range g.Instances {
-			fmt.Fprintf(w, "%d:%d\tMIG GPU instance %d, compute instance %d\t\t\t\t\n", g.Index, n, i.GPU, i.Compute)
+			fmt.Fprintf(out, "  %d:%d: MIG GPU instance %d, compute instance %d\n", g.Index, n, i.GPU, i.Compute)
 		}
 	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if !fits(text.String(), width) {
-		text.Reset()
-		for _, g := range cards {
-			fmt.Fprintf(&text, "GPU %d: %s\n  %s\n  %s, %s\n  containers: %s\n", g.Index, cmp.Or(g.Model, "-"), cmp.Or(g.UUID, "-"),
-				g.Address, g.Node(), cmp.Or(strings.Join(has[g.Node()], ", "), "-"))
-			for n, i := range g.Instances {
-				fmt.Fprintf(&text, "  %d:%d: MIG GPU instance %d, compute instance %d\n", g.Index, n, i.GPU, i.Compute)
-			}
-		}
-	}
-	for line := range strings.Lines(text.String()) {
-		fmt.Fprintln(out, strings.TrimRight(line, " \n"))
-	}
-	return nil
 }
 
 // needed reports whether containers of this node or of the cluster, which may

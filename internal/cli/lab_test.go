@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -173,22 +172,6 @@ func TestApplyAllLeavesAloneWhatDoesNotFollow(t *testing.T) {
 	// Without the cluster file system nobody can tell who follows.
 	require.NoError(t, os.RemoveAll(r.Path("host/etc/pve/nodes")))
 	require.Contains(t, run(1, "apply", "--all"), "the cluster file system is not mounted")
-}
-
-// On a terminal there are a bar at the foot, and no more than a container each.
-func TestApplyShowsProgressOnATerminal(t *testing.T) {
-	dir := t.TempDir()
-	program, err := rig.Build(t.Context(), dir)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(dir+"/config.toml", []byte(fmt.Sprintf("[paths]\nstate = %q\nrun = %q\nlxc = %q\nmetrics = \"\"\n", dir+"/s", dir+"/r", dir+"/l")), 0o644))
-	for _, vmid := range []string{"101", "102"} {
-		require.NoError(t, os.MkdirAll(dir+"/l/"+vmid, 0o755))
-	}
-	cmd := exec.CommandContext(t.Context(), "terminal", "80", program, "--config", dir+"/config.toml", "apply", "101", "102")
-	out, err := cmd.Output()
-	require.Error(t, err)
-	require.Contains(t, string(out), "of 2 done")
-	require.Contains(t, screenOf(string(out)), "2 containers: 2 refused (101, 102)")
 }
 
 func TestStatusNamesEachOfTwoHundredContainersWithItsLastRun(t *testing.T) {

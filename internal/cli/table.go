@@ -7,7 +7,9 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 
@@ -28,42 +30,45 @@ func screen(f *os.File) (width int, colour bool) {
 	return width, os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }
 
-// wide is from which width on a line has room for a date and a reason.
-const wide = 120
+const (
+	wide    = 120 // from this width on a line has room for a date and a reason
+	maxName = 24  // of a name, so that there is room for the reason
+	minName = 6
+)
 
 // printStatus writes the table of status: one line a container. Where the
 // terminal is too narrow for reasons, that of a problem stands on a line below.
 func printStatus(w io.Writer, rows []statusRow, now time.Time, width int, colour bool) error {
 	narrow := width > 0 && width < wide
-	head := []string{"", "VMID", "NAME", "RUNNING", "WANTED", "INSTALLED", "TOOLKIT", "LAST RUN", "RESULT", "REASON"}
-	if narrow {
-		head = head[:9]
-	}
-	lines := [][]string{head}
-	for _, r := range rows {
-		lines = append(lines, r.cells(now, narrow)[:len(head)])
-	}
-	fit(lines, width)
-	widths := make([]int, len(head))
-	for i := range widths {
-		widths[i] = widest(lines, i)
+	lines := statusLines(rows, now, narrow, 0)
+	switch {
+	case narrow:
+		longest := 0
+		for _, r := range rows {
+			longest = max(longest, columns(r.Name))
+		}
+		if over := widest(lines) - width; over > 0 {
+			lines = statusLines(rows, now, narrow, max(minName, longest-over))
+		}
+	case width > 0:
+		lines = statusLines(rows, now, narrow, maxName)
 	}
 	var out bytes.Buffer
-	lead := 1 + 2*(len(head)-2) // the gaps before the reason
-	for _, w := range widths[:len(widths)-1] {
-		lead += w
-	}
-	for i, cells := range lines {
-		if i > 0 && !narrow && width > lead {
-			cells[len(head)-1] = cutReason(rows[i-1].Reason, width-lead, rows[i-1].VMID)
+	for i, line := range lines {
+		if i == 0 {
+			fmt.Fprintln(&out, cut(line, width))
+			continue
 		}
-		problem := i > 0 && !rows[i-1].OK
-		text := []string{cut(line(cells, widths), width)}
-		if problem && narrow {
-			text = append(text, "    "+cutReason(rows[i-1].Reason, max(1, width-4), rows[i-1].VMID))
+		r := rows[i-1]
+		text := []string{cutReason(line, width, r.VMID)}
+		if narrow {
+			text = []string{cut(line, width)}
+			if !r.OK {
+				text = append(text, "    "+cutReason(r.Reason, max(1, width-4), r.VMID))
+			}
 		}
 		for _, t := range text {
-			if colour && problem {
+			if colour && !r.OK {
 				t = "\x1b[1;31m" + t + "\x1b[0m"
 			}
 			fmt.Fprintln(&out, t)
@@ -73,10 +78,32 @@ func printStatus(w io.Writer, rows []statusRow, now time.Time, width int, colour
 	return err
 }
 
+// statusLines lays rows out in columns, below a line with their names. A name
+// takes at most so many places, 0 is no limit.
+func statusLines(rows []statusRow, now time.Time, narrow bool, name int) []string {
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	head := "  VMID\tNAME\tRUNNING\tWANTED\tINSTALLED\tTOOLKIT\tLAST RUN\tRESULT"
+	if !narrow {
+		head += "\tREASON"
+	}
+	fmt.Fprintln(w, head)
+	for _, r := range rows {
+		r.Name = cut(r.Name, name)
+		fmt.Fprintln(w, strings.Join(r.cells(now, narrow), "\t"))
+	}
+	w.Flush() // a strings.Builder takes all
+	var lines []string
+	for line := range strings.Lines(table.String()) {
+		lines = append(lines, strings.TrimRight(line, " \n"))
+	}
+	return lines
+}
+
 func (r statusRow) cells(now time.Time, narrow bool) []string {
-	mark, running, last, result := "", "no", "never", "-"
+	mark, running, last, result := "  ", "no", "never", "-"
 	if !r.OK {
-		mark = "!"
+		mark = "! "
 	}
 	if r.Running {
 		running = "yes"
@@ -100,8 +127,12 @@ func (r statusRow) cells(now time.Time, narrow bool) []string {
 	if r.Shared {
 		installed = "shared " + installed
 	}
-	return []string{mark, strconv.Itoa(r.VMID), dash(r.Name), running, dash(string(r.Wanted)),
-		known(installed), known(r.Toolkit), last, result, r.Reason}
+	cells := []string{mark + strconv.Itoa(r.VMID), dash(r.Name), running, dash(string(r.Wanted)),
+		known(installed), known(r.Toolkit), last, result}
+	if !narrow {
+		cells = append(cells, r.Reason)
+	}
+	return cells
 }
 
 // word is what a person reads of the result, as in the summary of apply.
@@ -137,76 +168,19 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%d d", d/(24*time.Hour))
 }
 
-// fit cuts the names so that a line fits the width, the reason aside.
-func fit(lines [][]string, width int) {
-	const name, reason, least = 2, 9, 6
-	if width == 0 {
-		return
-	}
-	all := -1 // the gap behind the mark is smaller
-	for i := range min(reason, len(lines[0])) {
-		all += max(1, widest(lines, i)) + 2
-	}
-	if len(lines[0]) <= reason {
-		all -= 2 // nothing follows
-	}
-	want := widest(lines, name)
-	room := max(least, want-max(0, all-width))
-	if len(lines[0]) > reason { // leave some room for reasons
-		room = max(least, min(room, 24))
-	}
-	for _, cells := range lines {
-		cells[name] = cut(cells[name], room)
-	}
-}
-
-func line(cells []string, widths []int) string {
-	var b strings.Builder
-	for i, c := range cells {
-		b.WriteString(c)
-		gap := 2
-		if i == 0 {
-			gap = 1 // behind the mark
-		}
-		if i < len(cells)-1 {
-			b.WriteString(strings.Repeat(" ", max(1, widths[i])-columns(c)+gap))
-		}
-	}
-	return strings.TrimRight(b.String(), " ")
-}
-
-// fits reports whether every line of a text fits the width; 0 is no terminal.
-func fits(text string, width int) bool {
-	for line := range strings.Lines(text) {
-		if width > 0 && columns(strings.TrimRight(line, " \n")) > width {
-			return false
-		}
-	}
-	return true
-}
-
-func widest(lines [][]string, column int) int {
+func widest(lines []string) int {
 	most := 0
-	for _, cells := range lines {
-		most = max(most, columns(cells[column]))
+	for _, line := range lines {
+		most = max(most, columns(line))
 	}
 	return most
 }
 
-// columns is how many places a text takes in a terminal: two for each of the
-// wide characters of East Asia, which begin at U+1100.
-func columns(s string) int {
-	n := 0
-	for _, r := range s {
-		n++
-		if r >= 0x1100 {
-			n++
-		}
-	}
-	return n
-}
+// columns is how many places a text takes in a terminal.
+func columns(s string) int { return utf8.RuneCountInString(s) }
 
-// cutReason shortens a reason to width places and says where the rest stands.
+// cutReason shortens a text that ends with a reason to width places, and says where the
+// rest stands.
 func cutReason(s string, width, vmid int) string {
 	more := fmt.Sprintf("; doctor %d tells more", vmid)
 	if columns(s) <= width || width < 2*columns(more) {
@@ -220,15 +194,5 @@ func cut(s string, width int) string {
 	if width == 0 || columns(s) <= width {
 		return s
 	}
-	var b strings.Builder
-	used := 0
-	for _, r := range s {
-		n := columns(string(r))
-		if used+n > max(0, width-3) {
-			break
-		}
-		used += n
-		b.WriteRune(r)
-	}
-	return b.String() + "..."[:min(3, width)]
+	return string([]rune(s)[:max(0, width-3)]) + "..."[:min(3, width)]
 }
