@@ -224,13 +224,9 @@ func TestEachFaultIsNamedWithItsFix(t *testing.T) {
 			func(n node) { n.mounts("c 195:* rwm", "c 511:* rwm"); n.remove("dev/nvidia-uvm") },
 			`101 problem entries-on-host: the host lacks /dev/nvidia-uvm: the line "lxc.mount.entry: /dev/nvidia-uvm dev/nvidia-uvm none bind,optional,create=file" then makes an empty file`,
 		},
-		"stale rule": {
+		"rule for the number of an earlier boot": {
 			func(n node) { n.mounts("c 195:* rwm", "c 243:* rwm") },
-			`101 warning device-rules: the line "lxc.cgroup2.devices.allow: c 243:* rwm" is stale: the major 243 is hidraw now | sed -i 's/^lxc.cgroup2.devices.allow[[:space:]]*[:=][[:space:]]*c[[:space:]]*243:/lxc.cgroup2.devices.allow: c 511:/' /etc/pve/lxc/101.conf`,
-		},
-		"rule of nobody": {
-			func(n node) { n.mounts("c 195:* rwm", "c 511:* rwm", "c 240:* rwm") },
-			`101 warning device-rules: the line "lxc.cgroup2.devices.allow: c 240:* rwm" is stale: no driver has the major 240 now | remove the line from /etc/pve/lxc/101.conf`,
+			"101 problem device-rules: no lxc.cgroup2.devices.allow line lets the container open /dev/nvidia-uvm, which has the numbers 511:0 now",
 		},
 		"no rule for uvm": {
 			func(n node) { n.mounts("c 195:* rwm") },

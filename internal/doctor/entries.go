@@ -132,13 +132,3 @@ func (r rule) allows(major, minor uint32) bool {
 	return r.all || r.kind == "c" && match(r.major, major) && match(r.minor, minor) &&
 		strings.Contains(r.access, "r") && strings.Contains(r.access, "w")
 }
-
-// dynamic returns the rule's major when it is one that the kernel hands out
-// anew at each boot (234 to 254 and 384 to 511, its documentation's devices.txt).
-func (r rule) dynamic() (uint32, bool) {
-	n, err := strconv.ParseUint(r.major, 10, 12)
-	if err != nil || r.kind != "c" || !(n >= 234 && n <= 254 || n >= 384 && n <= 511) {
-		return 0, false
-	}
-	return uint32(n), true
-}

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -179,7 +180,7 @@ func (g guestFacts) mend() string {
 	if g.waits() { // mending the cause need not end that time
 		return hook.AtOnce(what, g.vmid)
 	}
-	what = strings.ReplaceAll(or(what, "remove the cause"), "VMID", strconv.Itoa(g.vmid))
+	what = strings.ReplaceAll(cmp.Or(what, "remove the cause"), "VMID", strconv.Itoa(g.vmid))
 	if strings.Contains(what, "next start") || strings.Contains(what, "pct reboot") || strings.Contains(what, "pve-nvidia-hook apply") {
 		return what
 	}

@@ -117,10 +117,6 @@ func TestEachFaultInsideIsNamedWithItsFix(t *testing.T) {
 			func(_ *hostFacts, f *guestFacts) { f.inside.nodes[2].major = 243 },
 			"problem nodes-inside: /dev/nvidia-uvm in the container has the numbers 243:0, on the host it has 511:0 | pct reboot 101",
 		},
-		"closed mode": {
-			func(_ *hostFacts, f *guestFacts) { f.inside.nodes[1].mode = fs.ModeDevice | fs.ModeCharDevice | 0o660 },
-			"warning nodes-inside: /dev/nvidiactl in the container has mode 0660: only root there can use it",
-		},
 		"not there": {
 			func(_ *hostFacts, f *guestFacts) { f.inside.nodes = f.inside.nodes[1:] },
 			"problem nodes-inside: /dev/nvidia0 is not in the container, though dev0 passes it | pct reboot 101",

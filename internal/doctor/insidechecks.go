@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -26,9 +27,6 @@ func insideChecks() []check {
 		where: ofWanted,
 		run: func(_ *hostFacts, g *guestFacts, out *findings) {
 			switch {
-			case errors.Is(g.insideError, lxc.ErrNotRunning) && plain().MatchString(g.chain.file):
-				out.add(Unknown, fmt.Sprintf("if a hookscript error ends its start, the exit status is that of the chained script: %s %d pre-start; echo $?", g.chain.file, g.vmid),
-					"it is not running, so its files cannot be read")
 			case errors.Is(g.insideError, lxc.ErrNotRunning):
 				out.add(Unknown, hint.Of(g.insideError), "it is not running, so its files cannot be read")
 			case g.insideError != nil:
@@ -113,7 +111,6 @@ func checkInsideNodes(h *hostFacts, f *guestFacts, out *findings) {
 	}
 	restart, exec := f.restart(), f.exec()
 	there := map[string]bool{}
-	closed := entryModes(f)
 	for _, n := range f.inside.nodes {
 		there[n.path] = true
 		before := len(out.list)
@@ -131,10 +128,6 @@ func checkInsideNodes(h *hostFacts, f *guestFacts, out *findings) {
 		}
 		if len(out.list) > before && known && real.IsChar {
 			out.follows() // the host's node is not why
-		}
-		if n.char() && n.mode.Perm()&0o006 != 0o006 && !closed[n.path] && !strings.HasPrefix(n.path, "/dev/nvidia-caps/") {
-			out.add(Warning, "give its devN entry mode=0666, then: "+restart, "%s in the container has mode %04o: only root there can use it", n.path, n.mode.Perm())
-			out.follows()
 		}
 	}
 	for _, e := range entries(f.live) {
@@ -161,18 +154,6 @@ func common(node string) bool {
 	return isGPU(node) || slices.Contains([]string{"ctl", "-uvm", "-uvm-tools", "-modeset"}, name) || strings.HasPrefix(name, "-caps/")
 }
 
-// entryModes names the nodes of whose mode something was said already, or whose
-// entry gives them to a user or group on purpose.
-func entryModes(f *guestFacts) map[string]bool {
-	said := map[string]bool{}
-	for _, e := range entries(f.live) {
-		if e.dev() && (e.owned || e.mode&0o006 != 0o006) {
-			said[e.target] = true
-		}
-	}
-	return said
-}
-
 // checkVersions compares what is installed with what is wanted.
 func checkVersions(h *hostFacts, g *guestFacts, out *findings) {
 	found, wanted := g.inside.found, g.wanted(*h)
@@ -195,10 +176,10 @@ func checkVersions(h *hostFacts, g *guestFacts, out *findings) {
 		out.add(level, fmt.Sprintf("to install a driver: %s; to have none: pve-nvidia-hook uninstall %d", g.apply(false), g.vmid), "%s", what)
 		return
 	case found.CUDA != found.NVML:
-		out.add(Problem, g.apply(true), "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", or(string(found.CUDA), "nothing"), or(string(found.NVML), "nothing"))
+		out.add(Problem, g.apply(true), "libcuda.so.1 leads to %s and libnvidia-ml.so.1 to %s", cmp.Or(string(found.CUDA), "nothing"), cmp.Or(string(found.NVML), "nothing"))
 	case have == "" && (!g.settings.Wanted || g.settingsError != nil || g.apart()):
 	case have == "":
-		out.add(Problem, g.apply(false), "no driver is installed, %s is wanted", or(string(wanted), "that of the host"))
+		out.add(Problem, g.apply(false), "no driver is installed, %s is wanted", cmp.Or(string(wanted), "that of the host"))
 	case wanted == "":
 		out.add(Unknown, "", "driver %s is installed; whether that is right is not known, because the wanted version is not known", have)
 	case have != wanted:
@@ -243,13 +224,6 @@ func checkLoader(h *hostFacts, g *guestFacts, out *findings) {
 		out.add(level, fix, "programs get %s (%s) instead of the libcuda of driver %s: %s", l.Path, whose, have, why)
 	}
 	out.orOK("programs get the libcuda of driver %s", have)
-}
-
-func or(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }
 
 // checkRecord compares what a run has recorded with what is there.

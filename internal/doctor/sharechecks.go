@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/record"
@@ -50,7 +51,7 @@ func checkShare(h *hostFacts, g *guestFacts, out *findings) {
 	case v != "" && (v == h.module || h.module == ""):
 		out.orOK("this node shares driver %s", v)
 	default:
-		out.orOK("its next start makes driver %s ready to share", or(string(h.module), "of the host"))
+		out.orOK("its next start makes driver %s ready to share", cmp.Or(string(h.module), "of the host"))
 	}
 }
 
