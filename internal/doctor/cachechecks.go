@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -33,12 +32,11 @@ type cacheFacts struct {
 	freeError  error
 	items      []cache.Item
 	itemsError error
-	holders    map[string]string // of what is in use, by path
 }
 
 // lookCache looks at the cache of the node below the folder root.
 func lookCache(root string, s config.Settings) cacheFacts {
-	f := cacheFacts{dir: s.Cache.Dir, holders: map[string]string{}}
+	f := cacheFacts{dir: s.Cache.Dir}
 	if f.unmounted = pve.CheckMounted(root, f.dir); f.unmounted != nil {
 		return f
 	}
@@ -57,14 +55,7 @@ func lookCache(root string, s config.Settings) cacheFacts {
 	f.fuse = lock.MayNotExclude(f.dir)
 	f.vgpu, _ = filepath.Glob(filepath.Join(f.dir, "NVIDIA-*-vgpu-kvm*.run"))
 
-	c := &cache.Cache{Dir: f.dir}
-	f.items, f.itemsError = c.List()
-	for _, it := range f.items {
-		if it.InUse {
-			name := strings.TrimSuffix(cache.FileName(it.Version, it.Arch), ".run")
-			f.holders[it.Path] = lock.Holder(filepath.Join(f.dir, name+".lock"))
-		}
-	}
+	f.items, f.itemsError = (&cache.Cache{Dir: f.dir}).List()
 	return f
 }
 
@@ -146,14 +137,11 @@ func checkCacheFiles(h *hostFacts, _ *guestFacts, out *findings) {
 	}
 	for _, it := range f.items {
 		name := cache.FileName(it.Version, it.Arch)
-		if holder := f.holders[it.Path]; holder != "" {
-			out.add(Warning, "wait until it ends, then run doctor again", "%s is in use: %s", name, holder)
-			continue
-		}
-		switch it.State {
-		case cache.Refused:
+		switch {
+		case it.InUse: // a run puts it there, or verifies it, just now
+		case it.State == cache.Refused:
 			out.add(Problem, it.Advice(), "%s is refused: %s", name, it.Damage)
-		case cache.Unverified:
+		case it.State == cache.Unverified:
 			out.add(Unknown, fmt.Sprintf("pve-nvidia-hook cache verify %s", it.Version), "%s was put there by hand, or has changed: it is verified before it is used", name)
 		}
 	}

@@ -150,20 +150,12 @@ func checkBuild(h *hostFacts, _ *guestFacts, out *findings) {
 	}
 }
 
-// headers names the package with what DKMS needs to build for a kernel. Proxmox
-// calls it pve-headers before kernel 6.2.
+// headers names the package with what DKMS needs to build for a kernel.
 func headers(kernel string) string {
-	major, rest, _ := strings.Cut(kernel, ".")
-	minor, _, _ := strings.Cut(rest, ".")
-	a, _ := strconv.Atoi(major)
-	b, _ := strconv.Atoi(minor)
-	switch {
-	case !strings.HasSuffix(kernel, "-pve"):
-		return "linux-headers-" + kernel
-	case a < 6 || a == 6 && b < 2:
-		return "pve-headers-" + kernel
+	if strings.HasSuffix(kernel, "-pve") {
+		return "proxmox-headers-" + kernel
 	}
-	return "proxmox-headers-" + kernel
+	return "linux-headers-" + kernel
 }
 
 // rejected is what the kernel says of a module that it does not load for its
@@ -190,12 +182,9 @@ func checkSigned(h *hostFacts, _ *guestFacts, out *findings) {
 	out.orOK("the kernel loads modules without a signature")
 }
 
-// What the driver says of a GPU that it does not support (texts of its module in
-// 470.256.02 and 535.261.03): that an older branch does, or nothing more.
-var (
-	legacyCard  = lazy.Regexp(`NVRM: .*NVIDIA ([0-9]+)\.xx Legacy`)
-	foreignCard = lazy.Regexp(`NVRM: .*not supported by the NVRM: NVIDIA .* driver release`)
-)
+// unsupported is what the driver says of a GPU that an older branch supports, or a
+// newer one (texts of its module in 470.256.02 and 535.261.03).
+var unsupported = lazy.Regexp(`NVRM: .*(NVIDIA [0-9]+\.xx Legacy|not supported by the NVRM: NVIDIA .* driver release)`)
 
 // checkBranch compares GPUs whose last branch is known with the driver.
 func checkBranch(h *hostFacts, _ *guestFacts, out *findings) {
@@ -226,9 +215,7 @@ func checkBranch(h *hostFacts, _ *guestFacts, out *findings) {
 		return
 	}
 	for _, line := range h.log {
-		if m := legacyCard().FindStringSubmatch(line); m != nil {
-			out.add(Problem, fmt.Sprintf("install a driver of branch %s on the host", m[1]), "the driver does not support a GPU of this host: %s", line)
-		} else if foreignCard().MatchString(line) {
+		if unsupported().MatchString(line) {
 			out.add(Problem, "install a driver on the host whose README lists this GPU", "the driver does not support a GPU of this host: %s", line)
 		}
 	}

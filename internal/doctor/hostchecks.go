@@ -37,13 +37,6 @@ func hostChecks() []check {
 			}
 			out.orOK("the configuration has no mistakes")
 		},
-	}, {
-		name: "processor", about: "NVIDIA has a driver for this processor",
-		run: func(h *hostFacts, _ *guestFacts, out *findings) {
-			if h.archError != nil {
-				out.add(Problem, "use a node with an x86_64 or aarch64 processor", "%v", h.archError)
-			}
-		},
 	}}
 }
 

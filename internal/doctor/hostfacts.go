@@ -27,7 +27,6 @@ type hostFacts struct {
 	state       string // the state folder
 
 	arch         string
-	archError    error
 	module       version.Driver // "" when none is loaded
 	moduleError  error
 	modules      []string // loaded kernel modules
@@ -54,7 +53,7 @@ type hostFacts struct {
 
 func lookHost(o Options, c *config.Config, node config.Settings) hostFacts {
 	h := hostFacts{Host: o.Host, config: c, configError: o.ConfigError, state: node.Paths.State}
-	h.arch, h.archError = host.Arch()
+	h.arch, _ = host.Arch() // the package is for processors that have one
 	h.module, h.moduleError = h.Module()
 	h.modules, h.modulesError = loadedModules(h.Host)
 	h.kernel = host.ReadFacts(h.Root)

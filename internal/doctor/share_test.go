@@ -26,8 +26,8 @@ func TestTheNextStartHasWhatASharedDriverNeeds(t *testing.T) {
 		"all is well":   {"", goodConf + entry(false), "101 ok share: its next start makes driver 580.142 ready to share"},
 		"not shared":    {"", goodConf, ""},
 		"no line":       {"[containers.101]\ndeliver = \"share\"\n", goodConf, "101 problem share: deliver is \"share\" in ROOT/config.toml:2, but no line in its configuration mounts the shared driver | pve-nvidia-hook enable 101 --share"},
-		"another kind":  {"", strings.Replace(goodConf, "unprivileged: 1\n", "", 1) + entry(false), "101 problem share: its line that mounts the shared driver is not the one that enable --share writes for a container that is privileged | pve-nvidia-hook enable 101 --share"},
-		"another place": {"", goodConf + strings.Replace(entry(false), run, "/run/other", 1), "writes for a container that is unprivileged |"},
+		"another kind":  {"", strings.Replace(goodConf, "unprivileged: 1\n", "", 1) + entry(false), "101 problem share: its line that mounts the shared driver is not the one that enable --share writes | pve-nvidia-hook enable 101 --share"},
+		"another place": {"", goodConf + strings.Replace(entry(false), run, "/run/other", 1), "writes |"},
 		"closed folder": {"CLOSED", goodConf + entry(false), "101 problem share: unprivileged containers cannot mount from"},
 		"pinned":        {"[driver]\nversion = \"550.163.01\"\non_mismatch = \"install\"\n", goodConf + entry(false), "101 problem wanted-version: driver 550.163.01 is wanted"},
 	} {

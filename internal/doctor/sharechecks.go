@@ -44,7 +44,7 @@ func checkShare(h *hostFacts, g *guestFacts, out *findings) {
 		case "":
 			out.add(Problem, enable, "deliver is \"share\" in %s, but no line in its configuration mounts the shared driver", g.settings.Origin("install.deliver"))
 		default:
-			out.add(Problem, enable, "its line that mounts the shared driver is not the one that enable --share writes for a container that is %s", kind(g.guest.Conf))
+			out.add(Problem, enable, "its line that mounts the shared driver is not the one that enable --share writes")
 		}
 	}
 	switch v := g.shared.Version; {
@@ -53,11 +53,4 @@ func checkShare(h *hostFacts, g *guestFacts, out *findings) {
 	default:
 		out.orOK("its next start makes driver %s ready to share", cmp.Or(string(h.module), "of the host"))
 	}
-}
-
-func kind(c pve.Conf) string {
-	if c.Unprivileged {
-		return "unprivileged"
-	}
-	return "privileged"
 }
