@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -25,12 +24,11 @@ import (
 type Options struct {
 	Config   *config.Config // of this node
 	Host     host.Host
-	Log      say.Log   // for this container
-	Level    string    // of the log, for the worker
-	Format   string    // of the log: text | json
-	Out      io.Writer // takes the worker's lines, whole ones; nil: stderr of this process
-	Terminal bool      // a person watches: show how far a download is
-	InUnit   bool      // this is the systemd unit in which the work of a start goes on
+	Log      say.Log // for this container
+	Level    string  // of the log, for the worker
+	Format   string  // of the log: text | json
+	Terminal bool    // a person watches: show how far a download is
+	InUnit   bool    // this is the systemd unit in which the work of a start goes on
 	Request
 }
 
@@ -209,7 +207,7 @@ func (r *run) inWorker(ctx context.Context, o order) error {
 	defer cancel()
 	o.Phase, o.Settings, o.HostRoot = r.trace.Phase, r.settings, r.Host.Root
 	o.Level, o.Format, o.InUnit, o.Request = r.Level, r.Format, r.InUnit, r.Request
-	told, err := runWorker(limited, o, r.Out)
+	told, err := runWorker(limited, o)
 	if told != nil {
 		r.addReport(*told)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"os"
 	"time"
 
@@ -53,9 +52,9 @@ type report struct {
 
 // runWorker makes a worker do an order. The error is an ErrUnconcluded when there is no
 // report that can be trusted. Any other error is a warning beside the report.
-func runWorker(ctx context.Context, o order, out io.Writer) (*report, error) {
+func runWorker(ctx context.Context, o order) (*report, error) {
 	var told *report
-	said, err := worker.Do(ctx, worker.Job{Args: []string{WorkerCommand}, Order: o, Told: &told, Out: out})
+	said, err := worker.Do(ctx, worker.Job{Args: []string{WorkerCommand}, Order: o, Told: &told})
 	switch {
 	case errors.Is(err, worker.ErrUnconcluded):
 		return nil, err

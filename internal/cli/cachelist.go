@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -76,7 +77,7 @@ func printItems(out io.Writer, items []cache.Item, asJSON bool) error {
 		if !it.LastUsed.IsZero() {
 			used = it.LastUsed.Local().Format(time.DateOnly)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", it.Version, it.Arch, state, say.Bytes(it.Size), unpacked, dash(it.Verified), used)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", it.Version, it.Arch, state, say.Bytes(it.Size), unpacked, cmp.Or(it.Verified, "-"), used)
 	}
 	return w.Flush()
 }

@@ -60,29 +60,15 @@ again when it is needed. The exit status is 1 if a file is wrong.`,
 
 // tally counts what came of a verification.
 func tally(items []cache.Item, failed map[string]bool) string {
-	var good, refused, other int
+	good := -len(failed)
 	for _, it := range items {
-		switch {
-		case it.State == cache.Partial:
-		case !failed[it.Path]:
+		if it.State != cache.Partial {
 			good++
-		case it.State == cache.Refused:
-			refused++
-		default:
-			other++
 		}
 	}
-	if len(failed) == 0 {
-		return "verified: " + say.Count(good, "file")
-	}
-	line := fmt.Sprintf("verified: %d", good)
-	for _, c := range []struct {
-		n    int
-		what string
-	}{{refused, "refused"}, {other, "not in order"}} {
-		if c.n > 0 {
-			line += fmt.Sprintf(", %s: %d", c.what, c.n)
-		}
+	line := "verified: " + say.Count(good, "file")
+	if len(failed) > 0 {
+		line += fmt.Sprintf(", wrong: %d", len(failed))
 	}
 	return line
 }

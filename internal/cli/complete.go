@@ -21,8 +21,8 @@ func (a *app) complete(root *cobra.Command) {
 		"status": a.offerVMIDs(-1), "doctor": a.offerVMIDs(-1), "apply": a.offerVMIDs(-1),
 		"setup": a.offerVMIDs(-1), "enable": a.offerVMIDs(-1), "disable": a.offerVMIDs(-1), "uninstall": a.offerVMIDs(1),
 		"config check": a.offerVMIDs(1), "config show": a.offerVMIDs(1), "replay": a.offerCall,
-		"cache fetch": offer([]string{"host"}), "cache verify": a.offerCached,
-		"cache list": offer(nil), "cache prune": offer(nil), "devices": offer(nil), "version": offer(nil),
+		"cache fetch":  offer([]string{"host"}),
+		"cache verify": offer(nil), "cache list": offer(nil), "cache prune": offer(nil), "devices": offer(nil), "version": offer(nil),
 	} {
 		if c, _, err := root.Find(strings.Fields(path)); err == nil {
 			c.ValidArgsFunction = what
@@ -82,24 +82,6 @@ func (a *app) offerCall(c *cobra.Command, words []string, typed string) ([]strin
 		}, cobra.ShellCompDirectiveNoFileComp
 	}
 	return a.offerVMIDs(1)(c, words, typed)
-}
-
-func (a *app) offerCached(_ *cobra.Command, words []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if a.prepare() != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	store, _, _, err := a.openCache("")
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	items, _ := store.List() // what cannot be listed is not offered
-	var found []string
-	for _, it := range items {
-		if v := string(it.Version); !slices.Contains(words, v) && !slices.Contains(found, v) {
-			found = append(found, v)
-		}
-	}
-	return found, cobra.ShellCompDirectiveNoFileComp
 }
 
 // plainFlags takes the backticks out of the texts of flags, which mark a value's

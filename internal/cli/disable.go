@@ -54,12 +54,8 @@ uninstall VMID, while the container runs.`,
 			err = pve.Disable(c.Context(), o, ids, c.OutOrStdout())
 			changed, also := setShare(c.Context(), o.Root, settings, &no, o.DryRun, c.OutOrStdout())
 			for _, id := range ids {
-				switch {
-				case o.DryRun:
-				case slices.Contains(changed, id):
-					fmt.Fprintf(c.OutOrStdout(), "container %d: what leads its programs to the shared driver stays until you run pve-nvidia-hook uninstall %d; the driver stays mounted until its next start\n", id, id)
-				case err == nil && slices.Contains(enabled, id):
-					fmt.Fprintf(c.OutOrStdout(), "container %d: a driver that was installed in it stays until you run pve-nvidia-hook uninstall %d, while it runs\n", id, id)
+				if !o.DryRun && (slices.Contains(changed, id) || err == nil && slices.Contains(enabled, id)) {
+					fmt.Fprintf(c.OutOrStdout(), "container %d: what was installed in it stays until you run pve-nvidia-hook uninstall %d, while it runs; a shared driver stays mounted until its next start\n", id, id)
 				}
 			}
 			return errors.Join(err, also)

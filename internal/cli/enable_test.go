@@ -94,7 +94,7 @@ func TestEnableGivesTheGPUsOfTheConfigurationUnlessTold(t *testing.T) {
 
 	said, err := typed(t, "disable", "101")
 	require.NoError(t, err)
-	require.Contains(t, said, "container 101: a driver that was installed in it stays until you run pve-nvidia-hook uninstall 101, while it runs\n")
+	require.Contains(t, said, "container 101: what was installed in it stays until you run pve-nvidia-hook uninstall 101, while it runs;")
 	require.Equal(t, before, conf(t, root, "101"))
 	said, err = typed(t, "disable", "101")
 	require.NoError(t, err)

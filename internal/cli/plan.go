@@ -60,21 +60,13 @@ func stepInWords(t hook.Trace, p hook.Plan, step hook.Step) string {
 		if c.SetUp && (leaving || !c.Share) {
 			return "take away what leads the container's programs to the shared driver"
 		}
-		there := c.Recorded
-		if there == "" && t.Facts.Deep != nil {
-			there = t.Facts.Deep.Found.Version()
-		}
-		old := "what is left of another driver"
-		if there != "" {
-			old = "driver " + string(there)
-		}
-		w := "remove " + old + " from the container, without touching kernel modules"
+		w := "remove the driver that is in the container, without touching kernel modules"
 		if c.Share && !leaving {
 			w = "see that the shared driver works in the container, then " + w
 		}
 		return w
 	case hook.StepInstall:
-		return fmt.Sprintf("run the installer of driver %s in the container (%s)", p.Wanted, delivery(s.Install.Deliver))
+		return fmt.Sprintf("run the installer of driver %s in the container (deliver: %s)", p.Wanted, s.Install.Deliver)
 	case hook.StepVerify:
 		switch {
 		case leaving:
@@ -100,14 +92,4 @@ func stepInWords(t hook.Trace, p hook.Plan, step hook.Step) string {
 		return "record in the container what is installed"
 	}
 	return string(step)
-}
-
-func delivery(deliver string) string {
-	switch deliver {
-	case "mount":
-		return "from a read-only mount of the unpacked run file"
-	case "push":
-		return "from a copy of the run file"
-	}
-	return "from a read-only mount of the unpacked run file, or a copy where that is not possible"
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -161,7 +162,7 @@ func decideAgain(out io.Writer, in io.Reader, file string) error {
 		sayPlan(out, "now", t, again.Plan)
 	}
 	for _, c := range again.Changes {
-		fmt.Fprintf(out, "%s: %s -> %s\n", say.Clean(c.Field, 40), say.Clean(dash(c.Then), 500), say.Clean(dash(c.Now), 500))
+		fmt.Fprintf(out, "%s: %s -> %s\n", say.Clean(c.Field, 40), say.Clean(cmp.Or(c.Then, "-"), 500), say.Clean(cmp.Or(c.Now, "-"), 500))
 	}
 	switch {
 	case again.Otherwise:
@@ -176,7 +177,7 @@ func decideAgain(out io.Writer, in io.Reader, file string) error {
 }
 
 func sayPlan(out io.Writer, when string, t hook.Trace, p hook.Plan) {
-	why := say.Clean(dash(p.Why), 1000)
+	why := say.Clean(cmp.Or(p.Why, "-"), 1000)
 	switch {
 	case p.Refused:
 		fmt.Fprintf(out, "%-5s refused, %s\n", when+":", why)

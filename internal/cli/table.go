@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -127,7 +128,7 @@ func (r statusRow) cells(now time.Time, narrow bool) []string {
 	if r.Shared {
 		installed = "shared " + installed
 	}
-	cells := []string{mark + strconv.Itoa(r.VMID), dash(r.Name), running, dash(string(r.Wanted)),
+	cells := []string{mark + strconv.Itoa(r.VMID), cmp.Or(r.Name, "-"), running, cmp.Or(string(r.Wanted), "-"),
 		known(installed), known(r.Toolkit), last, result}
 	if !narrow {
 		cells = append(cells, r.Reason)
@@ -146,13 +147,6 @@ func (l lastRun) word() string {
 		return "in place"
 	}
 	return string(l.Result)
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }
 
 // age is "3 h" and so on: one number and its unit.
