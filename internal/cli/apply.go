@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // defaultJobs is how many containers are worked on at once: an installation
@@ -132,59 +132,43 @@ func (a *app) applyTo(c *cobra.Command, conf *config.Config, ids []int, jobs int
 	each(len(ids), jobs, func(i int) {
 		mine := o
 		mine.Log = log.For(ids[i])
-		var err error
-		traces[i], err = applyOne(ctx, ids[i], mine)
+		err := errors.New("not started, apply was interrupted")
+		traces[i] = hook.Trace{VMID: ids[i], Result: hook.Refused}
+		if ctx.Err() == nil {
+			traces[i], err = hook.PostStart(ctx, hook.Event{VMID: ids[i], Phase: hook.PhasePostStart}, mine)
+		}
 		traces[i].Say(mine.Log, err)
 	})
-	sumUp(c.OutOrStdout(), traces, o.DryRun)
+	for _, t := range traces {
+		if o.DryRun && t.Result == hook.Skipped {
+			printPlan(c.OutOrStdout(), t)
+		}
+	}
+	fmt.Fprintln(c.OutOrStdout(), summary(traces, o.DryRun))
 	if slices.ContainsFunc(traces, hook.Trace.Bad) {
 		return errSaid
 	}
 	return nil
 }
 
-// sumUp says what has become of all of them.
-func sumUp(w io.Writer, traces []hook.Trace, dryRun bool) {
-	for _, t := range traces {
-		if dryRun && t.Result == hook.Skipped {
-			printPlan(w, t)
-		}
-	}
-	fmt.Fprintln(w, summary(traces, dryRun))
-}
-
-func applyOne(ctx context.Context, vmid int, o hook.Options) (hook.Trace, error) {
-	if err := ctx.Err(); err != nil {
-		return hook.Trace{VMID: vmid, Result: hook.Refused}, errors.New("not started, apply was interrupted")
-	}
-	return hook.PostStart(ctx, hook.Event{VMID: vmid, Phase: hook.PhasePostStart}, o)
-}
-
 // summary is such as "5 containers: 3 in place, 1 installed, 1 failed (104)".
 func summary(traces []hook.Trace, dryRun bool) string {
-	const inPlace, toDo, unwanted = "in place", "to be done", "not wanted"
+	const toDo = "to be done"
 	count := map[string]int{}
 	who := map[string][]string{}
 	for _, t := range traces {
-		word := string(t.Result)
-		switch {
-		case t.Result == hook.Skipped && dryRun && len(t.Plan.Steps) > 0:
+		word := inWord(t.Phase, t.Result, t.Settings.Wanted)
+		if t.Result == hook.Skipped && dryRun && len(t.Plan.Steps) > 0 {
 			word = toDo
-		case t.Result == hook.Skipped && !t.Settings.Wanted:
-			word = unwanted
-		case t.Result == hook.Skipped:
-			word = inPlace
-		case t.Bad():
+		}
+		if t.Bad() {
 			who[word] = append(who[word], fmt.Sprint(t.VMID))
 		}
 		count[word]++
 	}
-	text := fmt.Sprintf("%d containers", len(traces))
-	if len(traces) == 1 {
-		text = "1 container"
-	}
+	text := say.Count(len(traces), "container")
 	var parts []string
-	for _, word := range []string{inPlace, unwanted, toDo, string(hook.Installed), string(hook.Background), string(hook.Refused), string(hook.Failed)} {
+	for _, word := range []string{inPlace, notWanted, toDo, string(hook.Installed), string(hook.Background), string(hook.Refused), string(hook.Failed)} {
 		if count[word] == 0 {
 			continue
 		}

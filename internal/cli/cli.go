@@ -29,13 +29,12 @@ type app struct {
 	host       host.Host
 }
 
-// exit ends a command with the exit status of another process.
+// exit ends a command that has said why itself, or whose worker has.
 type exit int
 
 func (e exit) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// errSaid ends a command with exit status 1 after it has said why itself.
-var errSaid = errors.New("")
+const errSaid = exit(1)
 
 // usage marks a mistake in what was typed: exit status 2.
 type usage struct{ error }
@@ -58,8 +57,6 @@ func Main(ctx context.Context, args []string) int {
 		return 0
 	case errors.As(err, &done):
 		return int(done)
-	case errors.Is(err, errSaid):
-		return 1
 	}
 	log, logErr := say.New(os.Stderr, a.logFormat, "")
 	if logErr != nil { // the format is what is wrong

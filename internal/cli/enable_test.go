@@ -327,17 +327,17 @@ func TestEnableRemembersTheWishForDockerBelowTheConfiguration(t *testing.T) {
 		require.NoError(t, err)
 		return said
 	}
-	require.Regexp(t, `(?m)^docker\.toolkit +true +enable --docker$`, shown("101"))
-	require.Regexp(t, `(?m)^docker\.toolkit +false +default$`, shown("102"))
-	require.Regexp(t, `(?m)^docker\.toolkit +false +/.*config\.toml:2$`, shown("103"))
+	require.Regexp(t, `(?m)^docker\.toolkit = true  # enable --docker$`, shown("101"))
+	require.Regexp(t, `(?m)^docker\.toolkit = false  # default$`, shown("102"))
+	require.Regexp(t, `(?m)^docker\.toolkit = false  # /.*config\.toml:2$`, shown("103"))
 
 	_, err = typed(t, "enable", "--all")
 	require.NoError(t, err)
-	require.Regexp(t, `(?m)^docker\.toolkit +true +enable --docker$`, shown("101"))
+	require.Regexp(t, `(?m)^docker\.toolkit = true  # enable --docker$`, shown("101"))
 	said, err = typed(t, "enable", "101", "--docker=false")
 	require.NoError(t, err)
 	require.NotContains(t, said, "warning: --docker")
-	require.Regexp(t, `(?m)^docker\.toolkit +false +default$`, shown("101"))
+	require.Regexp(t, `(?m)^docker\.toolkit = false  # default$`, shown("101"))
 }
 
 func TestEnableTellsBeforeThatAnApplicationNeedsAReboot(t *testing.T) {

@@ -77,12 +77,9 @@ Nothing is changed, and no process is started in a container.`,
 			if err != nil {
 				return err
 			}
-			rows, missing, err := a.statusRows(c.Context(), conf, ids)
-			if err == nil && c.Context().Err() != nil { // what was broken off is not the container's fault
-				err = stopped(c.Context(), c.Context().Err(), "status", "nothing was changed; run it again")
-			}
-			if err != nil {
-				return err
+			rows, missing := a.statusRows(c.Context(), conf, ids)
+			if err := c.Context().Err(); err != nil { // what was broken off is not the container's fault
+				return stopped(c.Context(), err, "status", "nothing was changed; run it again")
 			}
 			if asJSON {
 				return errors.Join(say.JSON(c.OutOrStdout(), rows), missing)
@@ -101,7 +98,7 @@ Nothing is changed, and no process is started in a container.`,
 
 // statusRows looks at the containers named, or at all that are ours. missing is
 // about those named that this node does not have.
-func (a *app) statusRows(ctx context.Context, conf *config.Config, ids []int) (rows []statusRow, missing, err error) {
+func (a *app) statusRows(ctx context.Context, conf *config.Config, ids []int) (rows []statusRow, missing error) {
 	known := a.containers(conf)
 	named := len(ids) > 0
 	if !named {
@@ -114,7 +111,7 @@ func (a *app) statusRows(ctx context.Context, conf *config.Config, ids []int) (r
 			missing = errors.Join(missing, known.missing(s.vmid))
 		}
 	}
-	return rows, missing, nil
+	return rows, missing
 }
 
 // row says how a container stands.
@@ -142,7 +139,10 @@ func judge(s state, known *containers) (ok bool, reason string) {
 	if s.Last != nil {
 		last = *s.Last
 	}
-	standing := known.standing[s.vmid]
+	standing, left := known.standing[s.vmid], ""
+	if s.Has.Driver != "" {
+		left = "; the driver in it is not updated"
+	}
 	ended := last.Bad() && !last.Outdated(s.Wanted)
 	switch {
 	case s.err != nil && standing == pve.Follows && known.there(s.vmid):
@@ -152,18 +152,14 @@ func judge(s state, known *containers) (ok bool, reason string) {
 	case !known.there(s.vmid) && !s.Running:
 		// A configuration may name a container before it is made.
 		return s.Last == nil && standing != 0, "there is no such container on this node"
-	case !s.Settings.Wanted && s.Has.Driver != "":
-		return true, s.Plan.Why + "; the driver in it is not updated"
 	case !s.Settings.Wanted:
-		return true, s.Plan.Why
+		return true, s.Plan.Why + left
 	case s.Busy != "":
 		return true, "a run is active: " + s.Busy
 	case standing == pve.Lost:
 		return false, fmt.Sprintf("not followed: the hookscript that enable has set is gone; see pve-nvidia-hook doctor %d", s.vmid)
-	case standing != pve.Follows && s.Has.Driver != "":
-		return true, notFollowed + "; the driver in it is not updated"
 	case standing != pve.Follows:
-		return true, notFollowed
+		return true, notFollowed + left
 	case s.Plan.Refused:
 		return false, s.Plan.Why
 	case s.Running && s.Plan.Needed() && ended:

@@ -110,7 +110,7 @@ func (r statusRow) cells(now time.Time, narrow bool) []string {
 		running = "yes"
 	}
 	if r.LastRun != nil {
-		result, last = r.LastRun.word(), r.LastRun.At.Local().Format("2006-01-02 15:04")
+		result, last = inWord(r.LastRun.Phase, r.LastRun.Result, !r.LastRun.unwanted), r.LastRun.At.Local().Format("2006-01-02 15:04")
 		if narrow {
 			last = age(now.Sub(r.LastRun.At))
 		}
@@ -136,17 +136,19 @@ func (r statusRow) cells(now time.Time, narrow bool) []string {
 	return cells
 }
 
-// word is what a person reads of the result, as in the summary of apply.
-func (l lastRun) word() string {
+const inPlace, notWanted = "in place", "not wanted"
+
+// inWord is what a person reads of the result of a run. wanted tells whether a driver was.
+func inWord(p hook.Phase, r hook.Result, wanted bool) string {
 	switch {
-	case l.Result == hook.Skipped && l.Phase == hook.PhaseUninstall: // there was nothing left to remove
+	case r == hook.Skipped && p == hook.PhaseUninstall: // there was nothing left to remove
 		return string(hook.Removed)
-	case l.Result == hook.Skipped && l.unwanted:
-		return "not wanted"
-	case l.Result == hook.Skipped:
-		return "in place"
+	case r == hook.Skipped && !wanted:
+		return notWanted
+	case r == hook.Skipped:
+		return inPlace
 	}
-	return string(l.Result)
+	return string(r)
 }
 
 // age is "3 h" and so on: one number and its unit.

@@ -95,8 +95,8 @@ func TestEveryCommandIsExplained(t *testing.T) {
 }
 
 func TestAnUninstallThatFindsNothingLeavesNothingInPlace(t *testing.T) {
-	require.Equal(t, "removed", lastRun{Phase: hook.PhaseUninstall, Result: hook.Skipped}.word())
-	require.Equal(t, "in place", lastRun{Phase: hook.PhasePostStart, Result: hook.Skipped}.word())
+	require.Equal(t, "removed", inWord(hook.PhaseUninstall, hook.Skipped, true))
+	require.Equal(t, "in place", inWord(hook.PhasePostStart, hook.Skipped, true))
 }
 
 func TestAFailureThatIsOverIsExplained(t *testing.T) {

@@ -55,14 +55,7 @@ or set enabled = false for the container.`,
 				return nil
 			}
 			if t.Settings.Wanted && known.standing[vmid] == pve.Follows {
-				what := "installs it again"
-				switch {
-				case t.Facts.Container.Share:
-					what = "leads programs to the shared driver again"
-				case len(t.Plan.Steps) == 0:
-					what = "installs the driver"
-				}
-				fmt.Fprintf(c.OutOrStdout(), "the next start of %d %s, and so does apply --all; to keep it away: pve-nvidia-hook disable %d, or enabled = false below [containers.%d] in the configuration\n", vmid, what, vmid, vmid)
+				fmt.Fprintf(c.OutOrStdout(), "the next start of %[1]d installs it again, and so does apply --all; to keep it away: pve-nvidia-hook disable %[1]d, or enabled = false below [containers.%[1]d] in the configuration\n", vmid)
 			}
 			return nil
 		},

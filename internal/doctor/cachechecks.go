@@ -15,7 +15,6 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
 // cacheFacts are of the folder of run files.
@@ -28,8 +27,6 @@ type cacheFacts struct {
 	locks      error    // why its locks do not lock
 	fuse       string   // its file system, where that is one of FUSE whose locks may end at this node
 	vgpu       []string // files of the vGPU host driver
-	free       int64    // bytes
-	freeError  error
 	items      []cache.Item
 	itemsError error
 }
@@ -49,9 +46,6 @@ func lookCache(root string, s config.Settings) cacheFacts {
 	if !f.readOnly {
 		f.locks = lock.Excludes(f.dir)
 	}
-	var st unix.Statfs_t
-	f.freeError = unix.Statfs(f.dir, &st)
-	f.free = int64(min(st.Bavail, 1<<40)) * st.Bsize
 	f.fuse = lock.MayNotExclude(f.dir)
 	f.vgpu, _ = filepath.Glob(filepath.Join(f.dir, "NVIDIA-*-vgpu-kvm*.run"))
 
@@ -90,38 +84,9 @@ func cacheChecks() []check {
 			out.orOK("only root can write to the cache folder %s, and its locks work", f.dir)
 		},
 	}, {
-		name: "cache-room", about: "it has room for the driver that is wanted",
-		run: checkCacheRoom,
-	}, {
 		name: "cache-files", about: "its run files have the size and times that they had when they were verified; cache verify reads them again",
 		run: checkCacheFiles,
 	}}
-}
-
-// roomForFile is what a run file and its unpacked tree take, in bytes: 0.4 and 1.6 GB.
-const roomForFile = 2000_000_000
-
-func checkCacheRoom(h *hostFacts, _ *guestFacts, out *findings) {
-	f := h.cache
-	if !f.there {
-		return
-	}
-	if f.freeError != nil {
-		out.add(Unknown, "", "the free space of the cache folder %s is not known: %v", f.dir, f.freeError)
-		return
-	}
-	have := map[version.Driver]bool{}
-	for _, it := range f.items {
-		have[it.Version] = have[it.Version] || it.State == cache.Ready && it.TreeSize > 0
-	}
-	for _, g := range h.guests {
-		if v := g.wanted(*h); v != "" && !have[v] && f.free < roomForFile {
-			out.add(Warning, "pve-nvidia-hook cache prune, or set cache.dir to a larger disk",
-				"driver %s is not in the cache, takes about %s there, and %s has %s free", v, say.Bytes(roomForFile), f.dir, say.Bytes(f.free))
-			return
-		}
-	}
-	out.orOK("the cache folder has %s free", say.Bytes(f.free))
 }
 
 func checkCacheFiles(h *hostFacts, _ *guestFacts, out *findings) {

@@ -38,8 +38,7 @@ type guestFacts struct {
 	hookOurs bool   // it is this version's snippet
 	chain    script // the other one that runs after it
 
-	hostHas map[string]bool // sources of the entries: whether they are devices
-	noHas   map[string]error
+	hostHas map[string]bool // sources of the entries: whether they are devices; absent: not known
 
 	shareError error        // why this node cannot share the driver with it
 	shared     share.Layout // what this node shares, where it is to have that
@@ -80,7 +79,7 @@ func choose(c *config.Config, root string, h hostFacts, asked []int) []int {
 }
 
 func lookGuest(ctx context.Context, c *config.Config, host host.Host, h hostFacts, vmid int) guestFacts {
-	f := guestFacts{vmid: vmid, now: time.Now(), hostHas: map[string]bool{}, noHas: map[string]error{}}
+	f := guestFacts{vmid: vmid, now: time.Now(), hostHas: map[string]bool{}}
 	f.settings, f.settingsError = c.For(vmid)
 	f.configured = slices.Contains(c.Containers(), vmid)
 	f.name = f.settings.Name
@@ -94,14 +93,10 @@ func lookGuest(ctx context.Context, c *config.Config, host host.Host, h hostFact
 	f.state, f.noKeep = pve.ReadState(f.settings.Paths.State, vmid)
 	f.lookHook(host, h)
 	for _, e := range entries(f.next) {
-		ok, err := nodeAt(host, e.source)
-		if err != nil {
-			f.noHas[e.source] = err
-		} else {
-			f.hostHas[e.source] = ok
-		}
-		if info, err := os.Stat(host.Path(e.source)); err == nil && info.IsDir() {
-			f.hostHas[e.source] = true // a folder of nodes, mounted as a whole
+		info, err := os.Stat(host.Path(e.source))
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			// A folder of nodes is mounted as a whole.
+			f.hostHas[e.source] = err == nil && (info.IsDir() || info.Mode()&fs.ModeDevice != 0)
 		}
 	}
 	f.lookRuns(ctx)

@@ -2,8 +2,6 @@ package doctor
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -182,17 +180,4 @@ func askPersistence(ctx context.Context, smi string) string {
 	case <-ctx.Done():
 		return ""
 	}
-}
-
-// nodeAt looks at a device node of the host. ok is false when it is not there
-// or is no device; err when it cannot be told.
-func nodeAt(h host.Host, path string) (ok bool, err error) {
-	info, err := os.Stat(h.Path(path))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return info.Mode()&fs.ModeDevice != 0, nil
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/driver"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/host"
@@ -294,17 +293,6 @@ func TestWhatTheHookWouldLeaveAloneIsNoFault(t *testing.T) {
 	require.Empty(t, lines(only(h, f, "toolkit")), "it stays until uninstall")
 }
 
-func TestRoomOfTheCacheIsForWhatIsNotThere(t *testing.T) {
-	h, f := well(t)
-	h.guests, h.cache = []guestFacts{f}, cacheFacts{dir: "/c", there: true, free: 1e9}
-	c := &h.cache
-	require.Contains(t, lines(only(h, f, "cache-room")), "warning cache-room: driver 580.142 is not in the cache, takes about 2.0 GB there, and /c has 1.0 GB free")
-	c.items = []cache.Item{{Version: module, State: cache.Ready, TreeSize: 1}}
-	require.Empty(t, lines(only(h, f, "cache-room")))
-	c.items, c.free = nil, 3e9
-	require.Empty(t, lines(only(h, f, "cache-room")))
-}
-
 // An empty folder in the place of a mount passes for a cache in which nothing is yet.
 func TestACacheOnAStorageThatIsNotMountedIsToldOf(t *testing.T) {
 	root := t.TempDir()
@@ -314,9 +302,8 @@ func TestACacheOnAStorageThatIsNotMountedIsToldOf(t *testing.T) {
 	s.Cache.Dir = "/mnt/pve/nas/cache"
 	h, _ := well(t)
 	h.cache = lookCache(root, s)
-	found := lines(only(h, guestFacts{}, "cache", "cache-room", "cache-files"))
+	found := lines(only(h, guestFacts{}, "cache", "cache-files"))
 	require.Contains(t, found, "problem cache: use /mnt/pve/nas/cache: storage nas is not mounted at "+root+"/mnt/pve/nas")
-	require.NotContains(t, found, "cache-room")
 }
 
 // A report with each level, of a host and two containers.

@@ -45,7 +45,7 @@ func TestContainerWithADriverFromTheHookIsWell(t *testing.T) {
 		}
 		levels[f.Check] = f.Level
 	}
-	for _, check := range []string{"cache", "cache-files", "cache-room", "state", "versions", "record", "orphans", "obstacles", "disk", "lock", "last-run"} {
+	for _, check := range []string{"cache", "cache-files", "state", "versions", "record", "orphans", "obstacles", "disk", "lock", "last-run"} {
 		require.Equal(t, OK, levels[check], "%s\n%s", check, lines(report.Findings))
 	}
 }
