@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -13,7 +12,6 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
@@ -99,24 +97,10 @@ refused or is not running.`,
 // their files. One whose settings have mistakes is among them, so that they are
 // said and counted.
 func (a *app) running(ctx context.Context, conf *config.Config, ids []int) []int {
-	runs := make([]bool, len(ids))
-	each(len(ids), 2*runtime.NumCPU(), func(i int) {
-		s, err := conf.For(ids[i])
-		if err == nil && !s.Wanted {
-			return
-		}
-		c, err := lxc.Open(ctx, s.Paths.LXC, ids[i])
-		if runs[i] = err == nil; runs[i] {
-			c.Close()
-		}
+	return slices.DeleteFunc(ids, func(vmid int) bool {
+		s, err := conf.For(vmid)
+		return err == nil && !s.Wanted || !runs(ctx, s.Paths.LXC, vmid)
 	})
-	var found []int
-	for i, vmid := range ids {
-		if runs[i] {
-			found = append(found, vmid)
-		}
-	}
-	return found
 }
 
 // applyTo runs post-start on containers, some at once.

@@ -45,9 +45,6 @@ func Main(ctx context.Context, args []string) int {
 	a := &app{}
 	root := a.root()
 	strict(root)
-	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
-		plainFlags(root)
-	}
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	var wrong usage

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 )
@@ -82,15 +81,4 @@ func (a *app) offerCall(c *cobra.Command, words []string, typed string) ([]strin
 		}, cobra.ShellCompDirectiveNoFileComp
 	}
 	return a.offerVMIDs(1)(c, words, typed)
-}
-
-// plainFlags takes the backticks out of the texts of flags, which mark a value's
-// name: completion shows the texts as they are.
-func plainFlags(c *cobra.Command) {
-	plain := func(f *pflag.Flag) { _, f.Usage = pflag.UnquoteUsage(f) }
-	c.PersistentFlags().VisitAll(plain)
-	c.Flags().VisitAll(plain)
-	for _, sub := range c.Commands() {
-		plainFlags(sub)
-	}
 }

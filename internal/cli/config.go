@@ -71,11 +71,7 @@ mistake.`,
 			if err != nil {
 				return err
 			}
-			what := "the configuration"
-			if len(ids) == 1 {
-				what = fmt.Sprintf("the configuration of container %d", ids[0])
-			}
-			fmt.Fprintln(c.OutOrStdout(), what, "has no mistakes")
+			fmt.Fprintln(c.OutOrStdout(), "the configuration has no mistakes")
 			return nil
 		},
 	}

@@ -52,10 +52,7 @@ Exit status: 0 no problems (there may be warnings and unknowns), 1 problems,
 			if asJSON {
 				err = say.JSON(c.OutOrStdout(), report.Findings)
 			} else {
-				width, colour := 0, false
-				if c.OutOrStdout() == os.Stdout {
-					width, colour = screen(os.Stdout)
-				}
+				width, colour := screen(os.Stdout)
 				err = report.Print(c.OutOrStdout(), verbose, colour, width)
 			}
 			if err != nil {

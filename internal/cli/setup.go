@@ -128,7 +128,7 @@ func (s *guide) run(ctx context.Context) error {
 		return nil
 	}
 	if s.in != nil {
-		answer, err := s.ask(ctx, "Make these changes? yes or no", "no", oneOf("yes", "y", "no", "n"))
+		answer, err := s.ask(ctx, "Make these changes? yes or no", "no", yesOrNo)
 		if err != nil {
 			return err
 		}
@@ -273,13 +273,11 @@ func (s *guide) ask(ctx context.Context, question, preset string, good func(stri
 	}
 }
 
-func oneOf(words ...string) func(string) error {
-	return func(answer string) error {
-		if slices.Contains(words, answer) {
-			return nil
-		}
-		return fmt.Errorf("expected %s", strings.Join(words, ", "))
+func yesOrNo(answer string) error {
+	if slices.Contains([]string{"yes", "y", "no", "n"}, answer) {
+		return nil
 	}
+	return errors.New("expected yes, y, no, n")
 }
 
 // numbers is such as "101 102".

@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
@@ -23,7 +21,6 @@ type cacheFacts struct {
 	unmounted  error // it lies on a storage that is still to be mounted
 	there      bool
 	trust      error // why nothing is taken from it
-	readOnly   bool
 	locks      error    // why its locks do not lock
 	fuse       string   // its file system, where that is one of FUSE whose locks may end at this node
 	vgpu       []string // files of the vGPU host driver
@@ -42,10 +39,7 @@ func lookCache(root string, s config.Settings) cacheFacts {
 	}
 	f.there = true
 	f.trust = cache.CheckDir(f.dir)
-	f.readOnly = unix.Access(f.dir, unix.W_OK) != nil
-	if !f.readOnly {
-		f.locks = lock.Excludes(f.dir)
-	}
+	f.locks = lock.Excludes(f.dir)
 	f.fuse = lock.MayNotExclude(f.dir)
 	f.vgpu, _ = filepath.Glob(filepath.Join(f.dir, "NVIDIA-*-vgpu-kvm*.run"))
 
@@ -73,8 +67,6 @@ func cacheChecks() []check {
 				out.add(Problem, hint.Of(f.trust), "%v", f.trust)
 			}
 			switch {
-			case f.readOnly:
-				out.add(Problem, "make it writable (are you root?), or set cache.dir to another folder", "the cache folder %s is not writable, so its locks cannot be tested", f.dir)
 			case f.locks != nil:
 				out.add(Problem, hint.Of(f.locks), "%v", f.locks)
 			case f.fuse != "":

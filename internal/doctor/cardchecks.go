@@ -94,10 +94,12 @@ func checkNouveau(h *hostFacts, _ *guestFacts, out *findings) {
 		out.add(Problem, fix, "nouveau is loaded and holds %s: NVIDIA's driver cannot use it", held)
 	case h.modulesError != nil:
 		out.add(Unknown, "", "whether nouveau is loaded is not known: %v", h.modulesError)
-	case slices.Contains(h.modules, "nouveau") && h.module != "":
-		out.add(Warning, fix, "nouveau is loaded: NVIDIA's driver cannot use a GPU that nouveau holds")
 	case slices.Contains(h.modules, "nouveau"):
-		out.add(Problem, fix, "nouveau is loaded: NVIDIA's driver cannot use a GPU that nouveau holds")
+		level := Problem
+		if h.module != "" {
+			level = Warning
+		}
+		out.add(level, fix, "nouveau is loaded: NVIDIA's driver cannot use a GPU that nouveau holds")
 	}
 	out.orOK("nouveau is not loaded")
 }

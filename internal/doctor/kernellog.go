@@ -30,15 +30,13 @@ func checkLog(h *hostFacts, _ *guestFacts, out *findings) {
 		out.add(Unknown, "", "the kernel log cannot be read: %v", h.logError)
 		return
 	}
-	var gone, errors, faults []string
+	var gone, errors []string
 	for _, line := range h.log {
 		m := xid().FindStringSubmatch(line)
 		switch {
 		case m == nil && lost().MatchString(line), m != nil && slices.Contains(xidOfLost, m[1]):
 			gone = append(gone, line)
-		case m != nil && slices.Contains(xidOfProgram, m[1]):
-			faults = append(faults, line)
-		case m != nil:
+		case m != nil && !slices.Contains(xidOfProgram, m[1]):
 			errors = append(errors, line)
 		}
 	}
@@ -52,8 +50,6 @@ func checkLog(h *hostFacts, _ *guestFacts, out *findings) {
 	case len(errors) > 0:
 		out.add(Warning, "look the Xid number up in NVIDIA's list of Xid errors; a GPU that goes on with it needs a reset or a reboot",
 			"the kernel log has %s of a GPU, the last one: %s", say.Count(len(errors), "error"), errors[len(errors)-1])
-	case len(faults) > 0:
-		out.add(OK, "", "the kernel log has no errors of a GPU itself, but %s of programs, the last one: %s", say.Count(len(faults), "fault"), faults[len(faults)-1])
 	}
 	out.orOK("the kernel log has no errors of a GPU")
 }
