@@ -15,6 +15,7 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/hook"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/config"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/pve"
 )
 
@@ -83,6 +84,17 @@ func (c *containers) name(vmid int, s config.Settings) string {
 		return n
 	}
 	return s.Name
+}
+
+// runs tells whether a container runs.
+func runs(ctx context.Context, path string, vmid int) bool {
+	ctx, cancel := context.WithTimeout(ctx, glanceLimit)
+	defer cancel()
+	c, err := lxc.Open(ctx, path, vmid)
+	if err == nil {
+		_ = c.Close()
+	}
+	return err == nil
 }
 
 // state is one container as it was found.

@@ -154,10 +154,10 @@ func (a *app) enableAll(ctx context.Context, o pve.Options, share *bool, ids []i
 		}
 	}
 	nodes := host.NodesPresent(o.Root)
-	if lacksUVM(nodes) && slices.ContainsFunc(groups, func(g group) bool { return g.gpus != "none" }) {
+	if !slices.Contains(host.NodePaths(nodes), uvm) && slices.ContainsFunc(groups, func(g group) bool { return g.gpus != "none" }) {
 		if o.DryRun {
 			fmt.Fprintln(out, "would make the missing device nodes of the host: pve-nvidia-hook devices")
-			nodes = append(host.ReadFacts(o.Root).Nodes(), host.Node{Path: "/dev/nvidia-uvm", IsChar: true}, host.Node{Path: "/dev/nvidia-uvm-tools", IsChar: true})
+			nodes = append(host.ReadFacts(o.Root).Nodes(), host.Node{Path: uvm, IsChar: true}, host.Node{Path: "/dev/nvidia-uvm-tools", IsChar: true})
 		} else {
 			err := host.MakeNodes(ctx, o.Root, nil, func(line string) { fmt.Fprintln(out, line) })
 			if err != nil {
@@ -227,15 +227,14 @@ func (a *app) sayReboot(ctx context.Context, settings []config.Settings, share *
 	notes := map[string][]int{}
 	for _, s := range settings {
 		why := a.noSystemd(ctx, s)
-		switch {
-		case why == "" || s.After.Reboot:
-		case a.shares(s, share):
-			note := why + ", so programs have the driver only from the second start on: run pct reboot VMID once more"
-			notes[note] = append(notes[note], s.VMID)
-		default:
-			note := why + ", so services cannot be restarted: run pct reboot VMID after the installation and after each upgrade of the host's driver"
-			notes[note] = append(notes[note], s.VMID)
+		if why == "" || s.After.Reboot {
+			continue
 		}
+		note := why + ", so services cannot be restarted: run pct reboot VMID after the installation and after each upgrade of the host's driver"
+		if a.shares(s, share) {
+			note = why + ", so programs have the driver only from the second start on: run pct reboot VMID once more"
+		}
+		notes[note] = append(notes[note], s.VMID)
 	}
 	for _, note := range slices.Sorted(maps.Keys(notes)) {
 		which, vmid := "containers "+numbers(notes[note]), "VMID"
@@ -267,24 +266,10 @@ func (a *app) noSystemd(ctx context.Context, s config.Settings) string {
 	return why
 }
 
-// runs tells whether a container runs.
-func runs(ctx context.Context, path string, vmid int) bool {
-	ctx, cancel := context.WithTimeout(ctx, glanceLimit)
-	defer cancel()
-	c, err := lxc.Open(ctx, path, vmid)
-	if err == nil {
-		_ = c.Close()
-	}
-	return err == nil
-}
-
-const dockerKey = "docker.toolkit"
-
-// group is containers that get the same GPUs.
-type group struct {
-	gpus string
-	ids  []int
-}
+const (
+	dockerKey = "docker.toolkit"
+	uvm       = "/dev/nvidia-uvm" // CUDA's node, which nothing makes at boot
+)
 
 // enabledHere lists the containers of this node whose hookscript this program is.
 func enabledHere(root string) ([]int, error) {
@@ -296,36 +281,6 @@ func enabledHere(root string) ([]int, error) {
 		}
 	}
 	return ids, err
-}
-
-// byGPUs sorts containers by the GPUs that they get: what was typed, else what
-// the configuration says of each, else what was chosen before, else all.
-func byGPUs(conf *config.Config, ids []int, typed string, before func(config.Settings) string) ([]group, []config.Settings, error) {
-	var groups []group
-	var settings []config.Settings
-	for _, id := range ids {
-		s, err := conf.For(id)
-		if err != nil {
-			return nil, nil, err
-		}
-		gpus := typed
-		if gpus == "" && s.Origin("gpus") == "default" {
-			gpus = before(s)
-		}
-		gpus = cmp.Or(gpus, s.GPUs)
-		settings = append(settings, s)
-		i := slices.IndexFunc(groups, func(g group) bool { return g.gpus == gpus })
-		if i < 0 {
-			groups, i = append(groups, group{gpus: gpus}), len(groups)
-		}
-		groups[i].ids = append(groups[i].ids, id)
-	}
-	return groups, settings, nil
-}
-
-// lacksUVM reports whether CUDA's node is missing, which nothing makes at boot.
-func lacksUVM(nodes []host.Node) bool {
-	return !slices.Contains(host.NodePaths(nodes), "/dev/nvidia-uvm")
 }
 
 // chains are the hookscripts that the configuration chains.

@@ -215,11 +215,7 @@ func (s *guide) groups(ctx context.Context, conf *config.Config, guests []pve.Gu
 			}
 			gpus = asked
 		}
-		i = slices.IndexFunc(groups, func(g group) bool { return g.gpus == gpus })
-		if i < 0 {
-			groups, i = append(groups, group{gpus: gpus}), len(groups)
-		}
-		groups[i].ids = append(groups[i].ids, id)
+		groups = into(groups, gpus, id)
 	}
 	return groups, nil
 }

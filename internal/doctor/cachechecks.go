@@ -20,7 +20,7 @@ type cacheFacts struct {
 	dir        string
 	unmounted  error // it lies on a storage that is still to be mounted
 	there      bool
-	trust      error // why nothing is taken from it
+	trust      error    // why nothing is taken from it
 	locks      error    // why its locks do not lock
 	fuse       string   // its file system, where that is one of FUSE whose locks may end at this node
 	vgpu       []string // files of the vGPU host driver
