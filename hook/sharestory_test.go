@@ -200,7 +200,7 @@ func TestTheOwnerIsToldOfASharedDriver(t *testing.T) {
 	n.run(0, "enable", "101", "--share", "--gpus", "none")
 	require.Contains(t, n.run(0, "replay", "101", "pre-start"), "makes the shared driver ready")
 	o.reboot()
-	require.Contains(t, n.run(0, "uninstall", "101"), "the next start of 101 leads programs to the shared driver again")
+	require.Contains(t, n.run(0, "uninstall", "101"), "the next start of 101 installs it again")
 	o.reboot()
 	n.run(0, "enable", "101", "--share=false", "--gpus", "none")
 	require.Regexp(t, "^! 101 .* shared "+newer+" .* is to be installed, the container has had the shared one so far$", o.row())
