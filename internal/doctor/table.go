@@ -7,8 +7,8 @@ import (
 )
 
 // check is one entry of the table. To add one, write its entry into the list of
-// the file where it belongs: hostChecks, cardChecks, cacheChecks, guestChecks,
-// entryChecks, shareChecks or insideChecks. The help page and the man page follow.
+// the file where it belongs: hostChecks, nodeChecks, cardChecks, cacheChecks, guestChecks,
+// entryChecks, shareChecks, insideChecks or useChecks. The help and man pages follow.
 type check struct {
 	name  string
 	about string // what holds when it is ok, for the help page
