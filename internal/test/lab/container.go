@@ -224,10 +224,8 @@ func (c *Container) Start(ctx context.Context) error {
 	log := filepath.Join(c.dir, "log")
 	if err := c.lxc(ctx, "lxc-start", "-d", "-l", "WARN", "-o", log); err != nil {
 		text, _ := os.ReadFile(log)
-		if len(text) > 2000 {
-			text = text[len(text)-2000:]
-		}
-		return fmt.Errorf("start container %d: %w\n%s", c.VMID, err, text)
+		lines := slices.DeleteFunc(strings.Split(string(text), "\n"), func(line string) bool { return !strings.Contains(line, " ERROR ") })
+		return fmt.Errorf("start container %d: %w\n%s", c.VMID, err, strings.Join(lines[max(0, len(lines)-15):], "\n"))
 	}
 	if err := c.lxc(ctx, "lxc-wait", "-s", "RUNNING", "-t", "30"); err != nil {
 		return fmt.Errorf("start container %d: %w", c.VMID, err)

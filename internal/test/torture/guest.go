@@ -125,7 +125,8 @@ func (g *guest) clean() error {
 		return err
 	}
 	for _, d := range names {
-		if d.Name() != "installed.json" {
+		// What was begun stays beside the record: an uninstallation goes by both.
+		if name := record.Folder + "/" + d.Name(); name != record.Path && name != record.BegunPath {
 			return fmt.Errorf("%s/%s is left in the container", record.Folder, d.Name())
 		}
 	}
