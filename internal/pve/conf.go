@@ -7,7 +7,6 @@
 package pve
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -74,7 +73,7 @@ func ParseConf(r io.Reader, vm bool) (Conf, error) {
 	var c Conf
 	at := &c.Section
 	for line := range strings.Lines(string(raw)) {
-		line = strings.TrimRight(line, "\n")
+		line = strings.TrimRight(line, "\r\n")
 		if m := sectionLine().FindStringSubmatch(line); m != nil {
 			if begun := c.begin(m[1], vm); begun != nil {
 				at = begun
@@ -249,13 +248,11 @@ func readConfig(file string) ([]byte, error) {
 	return readBounded(f)
 }
 
+// readBounded reads a file as it is, of at most 1 MiB.
 func readBounded(r io.Reader) ([]byte, error) {
 	raw, err := io.ReadAll(io.LimitReader(r, maxFile+1))
-	if err != nil {
-		return nil, err
+	if err == nil && len(raw) > maxFile {
+		err = fmt.Errorf("larger than %d bytes", maxFile)
 	}
-	if len(raw) > maxFile {
-		return nil, fmt.Errorf("larger than %d bytes", maxFile)
-	}
-	return bytes.ReplaceAll(raw, []byte("\r\n"), []byte("\n")), nil
+	return raw, err
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -126,7 +125,7 @@ func SetShareEntry(ctx context.Context, root string, g Guest, entry string, dryR
 
 func setEntry(ctx context.Context, root string, g Guest, entry string, dryRun bool) (bool, error) {
 	file := at(root, "etc/pve/nodes", g.Node, "lxc", strconv.Itoa(g.VMID)+".conf")
-	text, err := readSmall(file)
+	text, err := readConfig(file)
 	if err != nil {
 		return false, err
 	}
@@ -148,7 +147,7 @@ func setEntry(ctx context.Context, root string, g Guest, entry string, dryRun bo
 		return false, err
 	}
 	defer held.Release()
-	if text, err = readSmall(file); err != nil {
+	if text, err = readConfig(file); err != nil {
 		return false, err
 	}
 	if task := lockedFor(text); task != "" {
@@ -174,7 +173,7 @@ func exchangeFile(file string, was, next []byte) (err error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	now, err := readSmall(file)
+	now, err := readConfig(file)
 	if err != nil {
 		return err
 	}
@@ -192,18 +191,4 @@ func lockedFor(text []byte) string {
 		}
 	}
 	return ""
-}
-
-// readSmall reads a guest's file as it is, of at most 1 MiB.
-func readSmall(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(text) > maxFile {
-		err = fmt.Errorf("%s is larger than %d bytes", file, maxFile)
-	}
-	return text, err
 }

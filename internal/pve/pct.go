@@ -33,8 +33,8 @@ func runPct(ctx context.Context, pct string, args []string) error {
 	cmd := exec.CommandContext(ctx, pct, args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	// By ssh comes the other machine's locale, which the node may not have; perl
-	// says so at length. What pct says is recognised in English besides.
+	// What pct says is recognised in English. By ssh comes the other machine's locale
+	// besides, which the node may not have, and perl would say so at length.
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
@@ -60,20 +60,12 @@ func runPct(ctx context.Context, pct string, args []string) error {
 	return err
 }
 
-// reason is what pct said, without its waiting, heading and usage lines and
-// perl's complaint about a locale, in one line.
+// reason is what pct said, without its waiting, heading and usage lines, in one line.
 func reason(text string) string {
 	var lines []string
-	locale := false
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
-		if perl, ok := strings.CutPrefix(line, "perl: warning: "); ok {
-			locale = !strings.HasPrefix(perl, "Falling back")
-			continue
-		}
 		switch {
-		case locale: // its variables, one a line
-			continue
 		case line == "", line == "OK", strings.HasPrefix(line, "trying to acquire lock"),
 			strings.HasPrefix(line, "400 "), strings.HasPrefix(line, "pct set "), strings.HasPrefix(line, "cannot delete "):
 			continue

@@ -66,7 +66,7 @@ func ParseStorages(r io.Reader) (Storages, error) {
 		id = ""
 	}
 	for line := range strings.Lines(string(raw)) {
-		line = strings.TrimRight(line, "\n")
+		line = strings.TrimRight(line, "\r\n")
 		if strings.HasPrefix(strings.TrimSpace(line), "#") {
 			continue
 		}
