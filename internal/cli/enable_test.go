@@ -439,8 +439,8 @@ func TestEnableSaysWhereTheDriverCannotBeShared(t *testing.T) {
 		"a folder above is closed":   {"run = \"DIR/run\"\n", "unprivileged containers cannot mount from DIR/run: others may not enter DIR"},
 		"a blank in the run folder":  {"run = \"/run/my hook\"\n", "a container cannot mount from \"/run/my hook\""},
 		"a colon in the run folder":  {"run = \"/run/my:hook\"\n", "a container cannot mount from \"/run/my:hook\""},
-		"no overlay of the cache":    {"[cache]\ndir = \"DIR\"\n", "share the driver: no mount is available that is safe from the container: overlay of DIR (fuse)"},
-		"the cache is still to make": {"[cache]\ndir = \"DIR/cache\"\n", "overlay of DIR (fuse)"},
+		"no overlay of the cache":    {"[cache]\ndir = \"DIR\"\n", "share the driver: no mount is available that is safe from the container: overlay of DIR: it lies on FUSE"},
+		"the cache is still to make": {"[cache]\ndir = \"DIR/cache\"\n", "overlay of DIR: it lies on FUSE"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root, dir := pveNode(t, ""), t.TempDir()

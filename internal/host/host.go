@@ -3,11 +3,9 @@
 package host
 
 import (
-	"bufio"
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -92,16 +90,9 @@ func (h Host) Module() (version.Driver, error) {
 
 // firstLine returns the first line of a small file without its newline.
 func firstLine(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	line, err := bufio.NewReader(io.LimitReader(f, 4096)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return "", err
-	}
-	return strings.TrimSpace(line), nil
+	text, err := ReadSmall(name)
+	line, _, _ := strings.Cut(text, "\n")
+	return strings.TrimSpace(line), err
 }
 
 // Arch returns the processor as NVIDIA names it in its files, x86_64 or

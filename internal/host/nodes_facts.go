@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -54,14 +55,11 @@ func ReadFacts(root string) Facts {
 		}
 	}
 	f.PCI = len(f.Cards) - f.VFIO
-	infos, _ := filepath.Glob(infoFile(root, "*"))
-	for _, info := range infos {
-		if minor, ok := fields(info)["Device Minor"]; ok && minor < 254 { // 254 and 255 are modeset and control
-			f.GPUs = append(f.GPUs, minor)
-		}
+	f.Driven = ReadGPUs(root)
+	for _, g := range f.Driven {
+		f.GPUs = append(f.GPUs, g.Minor)
 	}
 	slices.Sort(f.GPUs)
-	f.Driven = ReadGPUs(root)
 	raw, err := ReadSmall(below(root, "proc/devices"))
 	f.Majors, f.MajorsError = ParseMajors(raw), err
 	for name, value := range fields(below(root, "proc/driver/nvidia/params")) {
@@ -163,16 +161,8 @@ func ReadSmall(file string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	raw := make([]byte, 64<<10)
-	n := 0
-	for n < len(raw) {
-		m, err := f.Read(raw[n:])
-		n += m
-		if err != nil || m == 0 {
-			break
-		}
-	}
-	return string(raw[:n]), nil
+	raw, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	return string(raw), err
 }
 
 // Nodes lists the nodes that there should be.

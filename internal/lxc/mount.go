@@ -166,11 +166,11 @@ func overlay(tree string, over ...string) (*os.File, error) {
 		return nil, &os.PathError{Op: "statfs", Path: tree, Err: err}
 	}
 	fail := func(what string, err error) (*os.File, error) {
-		return nil, fmt.Errorf("%w: overlay of %s (%s): %s: %w", ErrNoMount, tree, fsName(int64(fsys.Type)), what, err)
+		return nil, fmt.Errorf("%w: overlay of %s: %s: %w", ErrNoMount, tree, what, err)
 	}
 	if fsys.Type == unix.FUSE_SUPER_MAGIC {
 		// The kernel makes one, but the server may refuse what containers ask.
-		return fail("lower layer", unix.EOPNOTSUPP)
+		return fail("it lies on FUSE", unix.EOPNOTSUPP)
 	}
 	// There must be two layers.
 	if err := os.MkdirAll(emptyLayer, 0o755); err != nil {
@@ -261,26 +261,4 @@ func onThrowawayThread(fn func()) {
 	}()
 	<-done
 	runtime.UnlockOSThread()
-}
-
-func fsName(magic int64) string {
-	switch magic {
-	case unix.FUSE_SUPER_MAGIC:
-		return "fuse"
-	case unix.NFS_SUPER_MAGIC:
-		return "nfs"
-	case unix.OVERLAYFS_SUPER_MAGIC:
-		return "overlay"
-	case unix.CEPH_SUPER_MAGIC:
-		return "ceph"
-	case 0x2fc12fc1:
-		return "zfs"
-	case unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC:
-		return "cifs"
-	case unix.TMPFS_MAGIC:
-		return "tmpfs"
-	case unix.EXT4_SUPER_MAGIC:
-		return "ext4"
-	}
-	return "magic 0x" + strconv.FormatInt(magic, 16)
 }
