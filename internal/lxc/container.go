@@ -14,10 +14,8 @@ import (
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
-const (
-	infoLimit = 10 * time.Second // for lxc-info, which takes some 3 ms
-	pinLimit  = 5 * time.Second  // for looks at the init process, which take some 0.1 ms
-)
+// pinLimit is for looks at the init process, which take some 0.1 ms.
+const pinLimit = 5 * time.Second
 
 // Container is a running container. It stays tied to the init process that it
 // was opened with: after a reboot of the container it answers ErrNotRunning.
@@ -60,7 +58,7 @@ func Open(ctx context.Context, lxcPath string, vmid int) (*Container, error) {
 
 func (c *Container) open(ctx context.Context) error {
 	var err error
-	if c.pid, err = initPid(ctx, c.lxcPath, c.name); err != nil {
+	if c.pid, err = initPid(c.lxcPath, c.name); err != nil {
 		return err
 	}
 	// The kernel keeps parts of /proc/PID locked while that process is in

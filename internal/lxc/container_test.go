@@ -1,10 +1,8 @@
 package lxc_test
 
 import (
-	"context"
 	"os"
 	"os/exec"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -83,23 +81,6 @@ func TestAfterAStopEverythingAnswersErrNotRunning(t *testing.T) {
 	n, err := c.KillStrays(t.Context())
 	require.NoError(t, err)
 	require.Zero(t, n)
-}
-
-func TestOpenRefusesAProcessThatIsNoContainersInit(t *testing.T) {
-	labtest.Need(t)
-	// A stand-in for lxc-info that names a process of the host, as after the
-	// pid was given to another.
-	lxcInfoSays(t, "echo "+strconv.Itoa(os.Getppid()))
-	_, err := lxc.Open(t.Context(), "/nowhere", 101)
-	require.ErrorIs(t, err, lxc.ErrNotRunning)
-}
-
-func TestOpenGivesUpWithItsContext(t *testing.T) {
-	lxcInfoSays(t, "exec sleep 60")
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	_, err := lxc.Open(ctx, "/nowhere", 101)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
 func BenchmarkOpen(b *testing.B) {

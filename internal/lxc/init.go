@@ -1,65 +1,34 @@
 package lxc
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"os/exec"
+	"path/filepath"
 	"strconv"
-	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
-	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // What finds a container's init process and checks that it is the right one.
 
-// initPid asks the container's monitor. Without an answer it runs lxc-info, which
-// tells a stopped container from an unknown one. lxc-info asks at the same socket and
-// does not check who answers, so its process id counts only if a monitor listens.
-func initPid(ctx context.Context, lxcPath, name string) (int, error) {
-	pid, asked := askInitPid(lxcPath, name)
+// initPid asks the container's monitor. A container without a monitor is stopped, or is
+// unknown to LXC when it has no configuration file.
+func initPid(lxcPath, name string) (int, error) {
+	pid, err := askInitPid(lxcPath, name)
 	switch {
-	case asked == nil:
-		return pid, nil
-	case errors.Is(asked, errImpostor), errors.Is(asked, errUnseen):
-		return 0, hint.Wrap(asked, "see which process has it: ss -xlp | grep "+name+"/command")
-	}
-	ctx, cancel := context.WithTimeout(ctx, infoLimit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "lxc-info", "-P", lxcPath, "-n", name, "-p", "-H")
-	cmd.Env = hostEnv()
-	cmd.WaitDelay = time.Second
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	text := strings.TrimSpace(stdout.String())
-	said := strings.TrimSpace(text + " " + stderr.String())
-	switch {
-	case ctx.Err() != nil:
-		return 0, fmt.Errorf("lxc-info: %w", ctx.Err())
-	case errors.Is(err, exec.ErrNotFound):
-		return 0, hint.Errorf(installLXC, "lxc-info: %w", err)
-	case err != nil && strings.Contains(said, "doesn't exist"):
-		return 0, fmt.Errorf("%w %s below %s", ErrUnknown, name, lxcPath)
-	case err != nil:
-		return 0, fmt.Errorf("lxc-info: %w: %s", err, say.Clean(strings.Join(strings.FieldsFunc(said, func(r rune) bool { return r == '\n' || r == '\r' }), "; "), lineLimit))
-	case text == "" || text == "-1":
+	case errors.Is(err, errImpostor), errors.Is(err, errUnseen):
+		return 0, hint.Wrap(err, "see which process has it: ss -xlp | grep "+name+"/command")
+	case errors.Is(err, errNobody):
+		if _, err := os.Stat(filepath.Join(lxcPath, name, "config")); errors.Is(err, fs.ErrNotExist) {
+			return 0, fmt.Errorf("%w %s below %s", ErrUnknown, name, lxcPath)
+		}
 		return 0, ErrNotRunning
 	}
-	if errors.Is(asked, errNobody) {
-		return 0, asked
-	}
-	pid, err = strconv.Atoi(text)
-	if err != nil || pid <= 1 {
-		return 0, fmt.Errorf("lxc-info: no process id: %q", text)
-	}
-	return pid, nil
+	return pid, err
 }
 
 // pin opens what stands for the init process.

@@ -53,15 +53,14 @@ func unseen(err error) error {
 }
 
 // askInitPid asks for the process id of the container's init. That costs no start
-// of a program. Another error than errNobody, errImpostor and errUnseen comes from
-// the real monitor and says nothing about the container.
+// of a program. A container that is just starting or ending has no process.
 func askInitPid(lxcPath, name string) (int, error) {
 	pid, text, err := askMonitor(lxcPath, name, getInitPid, "")
 	if err != nil {
 		return 0, err
 	}
 	if text != "" || pid <= 1 || pid > 1<<22 {
-		return 0, fmt.Errorf("the monitor of container %s answers with process id %d", name, pid)
+		return 0, fmt.Errorf("%w: its monitor answers with process id %d", ErrNotRunning, int64(pid))
 	}
 	return int(pid), nil
 }
@@ -82,7 +81,7 @@ func askCgroup(lxcPath, name string, question uint32, controller string) (string
 }
 
 // askMonitor asks the process that watches over a container (lxc-start, or
-// "[lxc monitor]") over the socket that lxc-info uses too. The answer is a number
+// "[lxc monitor]") over the socket that LXC's own programs use too. The answer is a number
 // or a text.
 func askMonitor(lxcPath, name string, question uint32, about string) (number uint64, text string, err error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
