@@ -160,6 +160,23 @@ func TestRemoveAllRemovesWhatOtherUsersOfTheContainerOwn(t *testing.T) {
 	})
 }
 
+// Fedora and its like have /usr/bin so.
+func TestAFolderThatNobodyMayWriteToByItsModeIsWrittenTo(t *testing.T) {
+	both(t, func(t *testing.T, at *lab.Container, c *lxc.Container) {
+		sh(t, at, "mkdir /root/bin; chmod 555 /root/bin")
+		require.NoError(t, c.Symlink("/opt/x", "/root/bin/link"))
+		require.NoError(t, c.WriteFile("/root/bin/file", []byte("x"), 0o644))
+		require.NoError(t, c.MkdirAll("/root/bin/dir/dir", 0o755))
+		_, err := c.CopyIn(t.Context(), strings.NewReader("x"), "/root/bin/copy", 0o644)
+		require.NoError(t, err)
+		require.Equal(t, "bin/copy 0\nbin/dir 0\nbin/file 0\nbin/link 0\n", sh(t, at, "cd /root; stat -c '%n %u' bin/*"))
+		// The next one is done without the capability.
+		sh(t, at, "mkdir -m 700 /root/other; chown 1000 /root/other")
+		_, err = c.ReadDir("/root/other", 10)
+		require.Equal(t, !c.Privileged(), errors.Is(err, fs.ErrPermission))
+	})
+}
+
 func TestRemoveAllEntersNoOtherMount(t *testing.T) {
 	at, c := open(t, lab.Spec{VMID: 101, Privileged: true})
 	sh(t, at, "mkdir -p /root/x/m; mount -t tmpfs none /root/x/m; echo keep > /root/x/m/f")

@@ -98,10 +98,7 @@ func (c *Container) empty(f *os.File, depth int, left *int) error {
 	}
 }
 
-// unlink removes an entry of a folder. Root in a container may remove what any of the
-// container's users owns. The identity that as gives may not. So it is done as the
-// host's root when the folder belongs to ids of the container. That is the kernel's
-// own rule for a folder that is not sticky.
+// unlink removes an entry of a folder.
 func (c *Container) unlink(dir int, name string, flags int) error {
 	_, err := c.access(dir, func() (int, error) { return 0, unix.Unlinkat(dir, name, flags) })
 	if errors.Is(err, unix.EPERM) {
@@ -109,24 +106,6 @@ func (c *Container) unlink(dir int, name string, flags int) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return err
-}
-
-// access tries fn as the container's root, and where that is refused, as the
-// host's root, when the folder and what is in it belong to ids of the container.
-func (c *Container) access(dir int, fn func() (int, error)) (int, error) {
-	n, err := fn()
-	if c.uid == 0 || !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) {
-		return n, err
-	}
-	var st unix.Stat_t
-	if serr := unix.Fstat(dir, &st); serr != nil || !c.uids.hasHost(int64(st.Uid)) || !c.gids.hasHost(int64(st.Gid)) {
-		return n, err
-	}
-	if ierr := identity(nil, 0, 0); ierr != nil {
-		return n, errors.Join(err, ierr)
-	}
-	n, err = fn()
-	return n, errors.Join(err, identity(nil, c.uid, c.gid))
 }
 
 // ignoreMissing returns nil for an error that says that there is nothing.

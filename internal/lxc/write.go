@@ -33,10 +33,10 @@ func (c *Container) WriteFile(name string, data []byte, mode fs.FileMode) error 
 		_, err = f.Write(data)
 		err = errors.Join(err, f.Sync(), f.Close())
 		if err == nil {
-			err = unix.Renameat(dir, tmp, dir, last)
+			_, err = c.access(dir, func() (int, error) { return 0, unix.Renameat(dir, tmp, dir, last) })
 		}
 		if err != nil {
-			unix.Unlinkat(dir, tmp, 0)
+			_ = c.unlink(dir, tmp, 0)
 			return err
 		}
 		return unix.Fsync(dir)
@@ -52,7 +52,8 @@ func (c *Container) Symlink(target, name string) error {
 			return err
 		}
 		defer unix.Close(dir)
-		return unix.Symlinkat(target, dir, last)
+		_, err = c.access(dir, func() (int, error) { return 0, unix.Symlinkat(target, dir, last) })
+		return err
 	}))
 }
 
@@ -97,7 +98,7 @@ func (c *Container) CopyIn(ctx context.Context, r io.Reader, name string, mode f
 		err = c.guarded(f.Sync)
 	}
 	if err = errors.Join(err, c.guarded(f.Close)); err != nil {
-		c.as(func() error { return unix.Unlinkat(dir, last, 0) })
+		c.as(func() error { return c.unlink(dir, last, 0) })
 		return written, pathError("copy to", name, err)
 	}
 	return written, nil
@@ -111,13 +112,15 @@ func (c *Container) guarded(f func() error) error {
 // create makes a file that was not there: O_EXCL follows no link at its end.
 // The caller is inside as, so that it belongs to the container's root.
 func (c *Container) create(dir int, last string, mode fs.FileMode) (*os.File, error) {
-	fd, err := unix.Openat(dir, last, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOCTTY, 0o600)
+	fd, err := c.access(dir, func() (int, error) {
+		return unix.Openat(dir, last, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOCTTY, 0o600)
+	})
 	if err != nil {
 		return nil, err
 	}
 	if err := unix.Fchmod(fd, uint32(mode.Perm())); err != nil {
 		unix.Close(fd)
-		unix.Unlinkat(dir, last, 0)
+		_ = c.unlink(dir, last, 0)
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), last), nil
@@ -151,7 +154,8 @@ func (c *Container) mkdirAll(name string, mode uint32) error {
 	defer unix.Close(dir)
 	// The umask of the hook's caller is unknown, so the mode is set afterwards too, on
 	// the folder that has this name by then.
-	if err := unix.Mkdirat(dir, last, mode); err != nil {
+	_, err = c.access(dir, func() (int, error) { return 0, unix.Mkdirat(dir, last, mode) })
+	if err != nil {
 		if errors.Is(err, unix.EEXIST) { // made meanwhile, or a link that leads nowhere
 			fd, err := c.resolve(c.root, name+"/", unix.O_PATH|unix.O_DIRECTORY, 0)
 			if err != nil {
