@@ -73,6 +73,24 @@ func Blockers(c *lxc.Container, arch string) []Blocker {
 	return found
 }
 
+// SharedBlockers looks for what keeps a container from using the shared driver:
+// less than Blockers, since no installer runs.
+func SharedBlockers(c *lxc.Container, arch string) []Blocker {
+	if b := libc(c, arch); b != nil {
+		return []Blocker{*b}
+	}
+	var found []Blocker
+	if len(Missing(c, "ldconfig")) > 0 {
+		found = append(found, Blocker{Reason: "the container has no ldconfig", Hint: "install the package that holds it: libc-bin on Debian, glibc on Fedora"})
+	}
+	for _, look := range []*Blocker{mounted(c), inTheWay(c, arch)} {
+		if look != nil {
+			found = append(found, *look)
+		}
+	}
+	return found
+}
+
 // inTheWay finds a driver that packages have installed.
 func inTheWay(c *lxc.Container, arch string) *Blocker {
 	if b := distroPackages(c); b != nil {

@@ -81,10 +81,7 @@ func linkedVersion(c *lxc.Container, link string) version.Driver {
 
 func versionOf(library string) version.Driver {
 	_, after, _ := strings.Cut(path.Base(library), ".so.")
-	v, err := version.Parse(after)
-	if err != nil {
-		return ""
-	}
+	v, _ := version.Parse(after)
 	return v
 }
 
@@ -102,10 +99,7 @@ func loggedVersion(c *lxc.Container) version.Driver {
 	if m == nil {
 		return ""
 	}
-	v, err := version.Parse(m[1])
-	if err != nil {
-		return ""
-	}
+	v, _ := version.Parse(m[1])
 	return v
 }
 
@@ -166,4 +160,15 @@ func Orphans(c *lxc.Container, arch string, keep version.Driver) []string {
 		}
 	}
 	return found
+}
+
+// LibraryVersion returns the version in the name of a library of the driver, such
+// as /usr/lib64/libcuda.so.580.95.05, and "" for any other file: one with a version
+// of its own, or of another package.
+func LibraryVersion(file string) version.Driver {
+	name := path.Base(file)
+	if !orphan().MatchString(name) || theirs().MatchString(name) {
+		return ""
+	}
+	return versionOf(name)
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -95,18 +94,13 @@ func removeTraces(c *lxc.Container, arch string, log say.Log) {
 	gone := []string{installerState + "/log", installerState + "/dirs", installerState}
 	// The installer always makes this link, for programs of the Linux OpenGL ABI,
 	// and its uninstaller leaves it where it leads nowhere.
-	if target, err := c.Readlink(abiLink); err == nil && path.Base(target) == path.Base(abiLink) {
-		if _, err := c.Stat(abiLink); errors.Is(err, fs.ErrNotExist) {
-			gone = append(gone, abiLink)
-		}
+	if target, err := c.Readlink(abiLink); err == nil && path.Base(target) == path.Base(abiLink) && missing(c, abiLink) {
+		gone = append(gone, abiLink)
 	}
 	for _, dir := range libdirs(c, arch) {
 		for _, link := range []string{cudaLink, nvmlLink} {
 			name := path.Join(dir, link)
-			if linkedVersion(c, name) == "" {
-				continue
-			}
-			if _, err := c.Stat(name); errors.Is(err, fs.ErrNotExist) {
+			if linkedVersion(c, name) != "" && missing(c, name) {
 				gone = append(gone, name)
 			}
 		}

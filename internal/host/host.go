@@ -3,12 +3,10 @@
 package host
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +19,7 @@ import (
 type Host struct{ Root string }
 
 // Path returns where a file of the node is found.
-func (h Host) Path(name string) string { return filepath.Join(cmp.Or(h.Root, "/"), name) }
+func (h Host) Path(name string) string { return below(h.Root, name) }
 
 // VGPU says that the driver of this host is one that containers cannot use: the vGPU
 // host driver has a kernel module of its own.

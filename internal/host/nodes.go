@@ -59,10 +59,7 @@ func lookAt(root, path string) (Node, error) {
 
 // below joins root and a path below it; "" stands for /.
 func below(root string, path ...string) string {
-	if root == "" {
-		root = "/"
-	}
-	return filepath.Join(append([]string{root}, path...)...)
+	return filepath.Join(append([]string{cmp.Or(root, "/")}, path...)...)
 }
 
 // mend says what is to be done for a wanted node, given what stands in its

@@ -159,8 +159,5 @@ func (g Guest) String() string {
 
 // at joins root and a path below it; "" stands for /.
 func at(root string, path ...string) string {
-	if root == "" {
-		root = "/"
-	}
-	return filepath.Join(append([]string{root}, path...)...)
+	return filepath.Join(append([]string{cmp.Or(root, "/")}, path...)...)
 }

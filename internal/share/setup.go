@@ -28,14 +28,8 @@ const SMI = record.Shared + "/" + dirBin + "/nvidia-smi"
 // InContainer is the version that a container has mounted, "" when it has none.
 // The container's root can forge it, which costs that container alone.
 func InContainer(c *lxc.Container) version.Driver {
-	target, err := c.Readlink(path.Join(record.Shared, dirLib, "libcuda.so.1"))
-	if err != nil {
-		return ""
-	}
-	v, err := version.Parse(strings.TrimPrefix(target, "libcuda.so."))
-	if err != nil {
-		return ""
-	}
+	target, _ := c.Readlink(path.Join(record.Shared, dirLib, "libcuda.so.1"))
+	v, _ := version.Parse(strings.TrimPrefix(target, "libcuda.so."))
 	return v
 }
 
@@ -54,8 +48,8 @@ func SetUp(ctx context.Context, c *lxc.Container, l Layout, had []record.File) (
 func setUp(ctx context.Context, c *lxc.Container, l Layout, had []record.File) (files []record.File, taken []string, err error) {
 	libdir := driver.LibraryFolder(c, l.Arch)
 	for _, link := range l.Links {
-		if link.At, err = inContainer(link.At, libdir); err != nil {
-			return files, taken, err
+		if below, ok := strings.CutPrefix(link.At, inLibdir); ok {
+			link.At = path.Join(libdir, below)
 		}
 		want := record.File{Path: link.At, Link: path.Join(record.Shared, link.To)}
 		ok, err := makeLink(c, want)
@@ -86,18 +80,6 @@ func setUp(ctx context.Context, c *lxc.Container, l Layout, had []record.File) (
 		}
 	}
 	return files, taken, errors.Join(removeLinks(c, old), ldconfig(ctx, c))
-}
-
-// inContainer is where a link of a layout stands in a container.
-func inContainer(at, libdir string) (string, error) {
-	below, ok := strings.CutPrefix(at, inLibdir)
-	if !ok {
-		return at, nil
-	}
-	if libdir == "" {
-		return "", hint.Errorf("use a container image with glibc, such as Debian or Ubuntu", "the container has no library folder")
-	}
-	return path.Join(libdir, below), nil
 }
 
 // makeLink makes a link, or leads one of ours elsewhere. It returns false where
