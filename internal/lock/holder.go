@@ -1,17 +1,18 @@
 package lock
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"syscall"
 	"time"
-	"unicode"
 
 	"github.com/gofrs/flock"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/say"
 )
 
 // holder is the text in a lock file.
@@ -24,7 +25,7 @@ type holder struct {
 
 const (
 	maxHolder = 1 << 10 // bytes read of a lock file
-	maxWord   = 100     // characters shown of one of its words
+	maxWord   = 100     // bytes shown of one of its words
 )
 
 // writeHolder writes who holds the lock into its file, which stays the one that is locked.
@@ -81,9 +82,9 @@ func Holder(path string) string {
 }
 
 func (h holder) String() string {
-	s := fmt.Sprintf("pid %d on %s", h.PID, word(h.Host))
+	s := fmt.Sprintf("pid %d on %s", h.PID, cmp.Or(say.Clean(h.Host, maxWord), "an unnamed node"))
 	if h.What != "" {
-		s += " for " + word(h.What)
+		s += " for " + say.Clean(h.What, maxWord)
 	}
 	if !h.Since.IsZero() {
 		layout := "15:04:05"
@@ -91,22 +92,6 @@ func (h holder) String() string {
 			layout = "2006-01-02 15:04:05"
 		}
 		s += " since " + h.Since.Local().Format(layout)
-	}
-	return s
-}
-
-func word(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
-			return '?'
-		}
-		return r
-	}, s)
-	if r := []rune(s); len(r) > maxWord {
-		s = string(r[:maxWord]) + "..."
-	}
-	if s == "" {
-		return "an unnamed node"
 	}
 	return s
 }

@@ -189,7 +189,7 @@ func TestHostileTextIsHarmless(t *testing.T) {
 		{"{", "another process"},
 		{`{"pid":-1,"host":"x"}`, "another process"},
 		{`{"pid":"x"}`, "another process"},
-		{`{"pid":1,"host":"node1","what":"a\u001b[2Jb\nc\u202e","since":"2020-01-02T03:04:05Z"}`, "pid 1 on node1 for a?[2Jb?c? since 2020-01-0"},
+		{`{"pid":1,"host":"node1","what":"a\u001b[2Jb\nc\u202e","since":"2020-01-02T03:04:05Z"}`, `pid 1 on node1 for a\x1b[2Jb c\u202e since 2020-01-0`},
 		{`{"pid":1,"host":"` + strings.Repeat("h", 300) + `"}`, "pid 1 on " + strings.Repeat("h", 100) + "..."},
 		{`{"pid":1,"host":"` + strings.Repeat("h", 1<<20) + `"}`, "another process"},
 	} {
