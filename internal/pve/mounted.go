@@ -2,7 +2,12 @@ package pve
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 )
 
 // CheckMounted makes sure that a folder does not lie on a storage that is still
@@ -22,6 +27,24 @@ func CheckMounted(root, dir string) error {
 		if err := s.ready(root); err != nil {
 			return fmt.Errorf("use %s: %w", dir, err)
 		}
+	}
+	return nil
+}
+
+// ready checks that a storage's folder is there on this node. A network storage
+// that is not mounted leaves an empty mount point, and a snippet written there
+// would be hidden by the next mount.
+func (s Storage) ready(root string) error {
+	if s.Mounted == "" {
+		return nil
+	}
+	if s.Disabled && slices.Contains(network, s.Type) {
+		return hint.Errorf("name another one, or enable it", "storage %s is disabled: Proxmox VE does not mount it", s.ID)
+	}
+	var st unix.Statx_t
+	path := at(root, s.Mounted)
+	if unix.Statx(unix.AT_FDCWD, path, 0, 0, &st) != nil || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return hint.Errorf("look at pvesm status", "storage %s is not mounted at %s", s.ID, path)
 	}
 	return nil
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -79,22 +78,4 @@ func NoExec(file string) bool {
 			return false
 		}
 	}
-}
-
-// ready checks that a storage's folder is there on this node. A network storage
-// that is not mounted leaves an empty mount point, and a snippet written there
-// would be hidden by the next mount.
-func (s Storage) ready(root string) error {
-	if s.Mounted == "" {
-		return nil
-	}
-	if s.Disabled && slices.Contains(network, s.Type) {
-		return hint.Errorf("name another one, or enable it", "storage %s is disabled: Proxmox VE does not mount it", s.ID)
-	}
-	var st unix.Statx_t
-	path := at(root, s.Mounted)
-	if unix.Statx(unix.AT_FDCWD, path, 0, 0, &st) != nil || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-		return hint.Errorf("look at pvesm status", "storage %s is not mounted at %s", s.ID, path)
-	}
-	return nil
 }
