@@ -296,3 +296,28 @@ func TestPermissionOfOthersToWriteIsRefused(t *testing.T) {
 		require.Empty(t, left)
 	})
 }
+
+// The host's driver is exchanged while the run file of the old one comes. Without
+// nvidia-smi nothing else would notice that its files are not those of the new one.
+func TestFaultHostDriverChangesDuringTheDownload(t *testing.T) {
+	n := newNode(t, newer)
+	n.configure("[driver]\nverify = \"files\"\n")
+	n.Mirror.Rate = 2 << 20
+	g := n.start(lab.Spec{})
+	changed := make(chan error, 1)
+	go func() {
+		for range 1000 {
+			if parts, _ := filepath.Glob(n.Path("cache/*.part")); len(parts) > 0 {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		changed <- n.Module(older)
+	}()
+	said := g.postStart(1)
+	require.NoError(t, <-changed)
+	require.Contains(t, said, "driver "+older+" is wanted by now, and what was fetched is "+newer)
+	g.unrecorded()
+	g.postStart(0)
+	g.holds(older)
+}

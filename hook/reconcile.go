@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,11 @@ func (w *work) reconcile(ctx context.Context) error {
 	if len(steps) == 0 {
 		w.pinLate()
 		return nil
+	}
+	if fetched := w.job().Version(); w.trace.Plan.Steps[0] == StepFetch && w.Part == partDriver && fetched != w.trace.Plan.Wanted {
+		// The host's driver was exchanged while the run file came.
+		return hint.Errorf(fmt.Sprintf("pve-nvidia-hook apply %d", w.Settings.VMID),
+			"driver %s is wanted by now, and what was fetched is %s", w.trace.Plan.Wanted, cmp.Or(fetched, "none"))
 	}
 	if err := w.tidy(ctx); err != nil {
 		return err
