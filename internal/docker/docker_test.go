@@ -127,6 +127,16 @@ func TestASpecificationOfAnotherDriverIsStale(t *testing.T) {
 	require.EqualError(t, err, "the CDI specification /run/cdi/nvidia.yaml is of another driver than 580.95.05")
 }
 
+// Written again with an indent for each level, 1 MB of brackets would take all of the
+// host's memory.
+func TestAConfigurationThatNestsDeepIsNotWrittenAgain(t *testing.T) {
+	const depth = 9000
+	deep := `{"runtimes":{"nvidia":{}},"x":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `}`
+	f := files{of: map[string]string{daemonFile: deep}}
+	require.ErrorContains(t, removeRuntime(t.Context(), f), "objects and lists")
+	require.Equal(t, deep, f.of[daemonFile])
+}
+
 func FuzzNoCgroups(f *testing.F) {
 	f.Add(shipped)
 	f.Fuzz(func(t *testing.T, text string) {

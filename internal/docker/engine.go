@@ -17,6 +17,7 @@ import (
 const (
 	daemonFile  = "/etc/docker/daemon.json"
 	daemonLimit = 1 << 20 // bytes
+	daemonLists = 1000    // objects and lists; each that is nested costs memory when it is written again
 	runtime     = "nvidia"
 )
 
@@ -28,6 +29,9 @@ func readDaemon(c Container) (map[string]any, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read Docker's configuration: %w", err)
+	}
+	if bytes.Count(text, []byte("["))+bytes.Count(text, []byte("{")) > daemonLists {
+		return nil, fmt.Errorf("read Docker's configuration %s: it has more than %d objects and lists", daemonFile, daemonLists)
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()

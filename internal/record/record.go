@@ -4,6 +4,7 @@
 package record
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ const (
 	format    = 1
 	sizeLimit = 256 << 10 // bytes; a real record has about 10 kB
 	fileLimit = 2000
+	listLimit = fileLimit + 500 // objects and lists; each that is nested costs memory when it is written again
 )
 
 // Installed says what a run has installed and verified in a container. It is
@@ -93,6 +95,9 @@ func read[T any](c Container, name string, check func(T) error) (*T, error) {
 		return nil, nil
 	}
 	var t T
+	if err == nil && bytes.Count(data, []byte("["))+bytes.Count(data, []byte("{")) > listLimit {
+		err = fmt.Errorf("it has more than %d objects and lists", listLimit)
+	}
 	if err == nil {
 		err = json.Unmarshal(data, &t)
 	}

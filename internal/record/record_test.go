@@ -324,3 +324,14 @@ func TestSkippedRunsGoBeforeThoseThatDidSomething(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, kept, 20)
 }
+
+// What a record carries for others is the container's word. Written again with an
+// indent for each level, ten such parts would take a gigabyte of the host's memory.
+func TestARecordThatNestsDeepIsNotBelieved(t *testing.T) {
+	const depth = 9000
+	part := `{"ok":true,"x":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `}`
+	_, err := Read(&memory{data: []byte(`{"format":1,"version":"550.163.01","toolkit":` + part + `}`)})
+	require.ErrorContains(t, err, "objects and lists")
+	_, err = ReadBegun(&memory{data: []byte(`{"version":"550.163.01","x":` + part + `}`)})
+	require.ErrorContains(t, err, "objects and lists")
+}
