@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,4 +118,13 @@ func FuzzATraceFromElsewhere(f *testing.F) {
 			t.Error("decided otherwise, and nothing differs")
 		}
 	})
+}
+
+// The release of a toolkit is the container's word, and goes into the kept trace.
+func TestTheReleaseOfAToolkitIsMadeHarmless(t *testing.T) {
+	claim := []byte(`{"ok":true,"release":"\u001b[2J\u202e` + strings.Repeat("x", 100_000) + `"}`)
+	has := hasOf(&record.Installed{Toolkit: claim}, "").Toolkit
+	require.Less(t, len(has), 100)
+	require.NotContains(t, has, "\x1b")
+	require.NotContains(t, has, "\u202e")
 }

@@ -94,7 +94,7 @@ func hasOf(in *record.Installed, mounted version.Driver) Has {
 		has.Driver, has.Shared = mounted, mounted != ""
 	}
 	if had, err := recordedToolkit(in); err == nil && had.OK {
-		has.Toolkit = had.Release
+		has.Toolkit = say.Clean(had.Release, 40)
 	}
 	return has
 }
