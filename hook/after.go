@@ -31,10 +31,10 @@ func (w *work) after(ctx context.Context) (note string) {
 		w.log.Infof("CDI specification made for driver %s: %s", v, strings.Join(made, ", "))
 	}
 	c := w.trace.Facts.Container
-	if slices.Contains(w.trace.Plan.Steps, StepInstall) || slices.Contains(w.trace.Plan.Steps, StepShare) || c.Share && c.Recorded != v {
+	if slices.Contains(w.trace.Plan.Steps, StepInstall) || slices.Contains(w.trace.Plan.Steps, StepShare) || c.newlyShares(v) {
 		warn(after.Commands(ctx, w.container, s.After.Run, s.Install.Timeout))
 	}
-	began := c.Share && c.SetUp && len(made) == 0 // all that runs was started with this driver
+	began := c.beganShared() && len(made) == 0 // all that runs was started with this driver
 	if slices.Contains(w.trace.Plan.Steps, StepReboot) || began && !w.Restart {
 		return ""
 	}

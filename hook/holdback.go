@@ -4,14 +4,17 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/version"
 )
 
 // holdBack refuses to try again soon what has just failed after a long time.
-func holdBack(vmid int, f Facts) *Plan {
+func holdBack(vmid int, wanted version.Driver, f Facts) *Plan {
 	if f.Force || f.Asked || f.Failure == nil || f.Failure.Inputs != f.Inputs || !f.Failure.HoldsBack(f.Now) {
 		return nil
 	}
 	return &Plan{
+		Wanted:  wanted,
 		Refused: true,
 		Held:    true,
 		Why: fmt.Sprintf("next attempt after %s, it failed %s: %s",

@@ -66,6 +66,12 @@ type ContainerFacts struct {
 // besides says what is to be done when the driver is in place, "" when nothing is.
 func (c ContainerFacts) besides() string { return cmp.Or(c.Packages, c.Toolkit, c.Docker) }
 
+// newlyShares reports whether the shared driver v was not verified in the container yet.
+func (c ContainerFacts) newlyShares(v version.Driver) bool { return c.Share && c.Recorded != v }
+
+// beganShared reports whether all its programs were started with the shared driver.
+func (c ContainerFacts) beganShared() bool { return c.Share && c.SetUp }
+
 // DeepFacts tell what stands in the way of an installation.
 type DeepFacts struct {
 	Found    driver.Found     `json:"found"`
@@ -123,7 +129,7 @@ func Decide(s config.Settings, f Facts) Plan {
 		return *refusal
 	}
 	why := driverWork(c, p)
-	verifyOnly := why == "" && (c.Verified == "files" && p.Verify == "nvidia-smi" || c.Share && c.Recorded != wanted)
+	verifyOnly := why == "" && (c.Verified == "files" && p.Verify == "nvidia-smi" || c.newlyShares(wanted))
 	switch {
 	case f.Force && why == "":
 		why = fmt.Sprintf("driver %s is installed again, as --force says", wanted)
@@ -131,13 +137,14 @@ func Decide(s config.Settings, f Facts) Plan {
 			why = fmt.Sprintf("the shared driver %s is set up again, as --force says", wanted)
 		}
 	case verifyOnly && c.Share:
+		p.Steps = []Step{StepVerify}
 		p.Why = fmt.Sprintf("the shared driver %s was not verified in the container yet", wanted)
 	case verifyOnly:
+		p.Steps = []Step{StepFetch, StepVerify}
 		p.Why = fmt.Sprintf("driver %s was installed but only its files were checked so far", wanted)
 	case why == "" && c.besides() == "" && f.Restart:
-		p.Steps = []Step{StepAfter}
 		p.Why = fmt.Sprintf("driver %s is in place, what does not use it is restarted", wanted)
-		return p
+		return withToolkit(p, s, f)
 	case why == "" && c.besides() == "":
 		p.Why = fmt.Sprintf("driver %s is in place", wanted)
 		if c.Share {
@@ -147,17 +154,10 @@ func Decide(s config.Settings, f Facts) Plan {
 	case why == "":
 		p.Why = c.besides()
 	}
-	if refusal := holdBack(s.VMID, f); refusal != nil {
-		refusal.Wanted = wanted
+	if refusal := holdBack(s.VMID, wanted, f); refusal != nil {
 		return *refusal
 	}
 	if why == "" {
-		switch {
-		case verifyOnly && c.Share:
-			p.Steps = []Step{StepVerify}
-		case verifyOnly:
-			p.Steps = []Step{StepFetch, StepVerify}
-		}
 		return withToolkit(p, s, f)
 	}
 	p.Why = why
@@ -177,10 +177,7 @@ func Decide(s config.Settings, f Facts) Plan {
 		p.Steps = append(p.Steps, StepReplace)
 	}
 	found := f.Deep.Found
-	there := found.Any()
-	if replace { // what the packages brought is gone by then
-		there = found.Log != ""
-	}
+	there := found.Log != "" || found.Any() && !replace // what packages brought is gone by then
 	switch {
 	case c.Share:
 		if there || c.Recorded != "" && !c.SetUp {
@@ -214,13 +211,12 @@ func Verify(s config.Settings, module, wanted version.Driver) string {
 // so that a failed toolkit never costs a good driver.
 func withToolkit(p Plan, s config.Settings, f Facts) Plan {
 	changed := slices.Contains(p.Steps, StepInstall) || slices.Contains(p.Steps, StepShare)
-	began := f.Container.Share && f.Container.SetUp // all its programs were started with this driver
-	reboot := f.AtStart && s.After.Reboot && f.Container.Rebooted != p.Wanted && (changed && !began || f.Container.RebootDue)
+	reboot := f.AtStart && s.After.Reboot && f.Container.Rebooted != p.Wanted && (changed && !f.Container.beganShared() || f.Container.RebootDue)
 	if len(p.Steps) > 0 {
 		p.Steps = append(p.Steps, StepRecord)
 	}
 	// CDI specifications name files by the version.
-	if changed || f.Container.Share && f.Container.Recorded != p.Wanted || f.Restart {
+	if changed || f.Container.newlyShares(p.Wanted) || f.Restart {
 		p.Steps = append(p.Steps, StepAfter)
 	}
 	if f.Container.Packages != "" || s.Driver.Packages && (changed || p.Adopt) { // what is lacking is known then
@@ -265,15 +261,8 @@ func wantedVersion(s config.Settings, h HostFacts) (version.Driver, *Plan) {
 		return refuse("install the driver on the host and load it (modprobe nvidia), or set on_mismatch = \"install\" below [driver] to install ahead of it",
 			"driver %s is wanted but no NVIDIA kernel module is loaded on this host", wanted)
 	}
-	return refuse(fmt.Sprintf("the driver in the container must have exactly the version of the host's module: set version = \"host\" or %q (it came from %s), or load %s on the host", h.Module, orUnknown(s.Origin("driver.version")), wanted),
+	return refuse(fmt.Sprintf("the driver in the container must have exactly the version of the host's module: set version = \"host\" or %q (it came from %s), or load %s on the host", h.Module, cmp.Or(s.Origin("driver.version"), "an unknown place"), wanted),
 		"driver %s is wanted but the host's kernel module is %s", wanted, h.Module)
-}
-
-func orUnknown(s string) string {
-	if s == "" {
-		return "an unknown place"
-	}
-	return s
 }
 
 // driverWork says why the driver has to be installed or set up, or "".
@@ -283,18 +272,15 @@ func driverWork(c ContainerFacts, p Plan) string {
 		return c.RecordError
 	case c.Share && !c.SetUp:
 		return fmt.Sprintf("the shared driver %s is not set up in the container yet", p.Wanted)
-	case c.Share:
-		return c.Differs
+	case c.Share: // only its set-up can differ
 	case c.SetUp:
 		return fmt.Sprintf("driver %s is to be installed, the container has had the shared one so far", p.Wanted)
 	case c.Recorded == "":
 		return fmt.Sprintf("driver %s is not installed yet", p.Wanted)
 	case c.Recorded != p.Wanted:
 		return fmt.Sprintf("driver %s is installed, %s is wanted", c.Recorded, p.Wanted)
-	case c.Differs != "":
-		return c.Differs
 	}
-	return ""
+	return c.Differs
 }
 
 func blocked(wanted version.Driver, blockers []driver.Blocker) Plan {
