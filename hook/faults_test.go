@@ -297,6 +297,13 @@ func TestPermissionOfOthersToWriteIsRefused(t *testing.T) {
 	})
 }
 
+func TestFaultAMountOfOthersInTheStage(t *testing.T) {
+	n := newNode(t, newer)
+	g := n.start(lab.Spec{})
+	g.sh("mkdir -p /var/lib/pve-nvidia-hook/stage/tree && mount -t tmpfs none /var/lib/pve-nvidia-hook/stage/tree")
+	g.failsThenHeals("clear /var/lib/pve-nvidia-hook/stage", func() { g.sh("umount /var/lib/pve-nvidia-hook/stage/tree") })
+}
+
 // The host's driver is exchanged while the run file of the old one comes. Without
 // nvidia-smi nothing else would notice that its files are not those of the new one.
 func TestFaultHostDriverChangesDuringTheDownload(t *testing.T) {

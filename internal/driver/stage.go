@@ -50,11 +50,12 @@ func Clear(ctx context.Context, c *lxc.Container) error {
 	if _, err := c.Lstat(stage); err != nil {
 		return nil
 	}
-	if err := c.UnmountTree(ctx, stageTree); err != nil {
-		return fmt.Errorf("clear %s in the container: %w", stage, err)
+	err := c.UnmountTree(ctx, stageTree)
+	if err == nil {
+		err = c.RemoveAll(stage)
 	}
-	if err := c.RemoveAll(stage); err != nil {
-		return fmt.Errorf("clear %s in the container: %w", stage, err)
+	if err != nil {
+		return hint.Wrap(fmt.Errorf("clear %s in the container: %w", stage, err), "unmount and remove what others have put there, or restart the container")
 	}
 	return nil
 }

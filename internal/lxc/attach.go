@@ -174,7 +174,11 @@ func (c *Container) judge(res Result) (Result, error) {
 	case res.Code == 1 || res.Code == 255:
 		code := res.Code
 		res.Code = -1
-		return res, fmt.Errorf("exit status %d: %s", code, say.Clean(last, lineLimit))
+		err := fmt.Errorf("exit status %d: %s", code, say.Clean(last, lineLimit))
+		if strings.Contains(last, "Resource temporarily unavailable") { // EAGAIN of fork
+			err = hint.Wrap(err, "the container has as many processes as it may have (pids.max of its cgroup): end some of them, or restart it")
+		}
+		return res, err
 	}
 	return res, nil
 }

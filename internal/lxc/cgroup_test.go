@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/hint"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lxc"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/lab"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
@@ -86,6 +87,17 @@ func TestACommandHasTheLimitsOfTheContainer(t *testing.T) {
 	res, err = c.Run(t.Context(), shell("mknod /root/disk b 7 0 && cat /root/disk | head -c 1; rm -f /root/disk"))
 	require.NoError(t, err)
 	require.Contains(t, string(res.Stderr), "Operation not permitted")
+}
+
+func TestAContainerWithoutRoomForAProcessIsNamed(t *testing.T) {
+	version := "cgroup"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		version = "cgroup2"
+	}
+	_, c := open(t, lab.Spec{VMID: 101, ExtraConfig: []string{"lxc." + version + ".pids.max = 1"}})
+	_, err := c.Run(t.Context(), shell("true"))
+	require.ErrorContains(t, err, "Resource temporarily unavailable")
+	require.Contains(t, hint.Of(err), "pids.max")
 }
 
 // A process that is stuck in execve keeps the kernel's locks of its /proc/PID.
