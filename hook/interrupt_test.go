@@ -118,3 +118,39 @@ func TestSIGTERMUndoesEachStep(t *testing.T) {
 		g.postStart(0)
 	})
 }
+
+// The old driver is removed when the worker is killed, by the kernel when memory runs
+// out. Nobody says then that it is still there.
+func TestAKilledWorkerLeavesNoDriverThatIsTold(t *testing.T) {
+	n := newNode(t, older)
+	g := n.start(lab.Spec{})
+	g.postStart(0)
+	g.holds(older)
+	require.NoError(t, n.Module(newer))
+	g.sh("echo slow=0.05 >/etc/sample-nvidia-installer")
+	var said strings.Builder
+	cmd := n.Command(t.Context(), strconv.Itoa(g.VMID), "post-start")
+	cmd.Stdout, cmd.Stderr = &said, &said
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return slices.Contains(g.ours(), "nvidia-installe") }, 30*time.Second, 5*time.Millisecond)
+	killed := false
+	tasks, err := filepath.Glob("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/task/*/children")
+	require.NoError(t, err)
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task)
+		for _, child := range strings.Fields(string(text)) {
+			pid, err := strconv.Atoi(child)
+			require.NoError(t, err)
+			killed = syscall.Kill(pid, syscall.SIGKILL) == nil || killed
+		}
+	}
+	require.True(t, killed)
+	_ = cmd.Wait()
+	require.Equal(t, 1, cmd.ProcessState.ExitCode(), said.String())
+	require.Contains(t, said.String(), "how far it got is unknown")
+	require.NotContains(t, said.String(), "driver "+older+" stays")
+	require.NotContains(t, n.run(0, "status", "--json", strconv.Itoa(g.VMID)), `"installed": "`+older+`"`)
+	g.sh("rm /etc/sample-nvidia-installer")
+	g.postStart(0)
+	g.holds(newer)
+}

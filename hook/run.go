@@ -213,7 +213,9 @@ func (r *run) inWorker(ctx context.Context, o order) error {
 	}
 	switch {
 	case errors.Is(err, worker.ErrUnconcluded):
-		r.trace.Unknown = o.Part != partLook && !errors.Is(err, worker.ErrNotBegun)
+		if o.Part != partLook && !errors.Is(err, worker.ErrNotBegun) {
+			r.trace.Unknown, r.trace.Left = true, nil // what the look has found may be gone
+		}
 		return err
 	case err != nil: // it is left behind; the work is done and told of
 		r.Log.Warnf("%v", err)
