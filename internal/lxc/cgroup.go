@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -141,19 +143,40 @@ func join(folder string, pid int) error {
 func (c *Container) prune(all []hierarchy) {
 	for range 50 {
 		pid, err := askInitPid(c.lxcPath, c.name)
-		switch {
-		case errors.Is(err, errNobody): // LXC's monitor has ended, too
-			for _, h := range all {
-				_ = unix.Rmdir(h.own)
-				_ = unix.Rmdir(h.limits)
-			}
-			return
-		case err != nil || pid != c.pid: // it runs again
+		gone := errors.Is(err, errNobody) // LXC's monitor has ended, too
+		if !gone && (err != nil || pid != c.pid) {
+			return // it runs again
+		}
+		if gone && !slices.ContainsFunc(all, func(h hierarchy) bool { return !removeTree(h.limits) }) {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 }
+
+// removeTree removes a cgroup with those below it, such as ".lxc", which lxc-attach makes
+// in the container's own. It reports whether the cgroup is gone: a process that has just
+// ended keeps its cgroup for a moment.
+func removeTree(folder string) bool {
+	var folders []string
+	_ = filepath.WalkDir(folder, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			folders = append(folders, name)
+		}
+		if len(folders) == mostCgroups {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	for _, name := range slices.Backward(folders) {
+		_ = unix.Rmdir(name)
+	}
+	_, err := os.Lstat(folder)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// mostCgroups is how many cgroups of a container are removed at a time.
+const mostCgroups = 1000
 
 // leaf is the folder of a cgroup of ours.
 type leaf string

@@ -1,6 +1,7 @@
 package lxc_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -75,6 +76,39 @@ func TestACommandHasACgroupOfItsOwn(t *testing.T) {
 				require.Regexp(t, `^\d+:[^:]+:/\n$`, line, "it is the container's own, with its limits")
 			}
 		}
+	})
+}
+
+// LXC does not start a container again whose cgroup of the last time is still there. It
+// cannot remove it while a process that is not the container's lives in it.
+func TestAContainerThatDiesDuringACommandStartsAgain(t *testing.T) {
+	both(t, func(t *testing.T, at *lab.Container, c *lxc.Container) {
+		_, err := at.Attach(t.Context(), "true") // leaves a cgroup in the container's own
+		require.NoError(t, err)
+		own, err := c.Cgroup()
+		require.NoError(t, err)
+		inTheWay := filepath.Join(filepath.Dir(own), "other")
+		require.NoError(t, os.Mkdir(inTheWay, 0o755))
+		sleeps := exec.Command("sleep", "60")
+		require.NoError(t, sleeps.Start())
+		defer func() { _ = sleeps.Process.Kill() }()
+		require.NoError(t, os.WriteFile(filepath.Join(inTheWay, "cgroup.procs"), []byte(strconv.Itoa(sleeps.Process.Pid)), 0))
+
+		cmd, begun := shell("echo begun; exec sleep 60"), make(chan bool, 1)
+		cmd.OnLine = func(string) { begun <- true }
+		ended := make(chan error, 1)
+		go func() {
+			_, err := c.Run(context.WithoutCancel(t.Context()), cmd)
+			ended <- err
+		}()
+		<-begun
+		require.NoError(t, unix.Kill(c.Pid(), unix.SIGKILL))
+		require.NoError(t, exec.Command("lxc-wait", "-P", at.LXCPath, "-n", strconv.Itoa(at.VMID), "-s", "STOPPED", "-t", "10").Run())
+		require.NoError(t, sleeps.Process.Kill())
+		_ = sleeps.Wait()
+		<-ended
+		require.NoDirExists(t, filepath.Dir(own))
+		require.NoError(t, at.Start(t.Context()))
 	})
 }
 
