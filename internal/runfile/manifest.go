@@ -43,55 +43,6 @@ type Manifest struct {
 	lines []string // those of Entries
 }
 
-// fields tells which optional fields an entry's type has, as in the type table
-// of nvidia-installer's published sources (390 to 590).
-type fields struct{ arch, dest, inherit, target bool }
-
-var (
-	plainFile  = fields{}
-	withArch   = fields{arch: true}
-	withDest   = fields{dest: true}
-	archDest   = fields{arch: true, dest: true}
-	link       = fields{target: true}
-	archLink   = fields{arch: true, target: true}
-	destLink   = fields{dest: true, target: true}
-	archDestLk = fields{arch: true, dest: true, target: true}
-	inherited  = fields{inherit: true}
-)
-
-var types = map[string]fields{
-	"KERNEL_MODULE_SRC": inherited, "KERNEL_MODULE": plainFile, "DKMS_CONF": inherited, "FIRMWARE": inherited,
-	"OPENGL_LIB": withArch, "OPENGL_SYMLINK": archLink, "WINE_LIB": withArch, "LIBGL_LA": withArch,
-	"CUDA_LIB": archDest, "CUDA_SYMLINK": archDestLk, "CUDA_ICD": plainFile,
-	"OPENCL_LIB": archDest, "OPENCL_LIB_SYMLINK": archDestLk,
-	"OPENCL_WRAPPER_LIB": archDest, "OPENCL_WRAPPER_SYMLINK": archDestLk,
-	"TLS_LIB": archDest, "TLS_SYMLINK": archDestLk,
-	"UTILITY_LIB": withArch, "UTILITY_LIB_SYMLINK": archLink,
-	"UTILITY_BINARY": plainFile, "UTILITY_BIN_SYMLINK": link, "INSTALLER_BINARY": plainFile,
-	"GBM_BACKEND_LIB": withArch, "GBM_BACKEND_LIB_SYMLINK": archLink,
-	"VDPAU_LIB": archDest, "VDPAU_SYMLINK": archDestLk,
-	"NVCUVID_LIB": withArch, "NVCUVID_LIB_SYMLINK": archLink,
-	"ENCODEAPI_LIB": withArch, "ENCODEAPI_LIB_SYMLINK": archLink,
-	"NVIFR_LIB": withArch, "NVIFR_LIB_SYMLINK": archLink,
-	"GLVND_LIB": withArch, "GLVND_SYMLINK": archLink,
-	"GLX_CLIENT_LIB": withArch, "GLX_CLIENT_SYMLINK": archLink,
-	"EGL_CLIENT_LIB": withArch, "EGL_CLIENT_SYMLINK": archLink,
-	"VGX_LIB": plainFile, "VGX_LIB_SYMLINK": link,
-	"GRID_LIB": withDest, "GRID_LIB_SYMLINK": destLink,
-	"FLEXERA_LIB": withDest, "FLEXERA_LIB_SYMLINK": destLink,
-	"XMODULE_SHARED_LIB": withDest, "XMODULE_SYMLINK": destLink, "XMODULE_NEWSYM": destLink,
-	"GLX_MODULE_SHARED_LIB": withDest, "GLX_MODULE_SYMLINK": destLink,
-	"DOCUMENTATION": withDest, "MANPAGE": withDest, "APPLICATION_PROFILE": withDest, "EXPLICIT_PATH": withDest,
-	"DOT_DESKTOP": withDest, "ICON": withDest, "OPENGL_HEADER": withDest, "OPENGL_DATA": withDest,
-	"NVIDIA_MODPROBE": withDest, "NVIDIA_MODPROBE_MANPAGE": withDest, "MODULE_SIGNING_KEY": plainFile,
-	"XORG_OUTPUTCLASS_CONFIG": plainFile, "GLVND_EGL_ICD_JSON": plainFile, "EGL_EXTERNAL_PLATFORM_JSON": plainFile,
-	"ALLOCATOR_JSON":  plainFile,
-	"VULKAN_ICD_JSON": withDest, "VULKANSC_ICD_JSON": withDest, // VULKAN_ICD_JSON without one up to 430
-	"INTERNAL_UTILITY_BINARY": withArch, "INTERNAL_UTILITY_LIB": withArch, "INTERNAL_UTILITY_DATA": plainFile,
-	"SYSTEMD_UNIT": plainFile, "SYSTEMD_UNIT_SYMLINK": destLink, "SYSTEMD_SLEEP_SCRIPT": plainFile,
-	"SANDBOXUTILS_FILELIST_JSON": withDest,
-}
-
 // ReadManifest parses a .manifest, at most 4 MiB of it. A type that it does not
 // know, of a driver newer than this program, is kept with name, mode and type
 // only. Names that lead out of the tree give ErrContent, as all malformed lines do.
@@ -187,9 +138,9 @@ func parseEntry(line string) (Entry, error) {
 			break
 		}
 	}
-	f, known := types[e.Type]
-	if known {
-		err = e.parseFields(f, rest)
+	_, known := places[e.Type]
+	if known || kernel(e) {
+		err = e.parseFields(rest)
 		if err != nil && !places[e.Type].sure {
 			// A form that is not known yet, of a file whose place is of no weight here.
 			e.Dest, e.Target, err = "", "", nil
@@ -203,44 +154,39 @@ func parseEntry(line string) (Entry, error) {
 	return e, nil
 }
 
-// parseFields reads the fields between type and MODULE.
-func (e *Entry) parseFields(f fields, rest []string) error {
-	next := func() string {
-		if len(rest) == 0 {
-			return ""
-		}
-		w := rest[0]
+// parseFields reads the fields between type and MODULE. Which of them a type has
+// stands in the type table of nvidia-installer's published sources (390 to 590), and
+// shows in the line: the architecture is one of two words, a link's target is last,
+// and what is left is the path.
+func (e *Entry) parseFields(rest []string) error {
+	if len(rest) > 0 && (rest[0] == "NATIVE" || rest[0] == "COMPAT32") {
+		e.Compat32 = rest[0] == "COMPAT32"
 		rest = rest[1:]
-		return w
+	} else if places[e.Type].arch() {
+		return wrong("architecture %.40q is neither NATIVE nor COMPAT32", strings.Join(rest, " "))
 	}
-	if f.arch {
-		switch a := next(); a {
-		case "NATIVE":
-		case "COMPAT32":
-			e.Compat32 = true
-		default:
-			return wrong("architecture %.40q is neither NATIVE nor COMPAT32", a)
-		}
-		for len(rest) > 0 && choiceWords[rest[0]] {
-			e.choice = true
-			next()
-		}
+	for len(rest) > 0 && choiceWords[rest[0]] {
+		e.choice = true
+		rest = rest[1:]
 	}
-	if f.dest && (!f.target || len(rest) > 1) {
-		dest := next()
-		if hasDotDot(dest) {
-			return wrong("path %.80q leads elsewhere", dest)
-		}
-		e.Dest = dest
-	}
-	if f.inherit {
-		return e.inherit(next())
-	}
-	if f.target {
-		if e.Target = next(); e.Target == "" {
+	if strings.HasSuffix(e.Type, "_SYMLINK") || strings.HasSuffix(e.Type, "_NEWSYM") {
+		if len(rest) == 0 {
 			return wrong("a link without target")
 		}
+		e.Target = rest[len(rest)-1]
+		rest = rest[:len(rest)-1]
 	}
+	word := ""
+	if len(rest) > 0 {
+		word = rest[0]
+	}
+	if places[e.Type].base == firmware || strings.HasPrefix(word, "INHERIT_PATH_DEPTH:") {
+		return e.inherit(word)
+	}
+	if hasDotDot(word) {
+		return wrong("path %.80q leads elsewhere", word)
+	}
+	e.Dest = word
 	return nil
 }
 

@@ -41,6 +41,9 @@ type place struct {
 	packaged bool
 }
 
+// arch tells of a library's place that its entry must name the architecture.
+func (p place) arch() bool { return p.sure && (p.base == libFolder || p.base == libPlain) }
+
 // places says of each type that is installed where it goes, which capability it
 // belongs to, and whether that is certain. Types of kernel modules are not here:
 // no container gets them.
