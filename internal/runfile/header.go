@@ -128,7 +128,7 @@ var (
 
 // wanted names the fields that are read; their order and place differ between layouts.
 var wanted = map[string]bool{
-	"skip": true, "skip_decompress": true, "CRCsum": true, "MD5": true, "label": true,
+	"skip": true, "skip_decompress": true, "MD5": true, "label": true,
 	"version_string": true, "major_version": true, "minor_version": true, "patch_version": true,
 	"script": true, "targetdir": true, "TARGET_ARCH": true,
 }
@@ -225,9 +225,6 @@ func (s *scan) header() (Header, error) {
 	}
 	if !md5Form().MatchString(h.MD5) {
 		return Header{}, wrong("header has no MD5 of its payload (MD5=%.40q)", h.MD5)
-	}
-	if crc, err := strconv.ParseUint(s.fields["CRCsum"], 10, 32); err == nil {
-		h.CRC = uint32(crc)
 	}
 	return h, nil
 }

@@ -37,7 +37,6 @@ type Header struct {
 	TargetDir string   // NVIDIA-Linux-x86_64-580.76.05; "" in very old files
 	Script    string   // ./nvidia-installer
 	MD5       string   // hex; of everything from the 4th line on
-	CRC       uint32   // POSIX cksum of the same bytes; 0 when not given. Nothing here checks it: MD5 covers the same bytes.
 	Skip      int      // the payload starts at this line, counted from 1
 	Payload   int64    // byte offset of the payload
 	Options   []string // every installer option that the header's help text names, as "--name", sorted

@@ -2,7 +2,6 @@ package runfile
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/md5"
@@ -12,6 +11,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -70,7 +70,7 @@ func unpack(ctx context.Context, r io.ReaderAt, dir string, w Want, l limits) (r
 		return report, err
 	}
 	report.Size, report.SHA256 = whole.at, hex.EncodeToString(sha.Sum(nil))
-	if w.SHA256 != "" && !equalHex(report.SHA256, w.SHA256) {
+	if w.SHA256 != "" && !strings.EqualFold(report.SHA256, w.SHA256) {
 		return report, wrong("sha256 is %s, wanted %s", report.SHA256, w.SHA256)
 	}
 	if got := hex.EncodeToString(sum5.Sum(nil)); got != report.Header.MD5 {
@@ -174,10 +174,4 @@ func explain(ctx context.Context, err error, dir string, w Want) error {
 		return hint.Wrap(wrapped, "the cache folder must be writable for root")
 	}
 	return wrapped
-}
-
-func equalHex(a, b string) bool {
-	x, err := hex.DecodeString(a)
-	y, err2 := hex.DecodeString(b)
-	return err == nil && err2 == nil && bytes.Equal(x, y)
 }
