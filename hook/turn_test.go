@@ -46,10 +46,18 @@ func TestInstallationsTakeTurns(t *testing.T) {
 	defer held.Release()
 
 	// One whose installer hangs holds up nobody for ever.
-	defer func(was time.Duration) { turnWait = was }(turnWait)
-	turnWait = 0
-	held, err = start().turn(t.Context())
-	require.NoError(t, err)
-	require.Nil(t, held)
-	require.Contains(t, said.String(), "so this one starts now")
+	defer func(was, unit time.Duration) { turnWait, turnWaitUnit = was, unit }(turnWait, turnWaitUnit)
+	for _, inUnit := range []bool{false, true} {
+		turnWait, turnWaitUnit = time.Hour, 0
+		if !inUnit {
+			turnWait, turnWaitUnit = 0, time.Hour
+		}
+		r := start()
+		r.InUnit = inUnit
+		held, err = r.turn(t.Context())
+		require.NoError(t, err)
+		require.Nil(t, held)
+		require.Contains(t, said.String(), "so this one starts now")
+		said.Reset()
+	}
 }
