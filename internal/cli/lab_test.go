@@ -176,7 +176,7 @@ func TestApplyAllLeavesAloneWhatDoesNotFollow(t *testing.T) {
 
 func TestStatusNamesEachOfTwoHundredContainersWithItsLastRun(t *testing.T) {
 	labtest.Need(t)
-	dir := t.TempDir()
+	dir := labtest.ShortDir(t)
 	program, err := rig.Build(t.Context(), dir)
 	require.NoError(t, err)
 	r, err := rig.New(dir, program, dir+"/lxc", dir)

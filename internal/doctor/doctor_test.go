@@ -13,6 +13,7 @@ import (
 
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/cache"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/lock"
+	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/labtest"
 	"github.com/thinkheads-ai/pve-nvidia-hook/internal/test/sample/fakerun"
 	"github.com/thinkheads-ai/pve-nvidia-hook/packaging/snippet"
 )
@@ -378,7 +379,7 @@ func TestUnknownIsNeverAFact(t *testing.T) {
 }
 
 func TestWithoutProxmoxLXCSaysWhichContainersThereAre(t *testing.T) {
-	n := node{t, t.TempDir()}
+	n := node{t, labtest.ShortDir(t)}
 	n.configure("")
 	n.file("lxc/101/config", "lxc.rootfs.path = dir:/nowhere\n")
 	n.file("lxc/readme/config", "")

@@ -279,7 +279,7 @@ func TestAFileSystemThatCannotBeALayerIsErrNoMount(t *testing.T) {
 	require.NoError(t, c.MkdirAll("/mnt/tree", 0o755))
 	for _, err := range []error{lxc.CanMount(dir), c.MountTree(t.Context(), dir, "/mnt/tree")} {
 		require.ErrorIs(t, err, lxc.ErrNoMount)
-		require.ErrorContains(t, err, "(overlay)")
+		require.ErrorContains(t, err, "overlay of "+dir)
 	}
 }
 

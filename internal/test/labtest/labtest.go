@@ -35,6 +35,16 @@ func Need(t testing.TB) {
 	}
 }
 
+// ShortDir is t.TempDir without the test's name: the name of the socket of a
+// container below it may have 107 bytes.
+func ShortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 // Program skips the test where a program is missing.
 func Program(t testing.TB, name string) {
 	t.Helper()
